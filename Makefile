@@ -1,0 +1,71 @@
+# `make` alone lists the targets. Each of them works from a fresh clone: what it needs is set up first.
+
+# The Python (3.11 or newer) that .venv is made from.
+PYTHON ?= python3
+# How torch is installed. An unpinned torch, or the default wheel on Linux, brings gigabytes of CUDA; choose the build with
+#   make setup TORCH="torch==2.13.0 --index-url <the CPU or CUDA index>"
+# It takes effect when .venv is made; after `make clean` it can be chosen again.
+TORCH ?= torch==2.13.0
+# Where the tests run the model: cpu, cuda or cuda:1.
+DEVICE ?= cpu
+# More arguments for `make test` and `make serve`, for example ARGS="-k search -x".
+ARGS ?=
+
+BIN := .venv/bin
+READY := .venv/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo serve test lint format proto hazards loadtest constraints clean
+# A recipe that fails leaves no half-made file behind.
+.DELETE_ON_ERROR:
+
+help: ## list the targets
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-12s %s\n", $$1, $$2 }'
+
+setup: $(READY) ## make .venv with both distributions, editable, and all that tests and lint need
+
+# torch first, alone: whatever depends on it then takes the build that is there. The pins follow the torch that was chosen.
+$(READY): pyproject.toml clients/python/pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "saeserve needs Python 3.11: make setup PYTHON=…")'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -c 'import torch' 2>/dev/null || $(BIN)/pip install --quiet --disable-pip-version-check $(TORCH)
+	{ $(BIN)/pip freeze | grep '^torch=='; grep -v '^torch==' constraints.txt; } > .venv/constraints.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check -c .venv/constraints.txt -e ./clients/python -e '.[test,lint]'
+	@touch $@
+
+demo: $(READY) ## search on the embedded model: start a server, ask, print, stop
+	@$(BIN)/python -m saeserve_server.demo
+
+serve: $(READY) ## serve the embedded model on 127.0.0.1:50051
+	@exec $(BIN)/saeserve-server start $(ARGS)
+
+test: $(READY) ## run the tests; DEVICE=cuda runs the model there
+	SAESERVE_TEST_DEVICE=$(DEVICE) $(BIN)/python -m pytest $(ARGS)
+
+lint: $(READY) ## ruff, strict types, buf lint, stub drift
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/mypy loadtests server/tools server/training
+	$(BIN)/python server/tools/buf_lint.py
+	$(BIN)/python server/tools/check_stubs.py
+
+format: $(READY) ## let ruff format and mend what it can
+	$(BIN)/ruff check --fix-only --quiet .
+	$(BIN)/ruff format .
+
+proto: ## generate the stubs anew from proto/
+	$(PYTHON) server/tools/generate_stubs.py
+
+hazards: $(READY) ## show the two silent races of the naive way
+	@$(BIN)/python tests/hazards/show.py
+
+loadtest: $(READY) ## ten seconds of searches against a server of its own
+	@$(BIN)/python loadtests/run.py $(ARGS)
+
+constraints: ## write constraints.txt anew from the newest releases
+	$(PYTHON) server/tools/freeze_constraints.py --torch "$(TORCH)"
+
+clean: ## remove .venv and everything that was made
+	rm -rf .venv build dist .hypothesis
+	find . -type d '(' -name __pycache__ -o -name '.*_cache' ')' -prune -exec rm -rf {} +

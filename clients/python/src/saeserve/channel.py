@@ -1,0 +1,90 @@
+"""How both clients connect: balancing, the one retry policy, keepalive and size limits."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from typing import TypeAlias
+
+from saeserve._version import __version__
+from saeserve.request import Metadata
+
+SERVICE = "saeserve.v1.FeatureService"
+DEFAULT_TARGET = "127.0.0.1:50051"
+DEFAULT_TIMEOUT = 30.0
+DEFAULT_MAX_MESSAGE_BYTES = 64 * 1024 * 1024
+REQUEST_ID = "x-request-id"
+
+MAX_ATTEMPTS = 4
+"""How often a call is sent in all before its error is raised."""
+INITIAL_BACKOFF = 0.1
+"""Seconds before the first retry where the server names no delay; doubles with each."""
+MAX_BACKOFF = 2.0
+
+ChannelOptions: TypeAlias = list[tuple[str, str | int]]
+
+# gRPC retries by itself, and waits as long as the server's `grpc-retry-pushback-ms` says. A second loop on top would
+# multiply attempts, so unary calls have none. EncodeStream names itself without a policy: gRPC can only repeat a stream
+# from its start, so the client resumes it with the items not yet answered.
+SERVICE_CONFIG = json.dumps(
+    {
+        "loadBalancingConfig": [{"round_robin": {}}],
+        "methodConfig": [
+            {"name": [{"service": SERVICE, "method": "EncodeStream"}]},
+            {
+                "name": [{"service": SERVICE}],
+                "retryPolicy": {
+                    "maxAttempts": MAX_ATTEMPTS,
+                    "initialBackoff": f"{INITIAL_BACKOFF}s",
+                    "maxBackoff": f"{MAX_BACKOFF}s",
+                    "backoffMultiplier": 2,
+                    "retryableStatusCodes": ["UNAVAILABLE", "RESOURCE_EXHAUSTED"],
+                },
+            },
+        ],
+    }
+)
+
+
+def options(target: str, max_message_bytes: int, extra: Iterable[tuple[str, str | int]]) -> ChannelOptions:
+    """Options of a channel; `extra` come last and win."""
+    chosen: dict[str, str | int] = {
+        "grpc.service_config": SERVICE_CONFIG,
+        "grpc.enable_retries": 1,
+        "grpc.max_receive_message_length": max_message_bytes,
+        "grpc.primary_user_agent": f"saeserve-python/{__version__}",
+        # The server permits a ping every 10 s, also without calls; more often would bring GOAWAY.
+        "grpc.keepalive_time_ms": 30_000,
+        "grpc.keepalive_timeout_ms": 10_000,
+        "grpc.keepalive_permit_without_calls": 1,
+        "grpc.http2.max_pings_without_data": 0,
+        # gRPC's own defaults wait up to two minutes for a server that restarts in seconds.
+        "grpc.initial_reconnect_backoff_ms": 200,
+        "grpc.max_reconnect_backoff_ms": 5_000,
+    }
+    if target.startswith(("127.", "localhost:", "[::1]:", "unix:")):
+        # A proxy from the environment cannot reach this machine's own ports.
+        chosen["grpc.enable_http_proxy"] = 0
+    return list((chosen | dict(extra)).items())
+
+
+def headers(default: Metadata, metadata: Metadata | None, request_id: str | None) -> list[tuple[str, str | bytes]]:
+    """A call's metadata, with a request id whatever the caller gave: calls that time out can be found by it too."""
+    sent = [*pairs(default), *pairs(metadata or ())]
+    if request_id is not None:
+        sent = [(key, value) for key, value in sent if key != REQUEST_ID]
+    if request_id is not None or all(key != REQUEST_ID for key, _ in sent):
+        sent.append((REQUEST_ID, request_id or os.urandom(8).hex()))
+    return sent
+
+
+def pairs(metadata: Metadata) -> list[tuple[str, str | bytes]]:
+    """Metadata as gRPC takes it: lower-case keys."""
+    items = metadata if not hasattr(metadata, "items") else metadata.items()
+    return [(key.lower(), value) for key, value in items]
+
+
+def sent_request_id(metadata: Iterable[tuple[str, str | bytes]]) -> str:
+    """The request id among a call's metadata."""
+    return next((str(value) for key, value in metadata if key == REQUEST_ID), "")

@@ -1,0 +1,1 @@
+"""The command line `saeserve`. It imports the client; nothing imports it."""

@@ -1,0 +1,29 @@
+"""Answers as ProtoJSON with default values printed; the buffers of Encode as arrays instead of base64."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from google.protobuf import json_format
+from google.protobuf.message import Message
+
+from saeserve import answers
+from saeserve.activations import Floats
+from saeserve.v1 import feature_service_pb2 as service
+
+
+def as_json(answer: Message) -> dict[str, Any]:
+    """What `json.dumps` takes. 64-bit integers are strings, as ProtoJSON has it; `piece` is base64."""
+    printed: dict[str, Any] = json_format.MessageToDict(answer, always_print_fields_with_no_presence=True)
+    if isinstance(answer, service.EncodeResponse):
+        for block, message in zip(printed["sparse"], answer.sparse, strict=True):
+            csr = answers.sparse(message)
+            block.update(indptr=csr.indptr.tolist(), indices=csr.indices.tolist(), data=_short(csr.data))
+        if answer.HasField("dense"):
+            printed["dense"]["data"] = [_short(row) for row in answers.dense(answer.dense)]
+    return printed
+
+
+def _short(values: Floats) -> list[float]:
+    """float32 by their shortest form, 0.1 and not 0.10000000149011612, like every other number of the answer."""
+    return [float(str(value)) for value in values]

@@ -1,0 +1,115 @@
+"""One function for each command: it builds the call that the client makes too, sends it, and prints the answer."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+from saeserve import request
+from saeserve.cli.as_json import as_json
+from saeserve.cli.options import listed, read_text
+from saeserve.client import Client
+from saeserve.request import Call
+from saeserve.types import Kind
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Run the command that was asked for. Raises SaeserveError, and ValueError for wrong arguments."""
+    call: Call[Any] = {
+        "search": search,
+        "encode": encode,
+        "top": top,
+        "feature": feature,
+        "sources": sources,
+        "tokenize": tokenize,
+        "info": info,
+    }[arguments.command](arguments)
+    with Client(arguments.target, timeout=arguments.timeout) as client:
+        answer = client._invoke(call)
+    if arguments.command == "sources" and arguments.kind != "all":
+        _keep_kind(answer, arguments.kind)
+    if arguments.json:
+        print(json.dumps(as_json(answer), indent=2, ensure_ascii=False))
+        return
+    from saeserve.cli import show  # rich is loaded only where there is something to draw
+
+    show.answer(call.read(answer), arguments)
+
+
+def search(arguments: argparse.Namespace) -> Call[Any]:
+    return request.search(
+        _text(arguments),
+        ids=arguments.ids,
+        kinds=arguments.kind,
+        sets=listed(arguments.sets),
+        sources=listed(arguments.sources),
+        layers=listed(arguments.layers),
+        features=listed(arguments.features),
+        exclude_sets=listed(arguments.exclude_sets),
+        exclude_sources=listed(arguments.exclude_sources),
+        exclude_layers=listed(arguments.exclude_layers),
+        exclude_features=listed(arguments.exclude_features),
+        min_density=arguments.min_density,
+        max_density=arguments.max_density,
+        sort=[*arguments.sort, *arguments.sort_position],
+        ranking=arguments.ranking,
+        min_fires=arguments.min_fires,
+        limit=arguments.limit,
+        by_token=arguments.by_token,
+        include_bos=arguments.include_bos,
+        truncate=arguments.truncate,
+    )
+
+
+def encode(arguments: argparse.Namespace) -> Call[Any]:
+    """Features come first, texts after them; with --text all positionals are features, with --sources texts."""
+    features: list[str] | None = None
+    if arguments.sources is not None:
+        texts = [*(arguments.text or []), *arguments.arguments]
+    elif arguments.text is not None:
+        features, texts = arguments.arguments, arguments.text
+    else:
+        features, texts = arguments.arguments[:1], arguments.arguments[1:]
+    if not texts or features == []:
+        raise ValueError("encode needs features (or --sources) and at least one text (see saeserve encode --help)")
+    return request.encode(
+        [read_text(text) for text in texts],
+        sources=listed(arguments.sources),
+        features=listed(features),
+        include_bos=arguments.include_bos,
+        truncate=arguments.truncate,
+    )
+
+
+def top(arguments: argparse.Namespace) -> Call[Any]:
+    return request.top_activations(arguments.feature, page_size=arguments.count, page_token=arguments.page_token)
+
+
+def feature(arguments: argparse.Namespace) -> Call[Any]:
+    return request.get_feature(arguments.feature)
+
+
+def sources(arguments: argparse.Namespace) -> Call[Any]:
+    return request.list_sources()
+
+
+def tokenize(arguments: argparse.Namespace) -> Call[Any]:
+    return request.tokenize(_text(arguments), ids=arguments.ids)
+
+
+def info(arguments: argparse.Namespace) -> Call[Any]:
+    return request.server_info()
+
+
+def _text(arguments: argparse.Namespace) -> str | None:
+    return None if arguments.text is None else read_text(arguments.text)
+
+
+def _keep_kind(answer: Any, kind: str) -> None:
+    """Leave only sources of one kind. There are few: the server has no filter for them."""
+    from saeserve.convert import source as convert
+
+    kept = [source for source in answer.sources if convert(source).kind is Kind(kind)]
+    del answer.sources[:]
+    answer.sources.extend(kept)

@@ -1,0 +1,160 @@
+"""The commands and their options."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from typing import NoReturn
+
+from saeserve._version import __version__
+from saeserve.channel import DEFAULT_TARGET, DEFAULT_TIMEOUT
+
+EXIT_CODES = (0, 1, 2, 3, 4)
+"""Answered; failed otherwise; wrong usage or INVALID_ARGUMENT; NOT_FOUND; UNAVAILABLE or DEADLINE_EXCEEDED."""
+
+_EPILOG = """\
+exit codes: 0 answered; 1 refused or failed; 2 wrong usage or INVALID_ARGUMENT; 3 NOT_FOUND;
+4 UNAVAILABLE or DEADLINE_EXCEEDED; 130 interrupted.
+A TEXT of "-" is read from standard input, without its last line break.
+Tokens are shaded by activation on terminals; elsewhere, and with NO_COLOR set, the peak stands in «...».
+In columns a token's leading space is written as ·."""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """One line, like every other error; the usage is one `--help` away."""
+        self.exit(2, f"saeserve: error: {message} (see {self.prog} --help)\n")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    top = _Parser(
+        prog="saeserve",
+        description="Ask what a language model's features (SAE latents, MLP neurons) respond to.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    top.add_argument("--version", action="version", version=f"saeserve {__version__}")
+    top.set_defaults(target=os.environ.get("SAESERVE_TARGET") or DEFAULT_TARGET, timeout=DEFAULT_TIMEOUT, json=False)
+    common = _common()
+    top_level = _common()
+    for action in top_level._actions:
+        top._add_action(action)
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
+
+    def command(name: str, summary: str) -> argparse.ArgumentParser:
+        return commands.add_parser(
+            name,
+            help=summary,
+            description=summary,
+            parents=[common],
+            epilog=_EPILOG,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+
+    _search(command("search", "which features fire on a text?"))
+    _encode(command("encode", "how strongly do features fire on each token of some texts?"))
+    _top(command("top", "on which texts of the index does a feature fire most?"))
+    feature = command("feature", "what is known of a feature?")
+    feature.add_argument("feature", metavar="FEATURE", help="for example 0-MLP-OAI:22631 or 2:553")
+    sources = command("sources", "which sources of features are served?")
+    sources.add_argument("--kind", choices=["latent", "neuron", "all"], default="all", help="only these (default: all)")
+    tokenize = command("tokenize", "how does the model cut a text into tokens?")
+    tokenize.add_argument("text", metavar="TEXT", nargs="?", help="the text, or - for standard input")
+    tokenize.add_argument("--ids", metavar="ID,...", type=integers, help="token ids instead of a text")
+    command("info", "which model, which device, which limits?")
+    return top
+
+
+def _common() -> _Parser:
+    """Options of every command. They have no defaults of their own, so that they work before and after its name."""
+    common = _Parser(add_help=False, argument_default=argparse.SUPPRESS)
+    group = common.add_argument_group("connection and output")
+    group.add_argument(
+        "--target", metavar="HOST:PORT", help=f"the server (default: $SAESERVE_TARGET, else {DEFAULT_TARGET})"
+    )
+    group.add_argument("--timeout", metavar="SECONDS", type=seconds, help=f"default: {DEFAULT_TIMEOUT:g}")
+    group.add_argument("--json", action="store_true", help="print the answer as JSON")
+    return common
+
+
+def _search(search: argparse.ArgumentParser) -> None:
+    search.add_argument("text", metavar="TEXT", nargs="?", help="the text, or - for standard input")
+    search.add_argument("--ids", metavar="ID,...", type=integers, help="token ids instead of a text")
+    which = search.add_argument_group("which features (all that is given must hold)")
+    which.add_argument("--kind", choices=["latent", "neuron", "all"], help="default: latents, or neurons if none are")
+    for option, example in (("layers", "1-3,5"), ("sources", "0-MLP-OAI,..."), ("sets", "mlp-oai,...")):
+        which.add_argument(f"--{option}", metavar=example, action="append", help=f"only these {option}")
+        which.add_argument(f"--exclude-{option}", metavar=example, action="append", help=f"leave out these {option}")
+    which.add_argument("--features", metavar="FEATURE,...", action="append", help="only these features")
+    which.add_argument("--exclude-features", metavar="FEATURE,...", action="append", help="leave out these features")
+    which.add_argument("--min-density", metavar="SHARE", type=float, help="fire on at least this share of tokens, 0-1")
+    which.add_argument("--max-density", metavar="SHARE", type=float, help="fire on at most this share of tokens, 0-1")
+    order = search.add_argument_group("order")
+    order.add_argument(
+        "--sort", metavar="TOKEN", action="append", default=[], help="rank by the sum over tokens that read so; repeat"
+    )
+    order.add_argument(
+        "--sort-position", metavar="N", type=int, action="append", default=[], help="a token by its position, from 0"
+    )
+    order.add_argument(
+        "--ranking", choices=["raw", "relative"], default="raw", help="relative: by share of the index maximum"
+    )
+    order.add_argument("--min-fires", metavar="N", type=int, help="with relative: fire so often in the index (10)")
+    order.add_argument("--limit", metavar="K", type=int, help="how many features, 1 to 1000 (default: 25)")
+    order.add_argument("--by-token", action="store_true", help="the top features of each token")
+    _text_options(search)
+    search.add_argument("--full", action="store_true", help="show long texts whole, not only around the peak")
+
+
+def _encode(encode: argparse.ArgumentParser) -> None:
+    encode.usage = (
+        "saeserve encode FEATURE,... TEXT [TEXT ...]\n"
+        "       saeserve encode FEATURE [FEATURE ...] --text TEXT [--text TEXT ...]\n"
+        "       saeserve encode --sources SOURCE,... TEXT [TEXT ...]"
+    )
+    encode.add_argument("arguments", metavar="FEATURE,... TEXT", nargs="*", help="features, then the texts")
+    encode.add_argument("--text", action="append", metavar="TEXT", help="a text; all others are then features")
+    encode.add_argument("--sources", metavar="SOURCE,...", action="append", help="all latents of these SAEs")
+    _text_options(encode)
+    encode.add_argument("--full", action="store_true", help="show long texts whole, not only around the peak")
+
+
+def _text_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--include-bos", action="store_true", help="show the BOS token, which never ranks")
+    command.add_argument("--truncate", action="store_true", help="cut texts that are too long instead of refusing them")
+
+
+def _top(top: argparse.ArgumentParser) -> None:
+    top.add_argument("feature", metavar="FEATURE", help="for example 0-MLP-OAI:22631 or 2:553")
+    top.add_argument("--count", metavar="N", type=int, help="how many records, 1 to 100 (default: 10)")
+    top.add_argument("--page-token", metavar="TOKEN", default="", help="go on where an earlier page ended")
+
+
+def listed(values: list[str] | None) -> list[str] | None:
+    """Names from options that may be repeated and hold commas; None where none was given."""
+    if values is None:
+        return None
+    return [part.strip() for value in values for part in value.split(",") if part.strip()]
+
+
+def integers(text: str) -> list[int]:
+    """Token ids, with commas or spaces between."""
+    try:
+        return [int(part) for part in text.replace(",", " ").split()]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} are no token ids: expected numbers like 464,2266") from None
+
+
+def seconds(text: str) -> float:
+    """A time above 0."""
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is no number of seconds above 0")
+    return value
+
+
+def read_text(text: str) -> str:
+    """A text, or standard input for `-`, without its last line break, which the shell and not the author put there."""
+    return sys.stdin.read().removesuffix("\n") if text == "-" else text

@@ -1,0 +1,101 @@
+"""Where answers are drawn: width, colour, and lines that never wrap by surprise."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.text import Text
+
+from saeserve.activations import Floats
+from saeserve.cli.shading import around, column, fit, label, shaded
+from saeserve.types import Feature, Token, UsualToken
+
+_LINES = 2
+"""How many lines of a long text are shown round its peak."""
+
+
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Leave it to the caller, who knows the exit code."""
+        raise BrokenPipeError
+
+
+class Screen:
+    """A console, and whether tokens are shaded on it."""
+
+    def __init__(self, full: bool = False) -> None:
+        self._console = _Console(highlight=False, markup=False, emoji=False)
+        self.color = self._console.is_terminal and not self._console.no_color and bool(self._console.color_system)
+        self.width = self._console.width
+        self._full = full
+
+    def line(self, text: str = "", style: str = "") -> None:
+        """One line, as it is."""
+        self._console.print(Text(text.rstrip(), style if self.color else ""), soft_wrap=True)
+
+    def wrapped(self, text: str, style: str = "", *, indent: int = 0) -> None:
+        """A paragraph."""
+        self._block(Text(text, style if self.color else ""), " " * indent, " " * indent)
+
+    def tokens(
+        self, tokens: Sequence[Token], activations: Floats, scale: float, peak: int | None, *, prefix: str = "     "
+    ) -> None:
+        """The shaded text beside a prefix; of a long text, what stands round the peak."""
+        cells = (self.width - len(prefix)) * _LINES - 2
+        centre = 0 if peak is None else peak
+        start, end = (0, len(tokens)) if self._full else around(tokens, centre, cells)
+        peak = None if peak is None else peak - start
+        text = shaded(tokens[start:end], activations[start:end], scale, peak, color=self.color)
+        if start > 0:
+            text = Text("…") + text
+        if end < len(tokens):
+            text = text + Text("…")
+        self._block(text, prefix, " " * len(prefix))
+
+    def _block(self, text: Text, first: str, rest: str) -> None:
+        prefix = first
+        for part in text.wrap(self._console, max(20, self.width - len(first))):
+            part.rstrip()
+            self._console.print(Text(prefix) + part, soft_wrap=True)
+            prefix = rest
+
+    def pairs(self, rows: Sequence[tuple[str, object]]) -> None:
+        """Names and values below each other."""
+        names = max(len(name) for name, _ in rows)
+        for name, value in rows:
+            self._block(Text(str(value)), f"{name:<{names}}  ", " " * (names + 2))
+
+    def table(self, header: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> None:
+        """Columns as wide as their content; the last takes what is left of the line."""
+        widths = [max(len(row[place]) for row in [header, *rows]) for place in range(len(header))]
+        widths[-1] = max(8, min(widths[-1], self.width - sum(widths[:-1]) - 2 * (len(header) - 1)))
+        for number, row in enumerate([header, *rows]):
+            cells = [column(cell, widths[place], right=place in right) for place, cell in enumerate(row)]
+            self.line("  ".join(cells), "bold" if number == 0 else "")
+
+
+def number(value: float) -> str:
+    """An activation in at most eight characters."""
+    return f"{value:.3f}" if abs(value) < 10_000 else f"{value:.2e}"
+
+
+def percent(share: float | None) -> str:
+    """A density."""
+    return "-" if share is None else f"{100 * share:.3g}%"
+
+
+def milliseconds(micros: int) -> str:
+    """A time of the server's."""
+    return f"{micros / 1000:.1f} ms"
+
+
+def usual(tokens: Sequence[UsualToken], width: int | None = None) -> str:
+    """The tokens on which a feature usually peaks."""
+    return fit("  ".join(label(usual.token) for usual in tokens), width)
+
+
+def facts(feature: Feature) -> str:
+    """A feature in one line."""
+    known = f"{feature}  layer {feature.layer}  {feature.kind}  density {percent(feature.density)}"
+    return known if feature.density is None else f"{known} ({feature.density_origin})"

@@ -1,0 +1,190 @@
+"""What the commands other than `search` draw."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+import numpy as np
+
+from saeserve import results
+from saeserve.activations import Floats
+from saeserve.cli.screen import Screen, facts, milliseconds, number, percent
+from saeserve.cli.shading import column as cell
+from saeserve.cli.shading import label
+from saeserve.cli.show_search import search
+from saeserve.types import Statistics
+
+_ON = 12
+_BAR = 30
+_SPARSE_FEATURES = 4
+_FIRING = 6
+
+
+def answer(result: Any, arguments: argparse.Namespace) -> None:
+    """Draw any answer."""
+    screen = Screen(full=getattr(arguments, "full", False))
+    match result:
+        case results.SearchResult():
+            search(result, screen, relative=arguments.ranking == "relative")
+        case results.EncodeResult() if result.dense is not None:
+            _dense(result, screen)
+        case results.EncodeResult():
+            _sparse(result, screen)
+        case results.TopActivations():
+            _top(result, screen)
+        case results.FeatureInfo():
+            _feature(result, screen)
+        case results.SourceList():
+            _sources(result, screen)
+        case results.TokenizeResult():
+            _tokens(result, screen)
+        case results.ServerInfo():
+            _info(result, screen)
+
+
+def _dense(result: results.EncodeResult, screen: Screen) -> None:
+    """For each feature the texts below each other, shaded on one scale, so that they can be compared."""
+    for place, name in enumerate(result.features):
+        columns = [text.dense[:, place] for text in result.texts if text.dense is not None]
+        scale = max((_peak(column, text)[1] for column, text in zip(columns, result.texts, strict=True)), default=0.0)
+        if place:
+            screen.line()
+        screen.line(str(name), "bold")
+        screen.line(f"{'max':>8}  {'on':<{_ON}}  text", "bold")
+        for activations, text in zip(columns, result.texts, strict=True):
+            _one_text(text, activations, scale, screen)
+
+
+def _one_text(text: results.EncodedText, activations: Floats, scale: float, screen: Screen) -> None:
+    peak, largest = _peak(activations, text)
+    fires = largest > 0
+    prefix = f"{number(largest):>8}  {cell(label(text.tokens[peak]) if fires else '-', _ON)}  "
+    screen.tokens(text.tokens, activations, scale, peak if fires else None, prefix=prefix)
+    firing = [place for place in np.flatnonzero(activations > 0) if place >= text.bos_included]
+    if len(firing) > 1:
+        strongest = sorted(firing, key=lambda place: -activations[place])[:_FIRING]
+        where = "  ".join(f"{label(text.tokens[p])} {number(float(activations[p]))}" for p in sorted(strongest))
+        more = "  ..." if len(firing) > _FIRING else ""
+        screen.wrapped(f"fires on {len(firing)} of {len(text.tokens)} tokens: {where}{more}", "dim", indent=10)
+    if text.truncated:
+        screen.wrapped("the text was cut to the token limit", "dim", indent=10)
+
+
+def _peak(activations: Floats, text: results.EncodedText) -> tuple[int, float]:
+    """Where a feature is largest on a text, BOS left out, and how large."""
+    first = int(text.bos_included)
+    peak = first + int(np.argmax(activations[first:]))
+    return peak, float(activations[peak])
+
+
+def _sparse(result: results.EncodeResult, screen: Screen) -> None:
+    """For each text and source: on each token how many latents fire, and which do most."""
+    for place, text in enumerate(result.texts):
+        for source, csr in text.sparse.items():
+            screen.line(f"text {place}, {source.upper()}: {csr.nnz} of {csr.shape[0]} x {csr.shape[1]}", "bold")
+            rows = []
+            for position, token in enumerate(text.tokens):
+                indices, values = csr.row(position)
+                order = np.argsort(-values, kind="stable")[:_SPARSE_FEATURES]
+                strongest = "  ".join(f"{indices[i]} {number(float(values[i]))}" for i in order)
+                rows.append([str(position), label(token, 16), str(len(indices)), strongest])
+            screen.table(["#", "token", "fire", "strongest latents"], rows, right=(0, 2))
+
+
+def _top(result: results.TopActivations, screen: Screen) -> None:
+    screen.line(facts(result.feature), "bold")
+    _statistics(result.statistics, screen)
+    if not result.records:
+        screen.line("no records" if result.statistics.fires else "it never fired over the index")
+    for rank, record in enumerate(result.records, 1):
+        prefix = f"{rank:>3}  {number(record.max_activation):>8}  "
+        screen.tokens(
+            record.tokens, record.activations, result.statistics.max_activation, record.max_position, prefix=prefix
+        )
+    if result.next_page_token:
+        screen.line(f"more: saeserve top {result.feature} --page-token {result.next_page_token}", "dim")
+
+
+def _statistics(statistics: Statistics, screen: Screen) -> None:
+    screen.wrapped(
+        f"fires on {statistics.fires:,} of {statistics.tokens:,} tokens ({percent(statistics.density)}), "
+        f"mean {number(statistics.mean_activation)}, max {number(statistics.max_activation)}"
+    )
+
+
+def _feature(result: results.FeatureInfo, screen: Screen) -> None:
+    feature, source = result.feature, result.source
+    screen.line(facts(feature), "bold")
+    rows: list[tuple[str, object]] = [("source", f"{source.name}, {source.architecture} at {source.hook_name}")]
+    if result.dead is not None:
+        rows.append(("dead", "yes, it never fires" if result.dead else "no"))
+    if result.decoder_norm is not None:
+        rows.append(("decoder norm", number(result.decoder_norm)))
+    statistics = result.statistics
+    if statistics is None:
+        screen.pairs([*rows, ("index", "none: no statistics, no records")])
+        return
+    share = percent(statistics.density)
+    rows.append(("fires on", f"{statistics.fires:,} of {statistics.tokens:,} tokens ({share})"))
+    rows.append(("activation", f"mean {number(statistics.mean_activation)}, max {number(statistics.max_activation)}"))
+    if statistics.top_tokens:
+        rows.append(("peaks on", "  ".join(f"{label(t.token)} ({t.count})" for t in statistics.top_tokens)))
+    screen.pairs(rows)
+    most = max((bin_.count for bin_ in statistics.histogram), default=0)
+    for bin_ in statistics.histogram:
+        bar = "#" * max(1 if bin_.count else 0, round(_BAR * bin_.count / most))
+        screen.line(f"  {bin_.lower:>10.4g} to {bin_.upper:<10.4g} {bar:<{_BAR}} {bin_.count:,}")
+
+
+def _sources(result: results.SourceList, screen: Screen) -> None:
+    rows = [
+        [
+            source.name,
+            str(source.layer),
+            source.kind,
+            f"{source.n_features:,}",
+            "-" if source.dead_features is None else f"{source.dead_features:,}",
+            source.architecture,
+            source.hook_name,
+        ]
+        for source in result.sources
+    ]
+    header = ["source", "layer", "kind", "features", "dead", "architecture", "hook point"]
+    screen.table(header, rows, right=(1, 3, 4))
+    for source in result.sources:
+        for warning in source.warnings:
+            screen.wrapped(f"{source.name}: {warning}", "dim")
+
+
+def _tokens(result: results.TokenizeResult, screen: Screen) -> None:
+    rows = [[str(i), str(t.id), str(t.start), str(t.end), label(t)] for i, t in enumerate(result.tokens)]
+    screen.table(["#", "id", "start", "end", "token"], rows, right=(0, 1, 2, 3))
+    bos = "no BOS" if result.bos_id is None else f"BOS {result.bos_id} is prepended by the server"
+    screen.wrapped(f"{len(rows)} tokens; {bos}{'; over the limit of a search' if result.over_limit else ''}", "dim")
+
+
+def _info(result: results.ServerInfo, screen: Screen) -> None:
+    model, index, limits = result.model, result.index, result.limits
+    screen.pairs(
+        [
+            (
+                "server",
+                f"{result.version} on {result.device}, answered in {milliseconds(result.call_info.total_micros)}",
+            ),
+            ("model", f"{model.name}: {model.n_layers} layers, d_model {model.d_model}, revision {model.revision}"),
+            ("", f"context {model.context_tokens} tokens, vocabulary {model.vocabulary:,}, BOS {model.bos_id}"),
+            ("features", f"{result.feature_count:,} in {result.source_count} sources"),
+            (
+                "index",
+                "none"
+                if index is None
+                else f"{index.texts:,} texts, {index.tokens:,} tokens, {index.records_per_feature} records a feature, "
+                f"revision {index.revision}",
+            ),
+            ("text", f"at most {limits.max_text_bytes:,} bytes and {limits.max_tokens:,} tokens"),
+            ("search", f"at most {limits.max_limit:,} features, {limits.default_limit} by default"),
+            ("encode", f"at most {limits.max_inputs:,} texts, {limits.max_features:,} features by name"),
+            ("messages", f"requests {limits.max_request_bytes:,} bytes, answers {limits.max_answer_bytes:,} bytes"),
+        ]
+    )

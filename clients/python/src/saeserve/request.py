@@ -1,0 +1,269 @@
+"""Requests from friendly arguments: one function for each method, and the only place where its arguments are listed.
+
+Each returns a Call, which a client sends. `Client` and `AsyncClient` take their methods' signatures and documentation
+from here, so the two cannot drift apart. Arguments that the wire cannot carry raise ValueError or TypeError here; all
+others are judged by the server.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Generic, Literal, TypeAlias, TypeVar
+
+from saeserve import answers, results, select
+from saeserve.v1 import feature_service_pb2 as service
+from saeserve.v1 import types_pb2 as wire
+
+T = TypeVar("T")
+
+Metadata: TypeAlias = Mapping[str, str | bytes] | Iterable[tuple[str, str | bytes]]
+"""Headers of a call; keys that end in `-bin` carry bytes."""
+
+_RANKINGS = {"raw": service.RANKING_RAW, "relative": service.RANKING_RELATIVE_TO_MAX}
+
+
+@dataclass(frozen=True, slots=True)
+class Call(Generic[T]):
+    """One unary call: what to send, how to read the answer, and how to send it."""
+
+    method: str
+    """Name of the RPC."""
+    request: Any
+    """Its protobuf request."""
+    read: Callable[[Any], T]
+    """From the protobuf answer to the result."""
+    timeout: float | None
+    """Seconds; None for the client's."""
+    metadata: Metadata | None
+    """Beside the client's own."""
+    request_id: str | None
+    """Sent as `x-request-id`; None for one made up."""
+
+
+def document(method: Callable[..., Any], build: Callable[..., Call[Any]]) -> None:
+    """Give a client's method the name, documentation and arguments of the function here that builds its call."""
+    own = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
+    parameters = inspect.signature(build).parameters.values()
+    method.__name__ = build.__name__
+    method.__doc__ = build.__doc__
+    method.__signature__ = inspect.Signature([own, *parameters])  # type: ignore[attr-defined]
+
+
+def text_input(text: str | Sequence[int]) -> wire.Input:
+    """A text, or token ids."""
+    if isinstance(text, str):
+        return wire.Input(text=text)
+    if isinstance(text, int | bytes):
+        raise TypeError(f"expected a text or a sequence of token ids, not {text!r}")
+    return wire.Input(token_ids=wire.TokenIds(ids=text))
+
+
+def _text_or_ids(text: str | None, ids: Sequence[int] | None) -> wire.Input:
+    if (text is None) == (ids is None):
+        raise ValueError("give either a text or token ids")
+    return text_input(text if text is not None else ids or ())
+
+
+def search(
+    text: str | None = None,
+    *,
+    ids: Sequence[int] | None = None,
+    kinds: select.Kinds = None,
+    sets: select.Names = None,
+    sources: select.Names = None,
+    layers: select.Layers = None,
+    features: select.Features = None,
+    exclude_kinds: select.Kinds = None,
+    exclude_sets: select.Names = None,
+    exclude_sources: select.Names = None,
+    exclude_layers: select.Layers = None,
+    exclude_features: select.Features = None,
+    min_density: float | None = None,
+    max_density: float | None = None,
+    sort: str | int | Iterable[str | int] = (),
+    ranking: Literal["raw", "relative"] = "raw",
+    min_fires: int | None = None,
+    limit: int | None = None,
+    by_token: bool = False,
+    include_bos: bool = False,
+    truncate: bool = False,
+    model: str = "",
+    timeout: float | None = None,
+    metadata: Metadata | None = None,
+    request_id: str | None = None,
+) -> Call[results.SearchResult]:
+    """Which features fire on this text? Returns a SearchResult.
+
+    text, ids: the text, or its token ids; exactly one.
+    kinds: "latent", "neuron" or "all"; unset: latents if any are loaded, else neurons.
+    sets, sources, layers, features: only features in all of these. Layers are a number, a range, "1-3" (both ends
+        included) or several of them; features are written names, FeatureNames or Features.
+    exclude_...: features in any of these are left out.
+    min_density, max_density: bounds on the share of tokens on which a feature fires, 0 to 1.
+    sort: rank by the sum over these tokens: a number is a position, a text finds every run of tokens that reads so.
+    ranking: "raw", or "relative" to each feature's maximum over the index (comparable across layers); with it,
+        features that fire on fewer than min_fires tokens of the index (default 10) do not rank.
+    limit: how many features, for the text or for each token: 1 to 1000, default 25.
+    by_token: the top features of each token instead of the text's.
+    include_bos: add a leading row for the BOS token, which never ranks.
+    truncate: cut a text that is too long instead of refusing it.
+
+    Raises InvalidArgument (also where a sort token matches nothing), NotFound, FailedPrecondition (reason
+    INDEX_REQUIRED), and as every call ResourceExhausted, DeadlineExceeded, Unavailable and Internal.
+    """
+    if ranking not in _RANKINGS:
+        raise ValueError(f"ranking {ranking!r} is neither 'raw' nor 'relative'")
+    request = service.SearchRequest(
+        model=model,
+        input=_text_or_ids(text, ids),
+        sort_tokens=select.sort_tokens(sort),
+        ranking=_RANKINGS[ranking],
+        min_fires=min_fires,
+        limit=limit,
+        by_token=by_token,
+        include_bos=include_bos,
+        truncate=truncate,
+    )
+    include = select.include(kinds, sets, sources, layers, features)
+    exclude = select.exclude(exclude_kinds, exclude_sets, exclude_sources, exclude_layers, exclude_features)
+    chosen = service.Filter(include=include, exclude=exclude, min_density=min_density, max_density=max_density)
+    # An empty filter stays unset, as a caller in another language would leave it.
+    if chosen.ByteSize():
+        request.filter.CopyFrom(chosen)
+    return Call("Search", request, answers.search, timeout, metadata, request_id)
+
+
+def encode(
+    texts: str | Iterable[str | Sequence[int]],
+    *,
+    sources: select.Names = None,
+    features: select.Features = None,
+    include_bos: bool = False,
+    truncate: bool = False,
+    omit_tokens: bool = False,
+    model: str = "",
+    timeout: float | None = None,
+    metadata: Metadata | None = None,
+    request_id: str | None = None,
+) -> Call[results.EncodeResult]:
+    """How strongly do features fire on each token of these texts? Returns an EncodeResult.
+
+    texts: one text, or several; each a text or a sequence of token ids.
+    sources: all latents of these SAEs, sparse; or features: just these, dense, in this order. Exactly one of them.
+    include_bos: add a leading row for each text's BOS token.
+    truncate: cut texts that are too long instead of refusing them.
+    omit_tokens: leave the tokens out of the answer.
+
+    Raises InvalidArgument (reason ANSWER_TOO_LARGE where only encode_stream will do), NotFound, and as every call
+    ResourceExhausted, DeadlineExceeded, Unavailable and Internal.
+    """
+    names = select.feature_names(features)
+    request = service.EncodeRequest(
+        model=model,
+        inputs=[text_input(text) for text in ([texts] if isinstance(texts, str) else texts)],
+        sources=select.names(sources),
+        features=select.feature_ids(names),
+        include_bos=include_bos,
+        truncate=truncate,
+        omit_tokens=omit_tokens,
+    )
+    return Call("Encode", request, partial(answers.encode, features=names), timeout, metadata, request_id)
+
+
+def stream_config(
+    *,
+    sources: select.Names,
+    features: select.Features,
+    include_bos: bool,
+    truncate: bool,
+    omit_tokens: bool,
+    model: str,
+) -> service.EncodeStreamConfig:
+    """What every item of a stream is encoded with."""
+    return service.EncodeStreamConfig(
+        model=model,
+        sources=select.names(sources),
+        features=select.feature_ids(select.feature_names(features)),
+        include_bos=include_bos,
+        truncate=truncate,
+        omit_tokens=omit_tokens,
+    )
+
+
+def top_activations(
+    feature: select.FeatureLike,
+    *,
+    page_size: int | None = None,
+    page_token: str = "",
+    model: str = "",
+    timeout: float | None = None,
+    metadata: Metadata | None = None,
+    request_id: str | None = None,
+) -> Call[results.TopActivations]:
+    """On which texts of the index does this feature fire most? Returns one page, a TopActivations.
+
+    page_size: how many records: 1 to 100, default 10.
+    page_token: `next_page_token` of the page before; empty for the first. `iter_top_activations` follows them.
+
+    Raises NotFound, InvalidArgument, FailedPrecondition (reason INDEX_REQUIRED), Aborted (reason STORE_CHANGED: begin
+    again at the first page), and as every call ResourceExhausted, DeadlineExceeded, Unavailable and Internal.
+    """
+    request = service.TopActivationsRequest(
+        model=model, feature=select.feature_id(feature), page_size=page_size, page_token=page_token
+    )
+    return Call("TopActivations", request, answers.top_activations, timeout, metadata, request_id)
+
+
+def list_sources(
+    *,
+    model: str = "",
+    timeout: float | None = None,
+    metadata: Metadata | None = None,
+    request_id: str | None = None,
+) -> Call[results.SourceList]:
+    """Which sources are served? Returns a SourceList: by layer, latents before neurons."""
+    request = service.ListSourcesRequest(model=model)
+    return Call("ListSources", request, answers.list_sources, timeout, metadata, request_id)
+
+
+def get_feature(
+    feature: select.FeatureLike,
+    *,
+    model: str = "",
+    timeout: float | None = None,
+    metadata: Metadata | None = None,
+    request_id: str | None = None,
+) -> Call[results.FeatureInfo]:
+    """What is known of one feature? Returns a FeatureInfo. Raises NotFound, naming the nearest known."""
+    request = service.GetFeatureRequest(model=model, feature=select.feature_id(feature))
+    return Call("GetFeature", request, answers.get_feature, timeout, metadata, request_id)
+
+
+def tokenize(
+    text: str | None = None,
+    *,
+    ids: Sequence[int] | None = None,
+    model: str = "",
+    timeout: float | None = None,
+    metadata: Metadata | None = None,
+    request_id: str | None = None,
+) -> Call[results.TokenizeResult]:
+    """How does the model cut this text into tokens? Returns a TokenizeResult, without BOS.
+
+    text, ids: the text, or token ids, which are answered with their pieces; exactly one. Raises InvalidArgument.
+    """
+    request = service.TokenizeRequest(model=model, input=_text_or_ids(text, ids))
+    return Call("Tokenize", request, answers.tokenize, timeout, metadata, request_id)
+
+
+def server_info(
+    *,
+    timeout: float | None = None,
+    metadata: Metadata | None = None,
+    request_id: str | None = None,
+) -> Call[results.ServerInfo]:
+    """Which model, which device, which limits? Returns a ServerInfo."""
+    return Call("GetServerInfo", service.GetServerInfoRequest(), answers.server_info, timeout, metadata, request_id)

@@ -1,0 +1,247 @@
+"""Answers, one type for each method of the clients."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from saeserve.activations import Csr, Floats
+from saeserve.errors import SaeserveError
+from saeserve.names import FeatureName
+from saeserve.types import CallInfo, Feature, Index, Limits, Match, Model, Record, Source, Statistics, Token
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Hit:
+    """A feature that fires on the text."""
+
+    feature: Feature
+    value: float
+    """What it was ranked by; > 0. A maximum, or a sum over the sort tokens; relative to the index maximum if asked."""
+    activations: Floats
+    """[tokens]; activation on each token of `SearchResult.tokens`."""
+    max_activation: float
+    """The largest activation over the text, BOS left out."""
+    max_position: int
+    """The row of `SearchResult.tokens` that has it."""
+    match: Match
+    """Whether that token is one the feature usually fires on."""
+
+    @property
+    def name(self) -> FeatureName:
+        """The feature's name."""
+        return self.feature.name
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TokenHits:
+    """The top features of one token."""
+
+    position: int
+    """Row of `SearchResult.tokens`."""
+    token: Token
+    features: tuple[Feature, ...]
+    """By falling value."""
+    values: Floats
+    """[features]; their activation on this token, > 0."""
+    matches: tuple[Match, ...]
+    """For each feature, whether this token is one it usually fires on."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SearchResult:
+    """Features that fire on a text. Iterating gives the hits."""
+
+    call_info: CallInfo
+    tokens: tuple[Token, ...]
+    """With `bos_included` the first row is the BOS."""
+    bos_included: bool
+    truncated: bool
+    """Whether the text was cut to the token limit."""
+    results: tuple[Hit, ...]
+    """The features that fire most; empty with `by_token`."""
+    token_results: tuple[TokenHits, ...]
+    """With `by_token`: one entry for each token asked for."""
+    sort_positions: tuple[int, ...]
+    """The rows of `tokens` that the sort tokens resolved to."""
+    sources_considered: tuple[str, ...]
+    features_considered: int
+
+    def __iter__(self) -> Iterator[Hit]:
+        return iter(self.results)
+
+    def __len__(self) -> int:
+        return len(self.results)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class EncodedText:
+    """One text's activations: rows are its tokens."""
+
+    tokens: tuple[Token, ...]
+    """With `bos_included` the first is the BOS. Empty with `omit_tokens`."""
+    bos_included: bool
+    truncated: bool
+    dense: Floats | None
+    """[tokens, features]; chosen features in the order asked for; None where sources were asked for."""
+    sparse: Mapping[str, Csr]
+    """By source id, in the order asked for: [tokens, latents]."""
+    neurons: Mapping[str, Floats]
+    """By source id: [tokens, neurons]. Whole neuron sources come only from `encode_stream`."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class EncodeResult:
+    """Activations of texts: all rows in one block, and `texts` with a view for each. Iterating gives the texts."""
+
+    call_info: CallInfo
+    features: tuple[FeatureName, ...]
+    """The columns of `dense`, as asked for; empty where sources were asked for."""
+    texts: tuple[EncodedText, ...]
+    text_offsets: tuple[int, ...]
+    """Text i has the rows from text_offsets[i] to text_offsets[i + 1]."""
+    dense: Floats | None
+    """[tokens of all texts, features]; None where sources were asked for."""
+    sparse: Mapping[str, Csr]
+    """By source id: [tokens of all texts, latents]."""
+
+    def __iter__(self) -> Iterator[EncodedText]:
+        return iter(self.texts)
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def __getitem__(self, text: int) -> EncodedText:
+        return self.texts[text]
+
+    def column(self, feature: str | FeatureName) -> Floats:
+        """[tokens of all texts]; one feature. Raises KeyError if it was not asked for."""
+        name = FeatureName.of(feature)
+        if self.dense is not None and name in self.features:
+            return self.dense[:, self.features.index(name)]
+        if name.source in self.sparse and name.index < self.sparse[name.source].shape[1]:
+            return self.sparse[name.source].column(name.index)
+        raise KeyError(str(name))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StreamItem:
+    """The answer to one text of a stream: a result, or why there is none."""
+
+    sequence: int
+    """Which text, from 0 in the order they were given."""
+    call_info: CallInfo | None
+    result: EncodedText | None
+    error: SaeserveError | None
+
+    def unwrap(self) -> EncodedText:
+        """The result; raises the item's error if it has none."""
+        if self.error is not None:
+            raise self.error
+        if self.result is None:
+            raise ValueError(f"item {self.sequence} has neither a result nor an error")
+        return self.result
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TopActivations:
+    """One page of a feature's records, by falling activation. Iterating gives the records."""
+
+    call_info: CallInfo
+    feature: Feature
+    statistics: Statistics
+    records: tuple[Record, ...]
+    """None for a feature that never fired."""
+    next_page_token: str
+    """Empty on the last page."""
+
+    def __iter__(self) -> Iterator[Record]:
+        return iter(self.records)
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+
+@dataclass(frozen=True, slots=True)
+class SourceList:
+    """What is served: by layer, latents before neurons. Iterating gives the sources."""
+
+    call_info: CallInfo
+    sources: tuple[Source, ...]
+
+    def __iter__(self) -> Iterator[Source]:
+        return iter(self.sources)
+
+    def __len__(self) -> int:
+        return len(self.sources)
+
+    def __getitem__(self, source: int | str) -> Source:
+        """By position, or by id or alias in any case. Raises IndexError or KeyError."""
+        if isinstance(source, int):
+            return self.sources[source]
+        for candidate in self.sources:
+            if source.lower() in (candidate.id, *(alias.lower() for alias in candidate.aliases)):
+                return candidate
+        raise KeyError(source)
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureInfo:
+    """One feature's facts."""
+
+    call_info: CallInfo
+    feature: Feature
+    source: Source
+    statistics: Statistics | None
+    """None without an index."""
+    dead: bool | None
+    """Whether it never fires; None where no density is known."""
+    decoder_norm: float | None
+    """Norm of the latent's decoder row; None for neurons."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizeResult:
+    """How the model cuts a text. Iterating gives the tokens, without BOS."""
+
+    call_info: CallInfo
+    tokens: tuple[Token, ...]
+    bos_id: int | None
+    """The id that the server prepends; None for a model without BOS."""
+    over_limit: bool
+    """Whether the text has more tokens than search and encode take without `truncate`."""
+
+    def __iter__(self) -> Iterator[Token]:
+        return iter(self.tokens)
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        """The tokens' ids."""
+        return tuple(token.id for token in self.tokens)
+
+    @property
+    def offsets(self) -> np.ndarray[tuple[int, int], np.dtype[np.int64]]:
+        """[tokens, 2]; where each begins and ends, in bytes of UTF-8."""
+        pairs = [(token.start, token.end) for token in self.tokens]
+        return np.array(pairs, np.int64).reshape(len(pairs), 2)
+
+
+@dataclass(frozen=True, slots=True)
+class ServerInfo:
+    """What answers here."""
+
+    call_info: CallInfo
+    version: str
+    model: Model
+    device: str
+    """`cpu`, `cuda:0`."""
+    source_count: int
+    feature_count: int
+    index: Index | None
+    """The index of top activations; None without one."""
+    limits: Limits

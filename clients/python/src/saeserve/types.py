@@ -1,0 +1,219 @@
+"""The nouns of the service as frozen values: tokens, features, sources, statistics, and what is known of a call."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from saeserve.activations import Floats
+from saeserve.names import FeatureName
+
+
+class Kind(StrEnum):
+    """What a source's features are."""
+
+    LATENT = "latent"
+    NEURON = "neuron"
+    UNKNOWN = "unknown"
+    """A kind that this version of the client does not know."""
+
+
+class DensityOrigin(StrEnum):
+    """Where a density was measured."""
+
+    INDEX = "index"
+    FILE = "file"
+    UNKNOWN = "unknown"
+
+
+class Match(StrEnum):
+    """Whether the token on which a feature fires is one that it usually fires on."""
+
+    EXACT = "exact"
+    FOLDED = "folded"
+    """After stripping white space and folding case."""
+    NONE = "none"
+    UNKNOWN = "unknown"
+    """There is no index, or the feature never fired over it."""
+
+
+@dataclass(frozen=True, slots=True)
+class CallInfo:
+    """What a call cost and who answered it. Times are whole microseconds on the server."""
+
+    request_id: str
+    batch_size: int
+    """Requests in the batch that computed the answer; 0 where the model computed nothing."""
+    server_version: str
+    model_revision: str
+    index_revision: str
+    """Empty without an index."""
+    tokenize_micros: int
+    queue_micros: int
+    forward_micros: int
+    encode_micros: int
+    total_micros: int
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """One token of a text."""
+
+    id: int
+    piece: bytes
+    """The bytes it stands for; may be part of a character."""
+    display: str
+    """The piece made printable: control characters escaped, bytes that are not UTF-8 as `\\xNN`."""
+    start: int
+    """Where it begins in the text, in bytes of UTF-8."""
+    end: int
+    """Where it ends, exclusive."""
+
+    def __str__(self) -> str:
+        return self.display
+
+
+@dataclass(frozen=True, slots=True)
+class UsualToken:
+    """A token on which a feature peaks in its records."""
+
+    token: Token
+    count: int
+    """In how many of the kept records."""
+    max_activation: float
+
+
+@dataclass(frozen=True, slots=True)
+class Feature:
+    """What is known of a feature whatever the text. `str()` is its name."""
+
+    name: FeatureName
+    layer: int
+    kind: Kind
+    density: float | None
+    """Share of text tokens on which it fires, 0 to 1; None where unknown."""
+    density_origin: DensityOrigin
+    index_max_activation: float | None
+    """None without an index."""
+    usual_tokens: tuple[UsualToken, ...]
+    """At most five, the most frequent first; empty without an index."""
+
+    def __str__(self) -> str:
+        return str(self.name)
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A set of features read at one hook point: one SAE, or the MLP neurons of one layer. `str()` is its name."""
+
+    id: str
+    name: str
+    set: str
+    aliases: tuple[str, ...]
+    layer: int
+    kind: Kind
+    hook_name: str
+    architecture: str
+    d_in: int
+    n_features: int
+    dead_features: int | None
+    density_origin: DensityOrigin
+    normalization: str
+    fold_decoder_norm: bool
+    memory_bytes: int
+    revision: str
+    warnings: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+@dataclass(frozen=True, slots=True)
+class HistogramBin:
+    """Number of tokens whose activation is at least `lower` and below `upper`."""
+
+    lower: float
+    upper: float
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """What the index knows of one feature."""
+
+    tokens: int
+    """Text tokens over which the index was built."""
+    fires: int
+    """Tokens on which the feature fires."""
+    density: float
+    mean_activation: float
+    """Over the tokens on which it fires; 0 if it never does."""
+    max_activation: float
+    histogram: tuple[HistogramBin, ...]
+    top_tokens: tuple[UsualToken, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Record:
+    """A stretch of indexed text on which a feature fires strongly."""
+
+    tokens: tuple[Token, ...]
+    activations: Floats
+    """[tokens]."""
+    max_activation: float
+    max_position: int
+    """Which token of the window has it."""
+    text_index: int
+    text_position: int
+    """Where the window begins in its text, in tokens."""
+
+    @property
+    def text(self) -> str:
+        """The window's text; pieces cut from a character at either end are replaced."""
+        return b"".join(token.piece for token in self.tokens).decode(errors="replace")
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """The served model."""
+
+    name: str
+    n_layers: int
+    d_model: int
+    context_tokens: int
+    """Longest sequence it reads, BOS included."""
+    vocabulary: int
+    bos_id: int | None
+    revision: str
+
+
+@dataclass(frozen=True, slots=True)
+class Index:
+    """The index of top activations."""
+
+    revision: str
+    texts: int
+    tokens: int
+    context: int
+    """Tokens of each block that was run, BOS left out."""
+    records_per_feature: int
+    sources: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Every limit a request can meet."""
+
+    max_text_bytes: int
+    max_tokens: int
+    max_inputs: int
+    max_limit: int
+    default_limit: int
+    max_features: int
+    max_sort_tokens: int
+    max_page_size: int
+    max_answer_bytes: int
+    max_request_bytes: int
+    max_stream_items: int
+    max_chunk_bytes: int
+    batch_tokens: int

@@ -1,0 +1,8 @@
+"""`python -m saeserve_server` is `saeserve-server`."""
+
+import sys
+
+from saeserve_server.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,221 @@
+"""Plain results into protobuf: tokens, facts, sources, statistics, call information."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+import saeserve_server
+from saeserve.v1 import feature_service_pb2 as service
+from saeserve.v1 import types_pb2 as types
+from saeserve_server.api.call import current_call
+from saeserve_server.catalog import DEAD_DENSITY, FloatArray, Kind, SourceInfo
+from saeserve_server.engine.work import Csr
+from saeserve_server.records.match import Match, match_token
+from saeserve_server.records.store import FeatureStatistics, PeakTokens, Record
+from saeserve_server.scheduler.queue import Outcome
+from saeserve_server.serving import Serving
+from saeserve_server.text.tokenizer import Token, TokenizedText
+
+KINDS = {Kind.LATENT: types.FEATURE_KIND_LATENT, Kind.NEURON: types.FEATURE_KIND_NEURON}
+_MATCHES = {
+    Match.EXACT: types.MATCH_EXACT,
+    Match.FOLDED: types.MATCH_FOLDED,
+    Match.NONE: types.MATCH_NONE,
+    Match.UNKNOWN: types.MATCH_UNKNOWN,
+}
+
+
+@dataclass(slots=True)
+class Timing:
+    """What the parts of a call took, in seconds."""
+
+    tokenize: float = 0.0
+    queue: float = 0.0
+    forward: float = 0.0
+    encode: float = 0.0
+    batch_size: int = 0
+
+    def add(self, outcome: Outcome) -> None:
+        """Counts an item of the call in: of items in several batches the slowest tells."""
+        self.queue = max(self.queue, outcome.queue_seconds)
+        self.forward = max(self.forward, outcome.forward_seconds)
+        self.encode = max(self.encode, outcome.encode_seconds)
+        self.batch_size = max(self.batch_size, outcome.batch_size)
+
+
+def call_info(serving: Serving, timing: Timing | None = None) -> types.CallInfo:
+    """CallInfo of the call in progress, up to now."""
+    call, timing = current_call(), timing or Timing()
+    return types.CallInfo(
+        request_id=call.request_id,
+        batch_size=timing.batch_size,
+        server_version=saeserve_server.__version__,
+        model_revision=serving.catalog.model.revision,
+        index_revision=serving.index.revision if serving.index else "",
+        tokenize_micros=_micros(timing.tokenize),
+        queue_micros=_micros(timing.queue),
+        forward_micros=_micros(timing.forward),
+        encode_micros=_micros(timing.encode),
+        total_micros=_micros(call.elapsed()),
+    )
+
+
+def token_message(token: Token) -> types.Token:
+    """A token."""
+    return types.Token(id=token.id, piece=token.piece, display=token.display, start=token.start, end=token.end)
+
+
+def row_tokens(serving: Serving, text: TokenizedText, include_bos: bool) -> list[Token]:
+    """The tokens that an answer's rows stand for: the text's, led by the BOS if asked and the model has one."""
+    bos = serving.catalog.model.bos_id
+    return [serving.tokenizer.token(bos), *text.tokens] if include_bos and bos is not None else list(text.tokens)
+
+
+class FactsBuilder:
+    """Facts of features, and whether a token matches them. One for each answer: it remembers what it looked up."""
+
+    def __init__(self, serving: Serving) -> None:
+        self._serving = serving
+        self._usual: dict[tuple[int, int], list[bytes]] = {}
+
+    def facts(self, rank: int, index: int) -> types.FeatureFacts:
+        """Facts of one feature."""
+        serving = self._serving
+        source = serving.catalog.sources[rank]
+        facts = types.FeatureFacts(
+            feature=types.FeatureId(source=source.id, index=index),
+            name=f"{source.name}:{index}",
+            layer=source.layer,
+            kind=KINDS[source.kind],
+            density_origin=density_origin(serving, source),
+        )
+        if serving.index is not None and serving.index.covers(source.id):
+            facts.density = float(serving.index.density(source.id)[index])
+            facts.index_max_activation = float(serving.index.maximum(source.id)[index])
+            usual = serving.index.usual_tokens(source.id, index)
+            facts.usual_tokens.extend(usual_tokens(serving, usual))
+            self._usual[rank, index] = [token.token.piece for token in facts.usual_tokens]
+        elif source.file_density is not None:
+            facts.density = float(source.file_density[index])
+        return facts
+
+    def match(self, rank: int, index: int, token: Token) -> types.Match.ValueType:
+        """Whether the token is one on which a feature usually fires. Call `facts` of the feature first."""
+        return _MATCHES[match_token(token.piece, self._usual.get((rank, index), ()))]
+
+
+def density_origin(serving: Serving, source: SourceInfo) -> types.DensityOrigin.ValueType:
+    """Where a source's densities come from."""
+    if serving.index is not None and serving.index.covers(source.id):
+        return types.DENSITY_ORIGIN_INDEX
+    return types.DENSITY_ORIGIN_UNSPECIFIED if source.file_density is None else types.DENSITY_ORIGIN_FILE
+
+
+def usual_tokens(serving: Serving, peaks: PeakTokens) -> list[types.UsualToken]:
+    """Peak tokens."""
+    return [
+        types.UsualToken(token=token_message(serving.tokenizer.token(token_id)), count=count, max_activation=maximum)
+        for token_id, count, maximum in zip(
+            peaks.ids.tolist(), peaks.counts.tolist(), peaks.maxima.tolist(), strict=True
+        )
+    ]
+
+
+def source_message(serving: Serving, source: SourceInfo) -> types.Source:
+    """A source."""
+    message = types.Source(
+        id=source.id,
+        name=source.name,
+        set=source.set,
+        aliases=source.aliases,
+        layer=source.layer,
+        kind=KINDS[source.kind],
+        hook_name=source.hook_name,
+        architecture=source.architecture,
+        d_in=source.d_in,
+        n_features=source.n_features,
+        density_origin=density_origin(serving, source),
+        normalization=source.normalization,
+        fold_decoder_norm=source.fold_decoder_norm,
+        memory_bytes=source.memory_bytes,
+        revision=source.revision,
+        warnings=source.warnings,
+    )
+    density = densities(serving, source)
+    if density is not None:
+        message.dead_features = int((density < DEAD_DENSITY).sum())
+    return message
+
+
+def densities(serving: Serving, source: SourceInfo) -> np.ndarray[tuple[int], np.dtype[np.float64]] | None:
+    """[n_features] densities of a source: from the index, else from its file, else None."""
+    if serving.index is not None and serving.index.covers(source.id):
+        return np.asarray(serving.index.density(source.id), dtype=np.float64)
+    return None if source.file_density is None else np.asarray(source.file_density, dtype=np.float64)
+
+
+def statistics_message(serving: Serving, statistics: FeatureStatistics) -> types.FeatureStatistics:
+    """What the index knows of a feature."""
+    edges = statistics.histogram_edges.tolist()
+    return types.FeatureStatistics(
+        tokens=statistics.tokens,
+        fires=statistics.fires,
+        density=statistics.density,
+        mean_activation=statistics.mean,
+        max_activation=statistics.maximum,
+        histogram=[
+            types.HistogramBin(lower=lower, upper=upper, count=count)
+            for lower, upper, count in zip(edges, edges[1:], statistics.histogram_counts.tolist(), strict=False)
+        ],
+        top_tokens=usual_tokens(serving, statistics.top_tokens),
+    )
+
+
+def record_message(serving: Serving, record: Record) -> types.ActivationRecord:
+    """A record, its tokens' offsets counted from the window's start."""
+    return types.ActivationRecord(
+        tokens=[token_message(token) for token in serving.tokenizer.pieces(record.token_ids.tolist())],
+        activations=record.activations.tolist(),
+        max_activation=record.max_activation,
+        max_position=record.max_position,
+        text_index=record.text_index,
+        text_position=record.text_position,
+    )
+
+
+def sparse_message(source: str, rows: Csr) -> service.SparseActivations:
+    """CSR rows as little-endian buffers."""
+    return service.SparseActivations(
+        source=source,
+        rows=len(rows.indptr) - 1,
+        columns=rows.columns,
+        indptr=rows.indptr.astype("<i8", copy=False).tobytes(),
+        indices=rows.indices.astype("<u4", copy=False).tobytes(),
+        data=rows.data.astype("<f4", copy=False).tobytes(),
+    )
+
+
+def dense_message(source: str, rows: FloatArray) -> service.DenseActivations:
+    """[rows, columns] as a little-endian buffer."""
+    return service.DenseActivations(
+        source=source, rows=rows.shape[0], columns=rows.shape[1], data=np.ascontiguousarray(rows, dtype="<f4").tobytes()
+    )
+
+
+def stack_rows(blocks: Sequence[Csr]) -> Csr:
+    """CSR rows of several texts, one below the other."""
+    shifts = np.cumsum([0, *(len(block.data) for block in blocks)])
+    indptr = [block.indptr[1:] + shift for block, shift in zip(blocks, shifts, strict=False)]
+    return Csr(
+        indptr=np.concatenate([np.zeros(1, dtype=np.int64), *indptr]),
+        indices=np.concatenate([block.indices for block in blocks]),
+        data=np.concatenate([block.data for block in blocks]),
+        columns=blocks[0].columns,
+    )
+
+
+def _micros(seconds: float) -> int:
+    return max(0, round(seconds * 1_000_000))

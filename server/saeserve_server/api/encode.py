@@ -1,0 +1,171 @@
+"""Encode: how strongly do these features, or all features of these sources, fire on each token of these texts?"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from collections.abc import Coroutine, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+
+from saeserve.v1 import feature_service_pb2 as service
+from saeserve_server.api.build import (
+    Timing,
+    call_info,
+    dense_message,
+    row_tokens,
+    sparse_message,
+    stack_rows,
+    token_message,
+)
+from saeserve_server.api.parse import parse_features, parse_input
+from saeserve_server.catalog import Kind
+from saeserve_server.engine.work import Csr, EncodeDone, EncodeWork, expect
+from saeserve_server.errors import InvalidArgument
+from saeserve_server.scheduler.queue import Outcome, Priority
+from saeserve_server.serving import Serving
+from saeserve_server.text.tokenizer import TokenizedText
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What is asked of every text: whole sources or chosen features, and how the answer is to look."""
+
+    sources: tuple[int, ...]
+    features: tuple[tuple[int, int], ...]
+    include_bos: bool
+    truncate: bool
+    omit_tokens: bool
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Encoded:
+    """One text, encoded."""
+
+    message: service.EncodedText
+    done: EncodeDone
+    outcome: Outcome
+
+
+def parse_wanted(serving: Serving, given: service.EncodeRequest | service.EncodeStreamConfig) -> Wanted:
+    """What a request asks of every text. Raises InvalidArgument and NotFound."""
+    serving.check_model(given.model)
+    if bool(given.sources) == bool(given.features):
+        raise InvalidArgument.field("sources", "either sources or features must be named, and not both")
+    if len(given.sources) > serving.limits.max_features:
+        raise InvalidArgument.field(
+            "sources", f"{len(given.sources)} sources; at most {serving.limits.max_features} are taken"
+        )
+    names = parse_features(given.features, "features", serving.limits)
+    return Wanted(
+        sources=tuple(serving.directory.sources(list(given.sources), "sources")),
+        features=tuple(serving.directory.features(names, "features")),
+        include_bos=given.include_bos,
+        truncate=given.truncate,
+        omit_tokens=given.omit_tokens,
+    )
+
+
+async def encode_text(
+    serving: Serving, wanted: Wanted, text: TokenizedText, truncated: bool, priority: Priority
+) -> Encoded:
+    """Encodes one text that has been tokenised."""
+    work = EncodeWork(
+        ids=serving.model_ids(text),
+        led_by_bos=serving.catalog.model.bos_id is not None,
+        include_bos=wanted.include_bos,
+        sources=wanted.sources,
+        features=wanted.features,
+    )
+    outcome = await serving.scheduler.submit(work, priority)
+    tokens = row_tokens(serving, text, wanted.include_bos)
+    message = service.EncodedText(
+        tokens=[] if wanted.omit_tokens else [token_message(token) for token in tokens],
+        bos_included=len(tokens) > len(text.tokens),
+        truncated=truncated,
+    )
+    return Encoded(message, expect(EncodeDone, outcome.done), outcome)
+
+
+async def encode(serving: Serving, request: service.EncodeRequest) -> service.EncodeResponse:
+    """Answers an Encode: its texts go to the engine side by side, and come back stacked."""
+    wanted = parse_wanted(serving, request)
+    _refuse_whole_neurons(serving, wanted)
+    if not 1 <= len(request.inputs) <= serving.limits.max_inputs:
+        raise InvalidArgument.field(
+            "inputs", f"{len(request.inputs)} texts; 1 to {serving.limits.max_inputs} are expected"
+        )
+    began = time.perf_counter()
+    texts = [
+        await parse_input(serving, given, wanted.truncate, f"inputs[{place}]")
+        for place, given in enumerate(request.inputs)
+    ]
+    timing = Timing(tokenize=time.perf_counter() - began)
+    _refuse_large_dense(serving, wanted, sum(len(text.ids) + wanted.include_bos for text, _ in texts))
+    encoded = await _together(
+        [encode_text(serving, wanted, text, truncated, Priority.UNARY) for text, truncated in texts]
+    )
+    for one in encoded:
+        timing.add(one.outcome)
+    sparse = [
+        stack_rows([block for one in encoded if isinstance(block := one.done.blocks[place], Csr)])
+        for place in range(len(wanted.sources))
+    ]
+    refuse_large_answer(serving, sum(rows.indptr.nbytes + rows.indices.nbytes + rows.data.nbytes for rows in sparse))
+    response = service.EncodeResponse(
+        texts=[one.message for one in encoded],
+        text_offsets=[0, *itertools.accumulate(one.done.rows for one in encoded)],
+        sparse=[
+            sparse_message(serving.catalog.sources[rank].id, rows)
+            for rank, rows in zip(wanted.sources, sparse, strict=True)
+        ],
+    )
+    if wanted.features:
+        dense = [one.done.dense for one in encoded if one.done.dense is not None]
+        response.dense.CopyFrom(dense_message("", np.concatenate(dense)))
+    response.call_info.CopyFrom(call_info(serving, timing))
+    return response
+
+
+def refuse_large_answer(serving: Serving, size: int) -> None:
+    """Raises InvalidArgument for an answer of `size` bytes, if that is more than one message may hold."""
+    most = serving.limits.max_answer_bytes
+    if size > most:
+        raise InvalidArgument(
+            f"the answer would take {size} bytes; at most {most} fit into one: ask for less, "
+            "or call EncodeStream, which answers in chunks",
+            reason="ANSWER_TOO_LARGE",
+            metadata={"max_answer_bytes": str(most), "answer_bytes": str(size)},
+        )
+
+
+def _refuse_whole_neurons(serving: Serving, wanted: Wanted) -> None:
+    for place, rank in enumerate(wanted.sources):
+        source = serving.catalog.sources[rank]
+        if source.kind is Kind.NEURON:
+            raise InvalidArgument.field(
+                f"sources[{place}]",
+                f"{source.name} are neurons, which are answered whole by EncodeStream only; here, name features",
+                reason="DENSE_SOURCE",
+            )
+
+
+def _refuse_large_dense(serving: Serving, wanted: Wanted, rows: int) -> None:
+    refuse_large_answer(serving, rows * len(wanted.features) * 4)
+
+
+async def _together(waits: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
+    """The results of all, or the first error, the others cancelled."""
+    tasks = [asyncio.ensure_future(wait) for wait in waits]
+    try:
+        return list(await asyncio.gather(*tasks))
+    except BaseException:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        raise

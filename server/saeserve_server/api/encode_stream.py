@@ -1,0 +1,198 @@
+"""EncodeStream: activations of whole data sets, in chunks, with bounded memory.
+
+A reader takes items while fewer than `max_stream_items` are unanswered; each is encoded by a task of its own, behind
+unary calls; whichever is done first is written first, its chunks without others between. Not reading is what holds back
+the caller: gRPC's flow control does the rest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from saeserve.v1 import feature_service_pb2 as service
+from saeserve_server.api.build import Timing, call_info, dense_message, sparse_message
+from saeserve_server.api.call import current_call
+from saeserve_server.api.encode import Encoded, Wanted, encode_text, parse_wanted
+from saeserve_server.api.errors import to_status
+from saeserve_server.api.parse import parse_input
+from saeserve_server.catalog import FloatArray
+from saeserve_server.engine.work import Csr
+from saeserve_server.errors import Internal, InvalidArgument, Unavailable
+from saeserve_server.scheduler.queue import Priority
+from saeserve_server.serving import Serving
+
+Requests = AsyncIterator[service.EncodeStreamRequest]
+
+CHUNK_MARGIN = 4096
+"""Bytes of a chunk left for everything that is not activations or tokens."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Answer:
+    """What became of one item."""
+
+    sequence: int
+    encoded: Encoded | None = None
+    error: Exception | None = None
+    tokenize_seconds: float = 0.0
+
+
+async def encode_stream(serving: Serving, requests: Requests) -> AsyncIterator[service.EncodeStreamResponse]:
+    """Answers a stream. Raises for a bad configuration, the loss of the engine, or a server that is going away."""
+    wanted = parse_wanted(serving, await _configuration(requests))
+    stream = _Stream(serving, wanted, requests)
+    try:
+        while (answer := await stream.next_answer()) is not None:
+            for response in _responses(serving, wanted, answer):
+                yield response
+            stream.answered(answer.sequence)
+    finally:
+        await stream.close()
+
+
+class _Stream:
+    """The items of one stream: read, encoding, done."""
+
+    def __init__(self, serving: Serving, wanted: Wanted, requests: Requests) -> None:
+        self._serving = serving
+        self._wanted = wanted
+        self._requests = requests
+        self._room = asyncio.Semaphore(serving.limits.max_stream_items)
+        self._unanswered: set[int] = set()
+        self._done: asyncio.Queue[_Answer | BaseException | None] = asyncio.Queue()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._reader = asyncio.create_task(self._read())
+
+    async def next_answer(self) -> _Answer | None:
+        """The next item that is done; None after the last."""
+        answer = await self._done.get()
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer
+
+    def answered(self, sequence: int) -> None:
+        """The item's answer has been written: there is room for another."""
+        self._unanswered.discard(sequence)
+        self._room.release()
+
+    async def close(self) -> None:
+        """Ends everything that is still running."""
+        tasks = [self._reader, *self._tasks]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _read(self) -> None:
+        end: BaseException | None = None
+        try:
+            while True:
+                await self._room.acquire()
+                request = await self._next_request()
+                if request is None:
+                    break
+                self._accept(request)
+        except Exception as error:  # noqa: BLE001 (the stream must end with it, not wait for ever)
+            end = error
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        self._done.put_nowait(end)
+
+    async def _next_request(self) -> service.EncodeStreamRequest | None:
+        """The next message; None at the caller's end. Raises Unavailable once the server is draining."""
+        request = asyncio.ensure_future(anext(self._requests, None))
+        draining = asyncio.ensure_future(self._serving.draining.wait())
+        try:
+            await asyncio.wait({request, draining}, return_when=asyncio.FIRST_COMPLETED)
+            if request.done():
+                return request.result()
+            raise Unavailable(
+                "the server is going away; what was accepted is answered", reason="DRAINING", retry_after=1
+            )
+        finally:
+            request.cancel()
+            draining.cancel()
+
+    def _accept(self, request: service.EncodeStreamRequest) -> None:
+        if request.WhichOneof("message") != "item":
+            raise InvalidArgument.field("message", "item is expected after the first message")
+        item = request.item
+        if item.sequence in self._unanswered:
+            raise InvalidArgument.field("item.sequence", f"{item.sequence} is the number of an item not yet answered")
+        self._unanswered.add(item.sequence)
+        task = asyncio.create_task(self._encode(item))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _encode(self, item: service.EncodeStreamItem) -> None:
+        began = time.perf_counter()
+        try:
+            text, truncated = await parse_input(self._serving, item.input, self._wanted.truncate, "item.input")
+            seconds = time.perf_counter() - began
+            encoded = await encode_text(self._serving, self._wanted, text, truncated, Priority.STREAM)
+            self._done.put_nowait(_Answer(item.sequence, encoded=encoded, tokenize_seconds=seconds))
+        except Unavailable as error:
+            self._done.put_nowait(error)  # the engine is lost: the stream ends, and its caller resumes
+        except Exception as error:  # noqa: BLE001 (a bad item fails alone)
+            self._done.put_nowait(_Answer(item.sequence, error=error))
+
+
+async def _configuration(requests: Requests) -> service.EncodeStreamConfig:
+    first = await anext(requests, None)
+    if first is None or first.WhichOneof("message") != "config":
+        raise InvalidArgument.field("message", "config is expected as the first message")
+    return first.config
+
+
+def _responses(serving: Serving, wanted: Wanted, answer: _Answer) -> Iterator[service.EncodeStreamResponse]:
+    timing = Timing(tokenize=answer.tokenize_seconds)
+    if answer.encoded is None:
+        error = to_status(answer.error or Internal("no answer"), current_call().request_id)
+        yield service.EncodeStreamResponse(call_info=call_info(serving, timing), sequence=answer.sequence, error=error)
+        return
+    timing.add(answer.encoded.outcome)
+    chunks = list(_chunks(serving, wanted, answer.encoded))
+    for place, chunk in enumerate(chunks):
+        chunk.last = place == len(chunks) - 1
+        yield service.EncodeStreamResponse(call_info=call_info(serving, timing), sequence=answer.sequence, chunk=chunk)
+
+
+def _chunks(serving: Serving, wanted: Wanted, encoded: Encoded) -> Iterator[service.EncodeChunk]:
+    """An item's chunks: source after source, row after row, each of at most `max_chunk_bytes`; the first has the text."""
+    room = serving.limits.max_chunk_bytes - CHUNK_MARGIN
+    blocks: list[tuple[str, Csr | FloatArray]] = [
+        (serving.catalog.sources[rank].id, block)
+        for rank, block in zip(wanted.sources, encoded.done.blocks, strict=True)
+    ]
+    if encoded.done.dense is not None:
+        blocks.append(("", encoded.done.dense))
+    text: service.EncodedText | None = encoded.message
+    for source, block in blocks:
+        row = 0
+        while row < encoded.done.rows:
+            end = _last_row(block, row, room - (text.ByteSize() if text else 0))
+            if isinstance(block, Csr):
+                yield service.EncodeChunk(
+                    text=text, row_start=row, sparse=sparse_message(source, _cut(block, row, end))
+                )
+            else:
+                yield service.EncodeChunk(text=text, row_start=row, dense=dense_message(source, block[row:end]))
+            row, text = end, None
+
+
+def _last_row(block: Csr | FloatArray, row: int, room: int) -> int:
+    """The end of the rows from `row` on that fit into `room` bytes; one row at least."""
+    if not isinstance(block, Csr):
+        return min(len(block), row + max(1, room // (4 * block.shape[1])))
+    rows = np.arange(1, len(block.indptr) - row)
+    size = 8 * (block.indptr[row + 1 :] - block.indptr[row]) + 8 * (rows + 1)
+    return row + max(1, int(np.searchsorted(size, room, side="right")))
+
+
+def _cut(block: Csr, row: int, end: int) -> Csr:
+    first, last = int(block.indptr[row]), int(block.indptr[end])
+    return Csr(block.indptr[row : end + 1] - first, block.indices[first:last], block.data[first:last], block.columns)

@@ -1,0 +1,161 @@
+"""What every call of every service passes through: request id, readable errors, malformed messages, metrics, log.
+
+A message that cannot be parsed never reaches an aio handler: grpc answers UNKNOWN with the exception's text. So every
+deserialiser is wrapped to return a sentinel instead, and the call is answered INVALID_ARGUMENT.
+No answer is ever UNKNOWN.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import grpc
+from google.rpc import code_pb2
+
+from saeserve_server.api.call import Call, enter_call
+from saeserve_server.api.errors import to_status, trailing_metadata
+from saeserve_server.errors import InvalidArgument, ServeError
+from saeserve_server.metrics import Metrics
+
+log = logging.getLogger(__name__)
+
+Handler = Any  # grpc.RpcMethodHandler, which has no type of its own in grpcio
+Context = Any  # grpc.aio.ServicerContext
+
+
+class _Malformed:
+    """Stands for a message that could not be parsed."""
+
+
+_MALFORMED = _Malformed()
+_CODES = {code.value[0]: code for code in grpc.StatusCode}
+
+
+class CallInterceptor(grpc.aio.ServerInterceptor):
+    """Wraps every handler."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    async def intercept_service(self, continuation: Callable[[Any], Awaitable[Handler]], details: Any) -> Handler:
+        handler = await continuation(details)
+        if handler is None:
+            return None
+        method = details.method
+        parse = _forgiving(handler.request_deserializer)
+        if handler.request_streaming and handler.response_streaming:
+            return grpc.stream_stream_rpc_method_handler(
+                self._streaming(method, handler.stream_stream, _checked_stream),
+                request_deserializer=parse,
+                response_serializer=handler.response_serializer,
+            )
+        if handler.response_streaming:
+            return grpc.unary_stream_rpc_method_handler(
+                self._streaming(method, handler.unary_stream, _checked),
+                request_deserializer=parse,
+                response_serializer=handler.response_serializer,
+            )
+        if handler.request_streaming:  # none of our services has one
+            return handler
+        return grpc.unary_unary_rpc_method_handler(
+            self._unary(method, handler.unary_unary),
+            request_deserializer=parse,
+            response_serializer=handler.response_serializer,
+        )
+
+    def _unary(self, method: str, behaviour: Any) -> Callable[[Any, Context], Awaitable[Any]]:
+        async def answer(request: Any, context: Context) -> Any:
+            call = enter_call(context.invocation_metadata() or ())
+            with self._metrics.in_flight.track_inprogress():
+                try:
+                    response = await _maybe_await(behaviour(_checked(request), context))
+                except asyncio.CancelledError:
+                    self._ended(method, call, "CANCELLED")
+                    raise
+                except Exception as error:
+                    await self._refuse(method, call, context, error)
+                    raise  # not reached: abort raises
+                self._ended(method, call, _code_of(context))
+                return response
+
+        return answer
+
+    def _streaming(
+        self, method: str, behaviour: Any, check: Callable[[Any], Any]
+    ) -> Callable[[Any, Context], AsyncIterator[Any]]:
+        async def answer(request: Any, context: Context) -> AsyncIterator[Any]:
+            call = enter_call(context.invocation_metadata() or ())
+            with self._metrics.in_flight.track_inprogress():
+                try:
+                    responses = behaviour(check(request), context)
+                    if hasattr(responses, "__aiter__"):
+                        async for response in responses:
+                            yield response
+                    else:  # health's Watch writes to the context itself
+                        await responses
+                except asyncio.CancelledError:
+                    self._ended(method, call, "CANCELLED")
+                    raise
+                except Exception as error:  # noqa: BLE001 (every fault becomes a status)
+                    await self._refuse(method, call, context, error)
+                self._ended(method, call, _code_of(context))
+
+        return answer
+
+    async def _refuse(self, method: str, call: Call, context: Context, error: Exception) -> None:
+        if isinstance(error, grpc.aio.AbortError):  # a handler that is not ours has answered by itself
+            self._ended(method, call, _code_of(context))
+            raise error
+        status = to_status(error, call.request_id)
+        self._ended(method, call, code_pb2.Code.Name(status.code), status.message)
+        retry_after = error.retry_after if isinstance(error, ServeError) else None
+        await context.abort(_CODES[status.code], status.message, trailing_metadata(status, retry_after))
+
+    def _ended(self, method: str, call: Call, code: str, message: str = "") -> None:
+        name = method.rpartition("/")[2]
+        seconds = call.elapsed()
+        self._metrics.call(name, code, seconds)
+        if log.isEnabledFor(logging.DEBUG) or code != "OK":
+            level = logging.DEBUG if code in ("OK", "CANCELLED") else logging.INFO
+            extra = {"request_id": call.request_id, "code": code, "ms": round(seconds * 1000, 1)}
+            if message:
+                extra["error"] = message
+            log.log(level, "%s", name, extra=extra)
+
+
+def _forgiving(deserializer: Callable[[bytes], Any] | None) -> Callable[[bytes], Any] | None:
+    if deserializer is None:
+        return None
+
+    def parse(data: bytes) -> Any:
+        try:
+            return deserializer(data)
+        except Exception:  # noqa: BLE001 (DecodeError, or whatever the protobuf runtime raises)
+            return _MALFORMED
+
+    return parse
+
+
+def _checked(request: Any) -> Any:
+    if request is _MALFORMED:
+        raise InvalidArgument("the message cannot be parsed as the method's request", reason="MALFORMED_REQUEST")
+    return request
+
+
+async def _checked_stream(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    async for request in requests:
+        yield _checked(request)
+
+
+async def _maybe_await(value: Any) -> Any:
+    return await value if hasattr(value, "__await__") else value
+
+
+def _code_of(context: Context) -> str:
+    code = context.code()
+    if not code:
+        return "OK"
+    return code.name if isinstance(code, grpc.StatusCode) else _CODES[code].name

@@ -1,0 +1,140 @@
+"""The RPCs that ask nothing of the model: records, sources, one feature's facts, tokens, the server itself."""
+
+from __future__ import annotations
+
+import time
+
+import saeserve_server
+from saeserve.v1 import feature_service_pb2 as service
+from saeserve_server.api.build import (
+    FactsBuilder,
+    Timing,
+    call_info,
+    densities,
+    record_message,
+    source_message,
+    statistics_message,
+    token_message,
+)
+from saeserve_server.api.parse import parse_count, parse_feature, parse_text
+from saeserve_server.catalog import DEAD_DENSITY
+from saeserve_server.errors import FailedPrecondition
+from saeserve_server.records.page import decode_page_token, encode_page_token
+from saeserve_server.serving import Serving
+
+
+async def top_activations(serving: Serving, request: service.TopActivationsRequest) -> service.TopActivationsResponse:
+    """A page of a feature's records, and what the index knows of it."""
+    serving.check_model(request.model)
+    limits = serving.limits
+    size = parse_count(
+        request.page_size if request.HasField("page_size") else None,
+        limits.default_page_size,
+        limits.max_page_size,
+        "page_size",
+    )
+    rank, index = serving.directory.feature(parse_feature(request.feature))
+    source, store = serving.catalog.sources[rank], serving.index
+    if store is None or not store.covers(source.id):
+        raise FailedPrecondition(
+            f"there is no index of top activations for {source.name}; `saeserve-server index build` makes one",
+            reason="INDEX_REQUIRED",
+        )
+    offset = decode_page_token(request.page_token, store.revision, source.id, index)
+    response = service.TopActivationsResponse(
+        facts=FactsBuilder(serving).facts(rank, index),
+        statistics=statistics_message(serving, store.statistics(source.id, index)),
+        records=[record_message(serving, record) for record in store.records(source.id, index, offset, size)],
+    )
+    if offset + size < store.record_count(source.id, index):
+        response.next_page_token = encode_page_token(store.revision, source.id, index, offset + size)
+    response.call_info.CopyFrom(call_info(serving))
+    return response
+
+
+async def list_sources(serving: Serving, request: service.ListSourcesRequest) -> service.ListSourcesResponse:
+    """All sources."""
+    serving.check_model(request.model)
+    sources = [source_message(serving, source) for source in serving.catalog.sources]
+    return service.ListSourcesResponse(call_info=call_info(serving), sources=sources)
+
+
+async def get_feature(serving: Serving, request: service.GetFeatureRequest) -> service.GetFeatureResponse:
+    """One feature's facts."""
+    serving.check_model(request.model)
+    rank, index = serving.directory.feature(parse_feature(request.feature))
+    source, store = serving.catalog.sources[rank], serving.index
+    response = service.GetFeatureResponse(
+        facts=FactsBuilder(serving).facts(rank, index), source=source_message(serving, source)
+    )
+    if store is not None and store.covers(source.id):
+        response.statistics.CopyFrom(statistics_message(serving, store.statistics(source.id, index)))
+    density = densities(serving, source)
+    if density is not None:
+        response.dead = bool(density[index] < DEAD_DENSITY)
+    if source.decoder_norm is not None:
+        response.decoder_norm = float(source.decoder_norm[index])
+    response.call_info.CopyFrom(call_info(serving))
+    return response
+
+
+async def tokenize(serving: Serving, request: service.TokenizeRequest) -> service.TokenizeResponse:
+    """A text's tokens."""
+    serving.check_model(request.model)
+    began = time.perf_counter()
+    text = await parse_text(serving, request.input)
+    timing = Timing(tokenize=time.perf_counter() - began)
+    return service.TokenizeResponse(
+        tokens=[token_message(token) for token in text.tokens],
+        bos_id=serving.catalog.model.bos_id,
+        over_limit=len(text.ids) > serving.limits.max_tokens,
+        call_info=call_info(serving, timing),
+    )
+
+
+async def get_server_info(serving: Serving, request: service.GetServerInfoRequest) -> service.GetServerInfoResponse:
+    """Model, device, index, limits."""
+    model, limits, store = serving.catalog.model, serving.limits, serving.index
+    response = service.GetServerInfoResponse(
+        version=saeserve_server.__version__,
+        model=service.Model(
+            name=model.name,
+            n_layers=model.n_layers,
+            d_model=model.d_model,
+            context_tokens=model.context_tokens,
+            vocabulary=model.vocabulary,
+            bos_id=model.bos_id,
+            revision=model.revision,
+        ),
+        device=model.device,
+        source_count=len(serving.catalog.sources),
+        feature_count=sum(source.n_features for source in serving.catalog.sources),
+        limits=service.Limits(
+            max_text_bytes=limits.max_text_bytes,
+            max_tokens=limits.max_tokens,
+            max_inputs=limits.max_inputs,
+            max_limit=limits.max_limit,
+            default_limit=limits.default_limit,
+            max_features=limits.max_features,
+            max_sort_tokens=limits.max_sort_tokens,
+            max_page_size=limits.max_page_size,
+            max_answer_bytes=limits.max_answer_bytes,
+            max_request_bytes=limits.max_request_bytes,
+            max_stream_items=limits.max_stream_items,
+            max_chunk_bytes=limits.max_chunk_bytes,
+            batch_tokens=limits.batch_tokens,
+        ),
+    )
+    if store is not None:
+        response.index.CopyFrom(
+            service.IndexInfo(
+                revision=store.revision,
+                texts=store.texts,
+                tokens=store.tokens,
+                context=store.context,
+                records_per_feature=store.records_per_feature,
+                sources=[source.id for source in store.sources],
+            )
+        )
+    response.call_info.CopyFrom(call_info(serving))
+    return response

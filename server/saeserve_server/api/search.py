@@ -1,0 +1,169 @@
+"""Search: which features fire on this text?"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from saeserve.v1 import feature_service_pb2 as service
+from saeserve.v1 import types_pb2 as types
+from saeserve_server.api.build import FactsBuilder, Timing, call_info, row_tokens, token_message
+from saeserve_server.api.parse import parse_count, parse_filter, parse_input
+from saeserve_server.engine.work import Aggregate, SearchDone, SearchWork, SourceFilter, expect
+from saeserve_server.errors import FailedPrecondition, InvalidArgument
+from saeserve_server.serving import Serving
+from saeserve_server.text.sort_tokens import match_positions
+from saeserve_server.text.tokenizer import Token, TokenizedText
+
+DEFAULT_MIN_FIRES = 10
+_RANKINGS = (service.RANKING_UNSPECIFIED, service.RANKING_RAW, service.RANKING_RELATIVE_TO_MAX)
+
+
+async def search(serving: Serving, request: service.SearchRequest) -> service.SearchResponse:
+    """Answers a search: check, tokenise, let the engine rank, describe what it found."""
+    limits = serving.limits
+    serving.check_model(request.model)
+    limit = parse_count(
+        request.limit if request.HasField("limit") else None, limits.default_limit, limits.max_limit, "limit"
+    )
+    relative, min_fires = _parse_ranking(request)
+    filters = serving.directory.select(parse_filter(request.filter, limits), min_fires if relative else None)
+    if relative:
+        _need_index(serving, filters)
+    began = time.perf_counter()
+    text, truncated = await parse_input(serving, request.input, request.truncate)
+    timing = Timing(tokenize=time.perf_counter() - began)
+    chosen = _sort_positions(text, request.sort_tokens, limits.max_sort_tokens)
+
+    tokens = row_tokens(serving, text, request.include_bos)
+    lead = len(tokens) - len(text.tokens)  # 1 where a BOS row leads
+    bos = serving.catalog.model.bos_id
+    ranking = chosen if chosen is not None else range(len(text.ids))
+    rows = tuple(place + lead for place in ranking if text.ids[place] != bos)
+    ranked_by = Aggregate.MAX if chosen is None else Aggregate.SUM
+    work = SearchWork(
+        ids=serving.model_ids(text),
+        led_by_bos=bos is not None,
+        include_bos=request.include_bos,
+        filters=filters,
+        aggregate=Aggregate.EACH if request.by_token else ranked_by,
+        rows=rows,
+        limit=limit,
+        relative=relative,
+    )
+    response = service.SearchResponse(
+        tokens=[token_message(token) for token in tokens],
+        bos_included=lead > 0,
+        truncated=truncated,
+        sort_positions=[] if chosen is None else [place + lead for place in chosen],
+        sources_considered=[serving.catalog.sources[one.source].id for one in filters],
+    )
+    if filters and rows:
+        outcome = await serving.scheduler.submit(work)
+        timing.add(outcome)
+        done = expect(SearchDone, outcome.done)
+        response.features_considered = done.considered
+        if request.by_token:
+            _add_token_results(serving, response, work, done, tokens)
+        else:
+            _add_results(serving, response, done, tokens)
+    response.call_info.CopyFrom(call_info(serving, timing))
+    return response
+
+
+def _parse_ranking(request: service.SearchRequest) -> tuple[bool, int]:
+    if request.ranking not in _RANKINGS:
+        raise InvalidArgument.field("ranking", f"{request.ranking}; a value of the enum is expected")
+    if request.HasField("min_fires") and request.ranking != service.RANKING_RELATIVE_TO_MAX:
+        raise InvalidArgument.field("min_fires", "set without RANKING_RELATIVE_TO_MAX, which alone uses it")
+    relative = request.ranking == service.RANKING_RELATIVE_TO_MAX
+    return relative, request.min_fires if request.HasField("min_fires") else DEFAULT_MIN_FIRES
+
+
+def _need_index(serving: Serving, filters: tuple[SourceFilter, ...]) -> None:
+    without = [
+        serving.catalog.sources[one.source].id
+        for one in filters
+        if serving.index is None or not serving.index.covers(serving.catalog.sources[one.source].id)
+    ]
+    if without:
+        raise FailedPrecondition(
+            f"RANKING_RELATIVE_TO_MAX needs an index of top activations; there is none for {', '.join(without[:5])}",
+            reason="INDEX_REQUIRED",
+        )
+
+
+def _sort_positions(text: TokenizedText, given: Sequence[service.SortToken], most: int) -> list[int] | None:
+    """Positions in the text that the sort tokens name, ascending; None where none are given."""
+    if not given:
+        return None
+    if len(given) > most:
+        raise InvalidArgument.field("sort_tokens", f"{len(given)} sort tokens; at most {most} are taken")
+    positions: set[int] = set()
+    for place, sort in enumerate(given):
+        field = f"sort_tokens[{place}]"
+        which = sort.WhichOneof("token")
+        if which is None:
+            raise InvalidArgument.field(field, "missing; position or text is expected")
+        if which == "position":
+            if sort.position >= len(text.ids):
+                raise InvalidArgument.field(
+                    f"{field}.position", f"{sort.position}; the text's positions are 0 to {len(text.ids) - 1}"
+                )
+            positions.add(sort.position)
+            continue
+        found = match_positions(text.tokens, sort.text)
+        if not found:
+            listed = ", ".join(repr(token.display) for token in text.tokens[:40])
+            more = f", … ({len(text.tokens)} in all)" if len(text.tokens) > 40 else ""
+            raise InvalidArgument.field(
+                f"{field}.text",
+                f"{sort.text[:80]!r} is none of the tokens {listed}{more}",
+                reason="SORT_TOKEN_NOT_FOUND",
+            )
+        positions.update(found)
+    return sorted(positions)
+
+
+def _add_results(serving: Serving, response: service.SearchResponse, done: SearchDone, tokens: list[Token]) -> None:
+    if not done.ranked or done.activations is None:
+        return
+    facts = FactsBuilder(serving)
+    bos = serving.catalog.model.bos_id
+    scored = [place for place, token in enumerate(tokens) if token.id != bos]  # a BOS is no maximum
+    ranked = done.ranked[0]
+    peaks = done.activations[:, scored].argmax(axis=1).tolist()
+    for rank, index, value, activations, peak in zip(
+        ranked.source.tolist(), ranked.index.tolist(), ranked.value.tolist(), done.activations, peaks, strict=True
+    ):
+        row = scored[peak]
+        known = facts.facts(rank, index)
+        response.results.append(
+            service.FeatureResult(
+                facts=known,
+                value=value,
+                activations=activations.tolist(),
+                max_activation=float(activations[row]),
+                max_position=row,
+                match=facts.match(rank, index, tokens[row]),
+            )
+        )
+
+
+def _add_token_results(
+    serving: Serving, response: service.SearchResponse, work: SearchWork, done: SearchDone, tokens: list[Token]
+) -> None:
+    facts = FactsBuilder(serving)
+    table: dict[tuple[int, int], int] = {}
+    for row, ranked in zip(work.rows, done.ranked, strict=True) if done.ranked else ():
+        places: list[int] = []
+        matches: list[types.Match.ValueType] = []
+        for feature in zip(ranked.source.tolist(), ranked.index.tolist(), strict=True):
+            if feature not in table:
+                table[feature] = len(table)
+                response.features.append(facts.facts(*feature))
+            places.append(table[feature])
+            matches.append(facts.match(*feature, tokens[row]))
+        response.token_results.append(
+            service.TokenResult(position=row, features=places, values=ranked.value.tolist(), matches=matches)
+        )

@@ -1,0 +1,183 @@
+"""Runs the server: listens at once, answers health while the model loads, drains and stops in order."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+from pathlib import Path
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from saeserve.v1 import feature_service_pb2 as service
+from saeserve.v1.feature_service_pb2_grpc import add_FeatureServiceServicer_to_server
+from saeserve_server.api.interceptor import CallInterceptor
+from saeserve_server.api.servicer import FeatureServicer
+from saeserve_server.catalog import Catalog
+from saeserve_server.config import Config
+from saeserve_server.engine.process import ProcessEngine, Ready
+from saeserve_server.errors import ConfigError
+from saeserve_server.metrics import Metrics
+from saeserve_server.records.store import RecordStore
+from saeserve_server.scheduler.scheduler import Scheduler
+from saeserve_server.serving import MAX_REQUEST_BYTES, Serving, make_limits
+
+log = logging.getLogger(__name__)
+
+SERVICE = service.DESCRIPTOR.services_by_name["FeatureService"].full_name
+LIVENESS = "saeserve.liveness"
+"""SERVING while the event loop runs, also while draining: readiness and liveness are two things."""
+
+KEEPALIVE = (
+    ("grpc.keepalive_time_ms", 60_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+    ("grpc.http2.max_ping_strikes", 0),
+)
+"""Clients may ping every 10 s; a client that pings more often is not disconnected for it."""
+
+
+class FeatureServer:
+    """The gRPC server, its worker, and their states."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._metrics = Metrics()
+        self._servicer = FeatureServicer()
+        self._health = health.aio.HealthServicer()
+        self._draining = asyncio.Event()
+        self._engine = ProcessEngine(config, self._on_state)
+        self._scheduler: Scheduler | None = None
+        self._pending: set[asyncio.Task[None]] = set()
+        self._server = grpc.aio.server(
+            interceptors=[CallInterceptor(self._metrics)],
+            options=[
+                *KEEPALIVE,
+                ("grpc.max_receive_message_length", MAX_REQUEST_BYTES),
+                ("grpc.max_send_message_length", config.max_answer_bytes + 1024 * 1024),
+                ("grpc.so_reuseport", 0),
+            ],
+        )
+        add_FeatureServiceServicer_to_server(self._servicer, self._server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
+        self.address = ""
+
+    async def start(self) -> None:
+        """Listens, then loads; returns once calls are answered. Raises ConfigError."""
+        await self._set_ready(False)
+        await self._health.set(LIVENESS, health_pb2.HealthCheckResponse.SERVING)
+        self.address = self._listen()
+        await self._server.start()
+        if self._config.metrics_bind != "none":
+            self._serve_metrics()
+        if self._config.port_file is not None:
+            write_whole(self._config.port_file, self.address)
+        log.info("listening on %s, loading %s", self.address, self._config.model)
+        await self._engine.start()
+        log.info("ready")
+
+    async def stop(self) -> None:
+        """Drains, then stops: not ready at once, accepting for `drain_delay`, then `grace` for what was accepted."""
+        await self._set_ready(False)
+        if self._servicer.serving is not None:
+            log.info("draining")
+            await asyncio.sleep(self._config.drain_delay)
+        self._draining.set()
+        await self._server.stop(self._config.grace)
+        if self._scheduler is not None:
+            await self._scheduler.stop()
+        await self._engine.stop()
+        log.info("stopped")
+
+    def _listen(self) -> str:
+        bind = self._config.bind
+        try:
+            port = self._server.add_insecure_port(bind)
+        except RuntimeError as error:
+            raise ConfigError(f"bind: {bind} cannot be listened on; is it in use?") from error
+        return bind if bind.startswith("unix:") else f"{bind.rpartition(':')[0]}:{port}"
+
+    def _serve_metrics(self) -> None:
+        try:
+            port = self._metrics.serve(self._config.metrics_bind)
+        except OSError as error:
+            raise ConfigError(
+                f"metrics_bind: {self._config.metrics_bind} cannot be listened on: {error.strerror}; "
+                "give another address, or none"
+            ) from error
+        log.info("metrics on %s:%d", self._config.metrics_bind.rpartition(":")[0], port)
+
+    def _on_state(self, ready: Ready | None) -> None:
+        if ready is None:
+            self._metrics.worker_restarts.inc()
+        else:
+            self._servicer.serving = self._make_serving(ready)
+        if not self._draining.is_set():
+            task = asyncio.ensure_future(self._set_ready(ready is not None))
+            self._pending.add(task)
+            task.add_done_callback(self._pending.discard)
+
+    def _make_serving(self, ready: Ready) -> Serving:
+        if self._scheduler is None:
+            tokens = make_limits(self._config, ready.catalog).batch_tokens
+            self._scheduler = Scheduler(self._engine, tokens, self._metrics)
+            self._scheduler.start()
+        return Serving(
+            self._config, ready.catalog, self._scheduler, open_index(ready.index, ready.catalog), self._draining
+        )
+
+    async def _set_ready(self, ready: bool) -> None:
+        state = health_pb2.HealthCheckResponse.SERVING if ready else health_pb2.HealthCheckResponse.NOT_SERVING
+        for name in ("", SERVICE):
+            await self._health.set(name, state)
+        self._metrics.ready.set(ready)
+
+
+def open_index(folder: Path | None, catalog: Catalog) -> RecordStore | None:
+    """The index of that folder, checked against what is served. Raises ConfigError."""
+    if folder is None:
+        return None
+    index = RecordStore.open(folder)
+    index.check(catalog)
+    return index
+
+
+async def run_server(config: Config) -> None:
+    """Serves until SIGTERM or SIGINT. Raises ConfigError if it cannot start."""
+    loop = asyncio.get_running_loop()
+    asked = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, asked.set)
+    server = FeatureServer(config)
+    starting = asyncio.ensure_future(server.start())
+    stopping = asyncio.ensure_future(asked.wait())
+    try:
+        await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if starting.done():
+            starting.result()
+            await stopping
+    finally:
+        for task in (starting, stopping):
+            task.cancel()
+        await asyncio.gather(starting, stopping, return_exceptions=True)
+        await server.stop()
+        if config.port_file is not None:
+            with contextlib.suppress(OSError):
+                config.port_file.unlink()
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Writes a small file so that no reader sees half of it. Raises ConfigError."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        partial.write_text(text)
+        partial.replace(path)
+    except OSError as error:
+        raise ConfigError(f"port_file: {path}: {error.strerror}") from error

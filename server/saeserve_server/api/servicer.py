@@ -1,0 +1,69 @@
+"""The RPCs of saeserve.v1.FeatureService, each handed to its module once the server can answer."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, TypeVar
+
+from google.protobuf.message import Message
+
+from saeserve.v1 import feature_service_pb2 as service
+from saeserve.v1.feature_service_pb2_grpc import FeatureServiceServicer
+from saeserve_server.api import lookups
+from saeserve_server.api.encode import encode, refuse_large_answer
+from saeserve_server.api.encode_stream import encode_stream
+from saeserve_server.api.search import search
+from saeserve_server.errors import Unavailable
+from saeserve_server.serving import Serving
+
+Response = TypeVar("Response", bound=Message)
+Context = Any
+
+
+class FeatureServicer(FeatureServiceServicer):
+    """Answers while `serving` is set; UNAVAILABLE before the model is loaded and while its worker restarts."""
+
+    def __init__(self) -> None:
+        self.serving: Serving | None = None
+
+    async def Search(self, request: service.SearchRequest, context: Context) -> service.SearchResponse:
+        return await self._answer(search, request)
+
+    async def Encode(self, request: service.EncodeRequest, context: Context) -> service.EncodeResponse:
+        return await self._answer(encode, request)
+
+    async def EncodeStream(
+        self, requests: AsyncIterator[service.EncodeStreamRequest], context: Context
+    ) -> AsyncIterator[service.EncodeStreamResponse]:
+        async for response in encode_stream(self._serving(), requests):
+            yield response
+
+    async def TopActivations(
+        self, request: service.TopActivationsRequest, context: Context
+    ) -> service.TopActivationsResponse:
+        return await self._answer(lookups.top_activations, request)
+
+    async def ListSources(self, request: service.ListSourcesRequest, context: Context) -> service.ListSourcesResponse:
+        return await self._answer(lookups.list_sources, request)
+
+    async def GetFeature(self, request: service.GetFeatureRequest, context: Context) -> service.GetFeatureResponse:
+        return await self._answer(lookups.get_feature, request)
+
+    async def Tokenize(self, request: service.TokenizeRequest, context: Context) -> service.TokenizeResponse:
+        return await self._answer(lookups.tokenize, request)
+
+    async def GetServerInfo(
+        self, request: service.GetServerInfoRequest, context: Context
+    ) -> service.GetServerInfoResponse:
+        return await self._answer(lookups.get_server_info, request)
+
+    async def _answer(self, method: Callable[[Serving, Any], Awaitable[Response]], request: Message) -> Response:
+        serving = self._serving()
+        response = await method(serving, request)
+        refuse_large_answer(serving, response.ByteSize())
+        return response
+
+    def _serving(self) -> Serving:
+        if self.serving is None:
+            raise Unavailable("the model is being loaded", reason="LOADING", retry_after=1.0)
+        return self.serving

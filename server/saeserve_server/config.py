@@ -1,0 +1,217 @@
+"""Settings: one TOML file; every setting of a server is also a flag and an environment variable.
+
+Precedence: flag, then `SAESERVE_<NAME>`, then the file, then the default. Sources and synthetic shapes, which are
+tables, stand in the file only. A key that is not known is an error, so that a typo never passes silently.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from saeserve_server.errors import ConfigError, nearest
+
+ENVIRONMENT_PREFIX = "SAESERVE_"
+
+
+class Section(BaseModel):
+    """A table of the file: unknown keys are refused, values are not coerced from other types."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class SourceSettings(Section):
+    """One `[[sources]]` table: an SAE, or one for each layer where a path holds `{layer}`."""
+
+    set: str = Field(pattern=r"^[A-Za-z][A-Za-z0-9_.-]*$", description="name of the set; ids are LAYER-SET")
+    path: str = Field(description="file (OpenAI) or folder (SAELens); `{layer}` stands for the layer")
+    format: Literal["openai", "saelens"] = Field(description="how it is stored")
+    layers: str | None = Field(default=None, description="which layers, `0-11` or `0,3,5`; unset: all that exist")
+    hook: str | None = Field(
+        default=None, description="hook point, `{layer}` stands for the layer; overrides the file's"
+    )
+    aliases: tuple[str, ...] = Field(default=(), description="other ids, `{layer}` stands for the layer")
+    dtype: Literal["float32", "bfloat16", "float16"] | None = Field(
+        default=None, description="type in which the weights are kept; computation is in float32"
+    )
+    fold_decoder_norm: bool = Field(
+        default=False, description="multiply activations by the norm of the latent's decoder row, as Neuronpedia does"
+    )
+    scaling_factor: float | None = Field(
+        default=None, gt=0, description="factor by which inputs are scaled, for SAELens' expected_average_only_in"
+    )
+
+
+class SyntheticSettings(Section):
+    """One `[synthetic.NAME]` table: a GPT-2-shaped model with random weights and random SAEs, for load tests."""
+
+    layers: int = Field(ge=1, le=512)
+    d_model: int = Field(ge=8)
+    heads: int = Field(ge=1)
+    vocabulary: int = Field(default=50257, ge=8192, description="at least that of the demo's tokenizer, which it uses")
+    context: int = Field(default=1024, ge=8)
+    latents: int = Field(default=32768, ge=1, description="latents of the SAE of each layer")
+    hook: str = Field(default="blocks.{layer}.hook_mlp_out")
+    l0: float = Field(default=50.0, gt=0, description="mean number of latents that fire on a token")
+    seed: int = 0
+
+
+class ServerSettings(Section):
+    """What `saeserve-server start` takes."""
+
+    model: str = Field(default="demo", description="`demo`, `synthetic:NAME`, a Hugging Face folder, or a hub name")
+    model_name: str | None = Field(
+        default=None, description="name under which it is served; default: made from `model`"
+    )
+    device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu or cuda[:n]")
+    dtype: Literal["float32", "bfloat16", "float16"] = Field(
+        default="float32", description="type in which SAE weights are kept; computation and ranking are in float32"
+    )
+    neurons: bool = Field(default=True, description="serve the MLP neurons of every layer")
+    index: str | None = Field(
+        default=None, description="folder of the index of top activations; `none` for no index; default: the demo's"
+    )
+    bind: str = Field(default="127.0.0.1:50051", description="address of the gRPC service")
+    metrics_bind: str = Field(default="127.0.0.1:9464", description="address of the Prometheus metrics, or none")
+    port_file: Path | None = Field(default=None, description="file into which the bound address is written")
+    max_text_bytes: int = Field(
+        default=64 * 1024, ge=1, le=2**24, description="largest text, refused before tokenising"
+    )
+    max_tokens: int | None = Field(
+        default=None,
+        ge=1,
+        description="longest text in tokens, without BOS; default: the model's context, at most 2048",
+    )
+    max_inputs: int = Field(default=64, ge=1, description="most texts in one Encode")
+    max_answer_bytes: int = Field(default=4 * 1024 * 1024 - 64 * 1024, ge=65536, description="largest unary answer")
+    batch_tokens: int | None = Field(
+        default=None, ge=1, description="tokens that one batch holds; default: 512 on a CPU, 8192 on a GPU"
+    )
+    threads: int | None = Field(default=None, ge=1, description="CPU threads of the model; default: all cores")
+    start_timeout: float = Field(default=600.0, gt=0, description="seconds within which the worker must be ready")
+    drain_delay: float = Field(default=2.0, ge=0, description="seconds between SIGTERM and the end of accepting")
+    grace: float = Field(default=30.0, ge=0, description="seconds that accepted calls then have to finish")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="least level logged")
+    log_format: Literal["text", "json"] = Field(default="text", description="how log lines are written")
+
+    @field_validator("bind")
+    @classmethod
+    def _bind_is_address(cls, value: str) -> str:
+        return check_address(value)
+
+    @field_validator("metrics_bind")
+    @classmethod
+    def _metrics_bind_is_address(cls, value: str) -> str:
+        return value if value == "none" else check_address(value)
+
+
+class Config(ServerSettings):
+    """The whole file."""
+
+    sources: tuple[SourceSettings, ...] = ()
+    synthetic: Mapping[str, SyntheticSettings] = Field(default_factory=dict, validate_default=True)
+    base: Path = Field(default_factory=Path.cwd, exclude=True, description="folder to which relative paths refer")
+    origin: str = Field(default="defaults", exclude=True, description="the file's name, for messages")
+
+    @field_validator("synthetic")
+    @classmethod
+    def _with_built_in_shapes(cls, value: Mapping[str, SyntheticSettings]) -> Mapping[str, SyntheticSettings]:
+        return {**BUILT_IN_SHAPES, **value}
+
+    def resolve(self, path: str) -> Path:
+        """A path of the file, relative to the file's folder."""
+        return (self.base / Path(path).expanduser()).absolute()
+
+
+BUILT_IN_SHAPES = {
+    "gpt2-small": SyntheticSettings(layers=12, d_model=768, heads=12),
+    "tiny": SyntheticSettings(layers=2, d_model=32, heads=2, vocabulary=8192, context=128, latents=256, l0=8.0),
+}
+
+
+def check_address(value: str) -> str:
+    """`HOST:PORT`, `[V6]:PORT` or `unix:PATH`, unchanged. Raises ValueError for anything else."""
+    if value.startswith("unix:"):
+        return value
+    host, _, port = value.rpartition(":")
+    if not host or not port.isdecimal() or int(port) > 65535:
+        raise ValueError(f"expected HOST:PORT, got {value!r}")
+    return value
+
+
+def load_config(
+    path: Path | None,
+    flags: Mapping[str, str | None],
+    environment: Mapping[str, str] = os.environ,
+) -> Config:
+    """The configuration from file, environment and flags (a flag that was not given is None).
+
+    Raises ConfigError, which names the file, the key and what was expected.
+    """
+    if path is None and environment.get(f"{ENVIRONMENT_PREFIX}CONFIG"):
+        path = Path(environment[f"{ENVIRONMENT_PREFIX}CONFIG"])
+    values: dict[str, Any] = {}
+    origin: dict[str, str] = {}
+    if path is not None:
+        values = _read_toml(path)
+        origin = dict.fromkeys(values, str(path))
+        for key in ("base", "origin"):
+            if key in values:
+                raise ConfigError(f"{path}: {key}: unknown key")
+    for name in ServerSettings.model_fields:
+        variable = ENVIRONMENT_PREFIX + name.upper()
+        if variable in environment:
+            values[name], origin[name] = environment[variable], variable
+        flag = flags.get(name)
+        if flag is not None:
+            values[name], origin[name] = flag, "--" + name.replace("_", "-")
+    values["base"] = path.absolute().parent if path else Path.cwd()
+    values["origin"] = str(path) if path else "the settings"
+    values.setdefault("synthetic", {})
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(_explain(error, origin)) from None
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}") from error
+
+
+def _explain(error: ValidationError, origin: Mapping[str, str]) -> str:
+    lines = []
+    for problem in error.errors():
+        key = _key(problem["loc"])
+        place = origin.get(str(problem["loc"][0]), "configuration")
+        if problem["type"] == "extra_forbidden":
+            lines.append(f"{place}: {key}: unknown key{nearest(str(problem['loc'][-1]), _known(problem['loc']))}")
+        elif problem["type"] == "missing":
+            lines.append(f"{place}: {key}: missing")
+        else:
+            lines.append(f"{place}: {key}: {problem['msg']}, got {problem['input']!r}")
+    return "\n".join(lines)
+
+
+def _key(location: tuple[int | str, ...]) -> str:
+    key = ""
+    for part in location:
+        key += f"[{part}]" if isinstance(part, int) else f".{part}" if key else part
+    return key
+
+
+def _known(location: tuple[int | str, ...]) -> list[str]:
+    if location[0] == "sources" and len(location) > 1:
+        return list(SourceSettings.model_fields)
+    if location[0] == "synthetic" and len(location) > 1:
+        return list(SyntheticSettings.model_fields)
+    return [*ServerSettings.model_fields, "sources", "synthetic"]

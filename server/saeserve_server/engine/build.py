@@ -1,0 +1,82 @@
+"""Everything the worker holds, made from the configuration: model, sources, index, runner."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import torch
+
+from saeserve_server.config import Config
+from saeserve_server.engine.runner import BatchRunner
+from saeserve_server.errors import ConfigError
+from saeserve_server.models.load import LoadedModel, load_model
+from saeserve_server.models.locate import DEMO_FOLDER
+from saeserve_server.records.builder import build_index
+from saeserve_server.records.corpus import Corpus
+from saeserve_server.records.locate import demo_index_folder
+from saeserve_server.records.store import RecordStore
+from saeserve_server.sources.registry import load_sources
+from saeserve_server.sources.source import Source
+from saeserve_server.text.tokenizer import Tokenizer
+
+log = logging.getLogger(__name__)
+
+
+def build_runner(config: Config, *, with_index: bool = True) -> tuple[BatchRunner, Path | None]:
+    """A runner over the configured model and sources, and the folder of its index. Raises ConfigError.
+
+    With the demo model and no index configured, the demo's index is built if it is not there yet: it takes seconds.
+    """
+    device = pick_device(config)
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    model = load_model(config, device)
+    sources = load_sources(config, model.info, model, device)
+    model.seal()
+    log.info(
+        "serving %d sources, %d features, on %s",
+        len(sources),
+        sum(source.info.n_features for source in sources),
+        device,
+    )
+    if not with_index:
+        return BatchRunner(model, sources, None), None
+    folder = _index_folder(config, model, sources)
+    if folder is None:
+        return BatchRunner(model, sources, None), None
+    index = RecordStore.open(folder)
+    runner = BatchRunner(model, sources, index)
+    index.check(runner.catalog)
+    return runner, folder
+
+
+def pick_device(config: Config) -> torch.device:
+    """The configured device; `auto` is CUDA where there is one. Raises ConfigError for a device that is not there."""
+    if config.device == "auto":
+        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+    device = torch.device(config.device)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(
+            f"{config.origin}: device: {config.device} is not there: {torch.cuda.device_count()} CUDA devices"
+        )
+    return torch.device("cuda", device.index or 0) if device.type == "cuda" else device
+
+
+def _index_folder(config: Config, model: LoadedModel, sources: tuple[Source, ...]) -> Path | None:
+    if config.index == "none":
+        return None
+    if config.index is not None:
+        return config.resolve(config.index)
+    if config.model != "demo":
+        return None
+    runner = BatchRunner(model, sources, None)
+    folder = demo_index_folder(runner.catalog)
+    if not folder.exists():
+        log.info("building the demo's index")
+        tokenizer = Tokenizer(model.info.tokenizer_json, model.info.bos_id)
+        texts = Corpus([DEMO_FOLDER / "passages.jsonl"])
+        build_index(runner, tokenizer.ids, texts, folder)
+    return folder

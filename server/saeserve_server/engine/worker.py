@@ -1,0 +1,45 @@
+"""The main of the spawned process: loads model and sources, then answers batches until told to stop.
+
+It is a process because a thread cannot be killed and cannot contain a crash. It reads one message at a time; the pipe's
+end is the order to stop, so that a worker never outlives its front end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from multiprocessing.connection import Connection
+
+from saeserve_server.config import Config
+from saeserve_server.engine.work import BatchDone, Work
+from saeserve_server.errors import ConfigError
+from saeserve_server.logs import configure_logging
+
+
+def main(connection: Connection, config: Config) -> None:
+    """Runs the worker. Messages sent: first a `Ready` or a `ConfigError`, then a BatchDone for each batch received."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the front end decides
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    configure_logging(config)
+    with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
+        _serve(connection, config)
+
+
+def _serve(connection: Connection, config: Config) -> None:
+    # Here, not above: the front end imports this module for its name, and must not import torch.
+    from saeserve_server.engine.build import build_runner
+    from saeserve_server.engine.process import Ready
+    from saeserve_server.engine.runner import run_guarded
+
+    try:
+        runner, index = build_runner(config)
+    except ConfigError as error:
+        connection.send(error)
+        return
+    connection.send(Ready(runner.catalog, index))
+    while True:
+        batch: tuple[Work, ...] | None = connection.recv()
+        if batch is None:
+            return
+        answer: BatchDone = run_guarded(runner, batch)
+        connection.send(answer)

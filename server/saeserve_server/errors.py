@@ -1,0 +1,125 @@
+"""The one error hierarchy. `api/errors.py` maps it to status codes and rich details; nothing else does.
+
+Messages of `ServeError` reach callers: they name what was asked and what was expected, never a path or a stack.
+`ConfigError` reaches whoever starts the server, and names the file, the key and what was expected.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import Enum
+
+
+class ConfigError(Exception):
+    """The server cannot be started with this configuration."""
+
+
+class Status(Enum):
+    """Canonical status codes, by the names that gRPC gives them."""
+
+    INVALID_ARGUMENT = "INVALID_ARGUMENT"
+    NOT_FOUND = "NOT_FOUND"
+    FAILED_PRECONDITION = "FAILED_PRECONDITION"
+    ABORTED = "ABORTED"
+    RESOURCE_EXHAUSTED = "RESOURCE_EXHAUSTED"
+    DEADLINE_EXCEEDED = "DEADLINE_EXCEEDED"
+    CANCELLED = "CANCELLED"
+    UNAVAILABLE = "UNAVAILABLE"
+    INTERNAL = "INTERNAL"
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """One field of a request, by its path in the message, and what was expected of it."""
+
+    field: str
+    description: str
+
+
+class ServeError(Exception):
+    """A request that was not answered: status, upper-case reason, and a message for its caller."""
+
+    status = Status.INTERNAL
+    reason = "INTERNAL"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        reason: str | None = None,
+        violations: Iterable[Violation] = (),
+        metadata: dict[str, str] | None = None,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.reason = reason or type(self).reason
+        self.violations = tuple(violations)
+        self.metadata = metadata or {}
+        self.retry_after = retry_after
+        """Seconds after which a retry may succeed; None where no retry can mend it."""
+
+
+class InvalidArgument(ServeError):
+    """The request is wrong whatever the server's state."""
+
+    status = Status.INVALID_ARGUMENT
+    reason = "INVALID_REQUEST"
+
+    @classmethod
+    def field(cls, field: str, description: str, *, reason: str | None = None) -> InvalidArgument:
+        """An error about one field; `description` says what was given and what was expected."""
+        return cls(f"{field}: {description}", reason=reason, violations=[Violation(field, description)])
+
+
+class NotFound(ServeError):
+    """The request names something that is not served."""
+
+    status = Status.NOT_FOUND
+    reason = "NOT_FOUND"
+
+
+class FailedPrecondition(ServeError):
+    """The server as it is configured cannot answer this."""
+
+    status = Status.FAILED_PRECONDITION
+    reason = "FAILED_PRECONDITION"
+
+
+class Aborted(ServeError):
+    """What the request refers to has changed: start again."""
+
+    status = Status.ABORTED
+    reason = "ABORTED"
+
+
+class DeadlineExceeded(ServeError):
+    """The caller's deadline passed before the answer was there."""
+
+    status = Status.DEADLINE_EXCEEDED
+    reason = "DEADLINE_EXCEEDED"
+
+
+class Unavailable(ServeError):
+    """The server cannot answer now and will later."""
+
+    status = Status.UNAVAILABLE
+    reason = "UNAVAILABLE"
+
+
+class Internal(ServeError):
+    """A fault of the server. Its message is for the log; callers get a request id and nothing else."""
+
+
+def nearest(name: str, known: Iterable[str], count: int = 3) -> str:
+    """A hint for an unknown name: the nearest known ones, or a few of them. Empty if nothing is known."""
+    names = list(known)
+    near = difflib.get_close_matches(name, names, n=count, cutoff=0.4)
+    if near:
+        return "; did you mean " + ", ".join(near) + "?"
+    if not names:
+        return ""
+    more = ", …" if len(names) > count else ""
+    return "; known: " + ", ".join(names[:count]) + more

@@ -1,0 +1,94 @@
+"""The forward pass: token ids in, activations at hook points out, and nothing computed beyond the deepest of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from saeserve_server.models.hooks import HookPlace
+
+MAX_PADDING = 0.25
+"""Share of a group's tokens that may be padding before a text goes into the next group."""
+
+
+class _AllSeen(Exception):
+    """Ends a forward pass once every hook point asked for has been read."""
+
+
+class HookedForward:
+    """A decoder without its unembedding, read at hook points. One caller at a time."""
+
+    def __init__(self, model: nn.Module, device: torch.device) -> None:
+        """`model` is a Hugging Face causal language model; only its base model is ever run."""
+        self._model = model
+        self._base: nn.Module = model.base_model  # type: ignore[assignment]
+        self._device = device
+
+    @torch.inference_mode()
+    def run(self, sequences: Sequence[Sequence[int]], places: Mapping[str, HookPlace]) -> list[dict[str, Tensor]]:
+        """Activations [tokens, width] float32 at each place, for each sequence of ids.
+
+        Sequences are run in groups of like length, padded on the right. In a causal model no token sees what stands
+        after it, so the padding needs no mask; its rows are cut off.
+        """
+        results: list[dict[str, Tensor]] = [{} for _ in sequences]
+        for group in group_by_length([len(ids) for ids in sequences]):
+            width = max(len(sequences[place]) for place in group)
+            padded = [[*sequences[place], *[0] * (width - len(sequences[place]))] for place in group]
+            seen = self._read(torch.tensor(padded, device=self._device), places)
+            for name, activations in seen.items():  # [group, width, d]
+                for row, place in enumerate(group):
+                    results[place][name] = activations[row, : len(sequences[place])]
+        return results
+
+    def _read(self, ids: Tensor, places: Mapping[str, HookPlace]) -> dict[str, Tensor]:
+        seen: dict[str, Tensor] = {}
+        handles = []
+
+        def keep(name: str, value: Any) -> None:
+            tensor: Tensor = value[0] if isinstance(value, tuple) else value
+            seen[name] = tensor.float()
+            if len(seen) == len(places):
+                raise _AllSeen
+
+        for name, place in places.items():
+            module = self._model.get_submodule(place.module)
+            if place.side == "in":
+
+                def before(_: nn.Module, args: Any, kwargs: Any, name: str = name) -> None:
+                    keep(name, args[0] if args else next(iter(kwargs.values())))
+
+                handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
+            else:
+
+                def after(_: nn.Module, args: Any, output: Any, name: str = name) -> None:
+                    keep(name, output)
+
+                handles.append(module.register_forward_hook(after))
+        try:
+            self._base(input_ids=ids, use_cache=False)
+        except _AllSeen:
+            return {name: activations.flatten(2) for name, activations in seen.items()}
+        finally:
+            for handle in handles:
+                handle.remove()
+        missing = ", ".join(sorted(places.keys() - seen.keys()))
+        raise RuntimeError(f"the forward pass never reached {missing}")
+
+
+def group_by_length(lengths: Sequence[int]) -> list[list[int]]:
+    """Places of `lengths` in groups of like length: no more than MAX_PADDING of a group is padding."""
+    groups: list[list[int]] = []
+    tokens = 0
+    for place in sorted(range(len(lengths)), key=lambda place: lengths[place]):
+        length = lengths[place]
+        if groups and tokens + length >= (1 - MAX_PADDING) * length * (len(groups[-1]) + 1):
+            groups[-1].append(place)
+            tokens += length
+        else:
+            groups.append([place])
+            tokens = length
+    return groups

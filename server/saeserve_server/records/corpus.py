@@ -1,0 +1,139 @@
+"""The texts from which an index is built: text files and JSON lines, read one at a time."""
+
+from __future__ import annotations
+
+import codecs
+import glob
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from saeserve_server.errors import ConfigError
+
+JSON_LINES = (".jsonl", ".ndjson")
+_FOLDER_SUFFIXES = (".txt", *JSON_LINES)
+
+
+class Corpus:
+    """Texts of files, in their order. Iterating reads them; it can be done again.
+
+    A `.jsonl` or `.ndjson` file holds one JSON object a line, the text in `field`; blank lines are passed over. Any
+    other file is UTF-8 text: the whole file is one text, or with `lines` each line that is not blank is one.
+    A text may be empty in JSON lines only, so that texts keep the lines' numbers.
+    """
+
+    def __init__(self, files: Sequence[Path], *, lines: bool = False, field: str = "text") -> None:
+        self.files = tuple(files)
+        self.size = sum(_size(file) for file in self.files)
+        """Bytes of all files."""
+        self.read = 0
+        """Bytes of the texts handed out so far, in this iteration: against `size`, how far it is."""
+        self._lines = lines
+        self._field = field
+
+    def __iter__(self) -> Iterator[str]:
+        """The texts. Raises ConfigError naming file and line for what cannot be read."""
+        self.read = 0
+        for file in self.files:
+            try:
+                if file.suffix.lower() in JSON_LINES:
+                    yield from self._json_lines(file)
+                elif self._lines:
+                    yield from self._text_lines(file)
+                else:
+                    yield from self._whole(file)
+            except OSError as error:
+                raise ConfigError(f"{file}: {error.strerror}") from error
+
+    def _whole(self, file: Path) -> Iterator[str]:
+        raw = file.read_bytes()
+        self.read += len(raw)
+        try:
+            text = raw.removeprefix(codecs.BOM_UTF8).decode()
+        except UnicodeDecodeError as error:
+            line = raw.count(b"\n", 0, error.start) + 1
+            raise ConfigError(f"{file}:{line}: not UTF-8 text (byte {error.start}: {error.reason})") from error
+        if text:
+            yield text
+
+    def _text_lines(self, file: Path) -> Iterator[str]:
+        for _, line in self._numbered_lines(file):
+            if line.strip():
+                yield line
+
+    def _json_lines(self, file: Path) -> Iterator[str]:
+        for number, line in self._numbered_lines(file):
+            if not line.strip():
+                continue
+            try:
+                value = json.loads(line)
+            except ValueError as error:
+                raise ConfigError(f"{file}:{number}: not valid JSON: {error}") from error
+            if not isinstance(value, dict):
+                raise ConfigError(f"{file}:{number}: expected a JSON object, got {line.strip()[:40]!r}")
+            if self._field not in value:
+                raise ConfigError(f"{file}:{number}: no field {self._field!r}; it has {', '.join(value) or 'none'}")
+            text = value[self._field]
+            if not isinstance(text, str):
+                raise ConfigError(f"{file}:{number}: field {self._field!r}: expected a string, got {str(text)[:40]!r}")
+            try:
+                text.encode()
+            except UnicodeEncodeError as error:
+                raise ConfigError(f"{file}:{number}: field {self._field!r}: half of a surrogate pair") from error
+            yield text
+
+    def _numbered_lines(self, file: Path) -> Iterator[tuple[int, str]]:
+        # Lines end at \n alone: str.splitlines would also cut at characters that JSON and prose may hold.
+        with file.open("rb") as stream:
+            for number, raw in enumerate(stream, 1):
+                self.read += len(raw)
+                line = raw.removeprefix(codecs.BOM_UTF8) if number == 1 else raw
+                try:
+                    yield number, line.decode().rstrip("\r\n")
+                except UnicodeDecodeError as error:
+                    raise ConfigError(f"{file}:{number}: not UTF-8 text ({error.reason})") from error
+
+
+def find_files(paths: Iterable[str | Path]) -> list[Path]:
+    """The files that paths name: a file itself; a folder's `.txt`, `.jsonl` and `.ndjson` files at any depth, sorted;
+    what a pattern (`*`, `?`, `[…]`, `**`) matches, sorted. A file that several name stands once, where it came first.
+
+    Raises ConfigError for a path that does not exist, and for a folder or a pattern without files.
+    """
+    found: dict[Path, Path] = {}
+    for path in paths:
+        for file in _expand(str(path)):
+            found.setdefault(file.resolve(), file)
+    return list(found.values())
+
+
+def _expand(name: str) -> list[Path]:
+    path = Path(name).expanduser()
+    if path.is_dir():
+        files = [
+            file
+            for file in sorted(path.rglob("*"))
+            if file.suffix.lower() in _FOLDER_SUFFIXES and file.is_file() and not _is_hidden(file.relative_to(path))
+        ]
+        if not files:
+            raise ConfigError(f"{path}: no {', '.join(_FOLDER_SUFFIXES)} file in this folder; name other files singly")
+        return files
+    if path.exists():
+        return [path]
+    if not glob.has_magic(name):
+        raise ConfigError(f"{path}: no such file or folder")
+    files = [Path(match) for match in sorted(glob.glob(str(path), recursive=True)) if Path(match).is_file()]  # noqa: PTH207
+    if not files:
+        raise ConfigError(f"{path}: no file matches this pattern")
+    return files
+
+
+def _is_hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
+
+
+def _size(file: Path) -> int:
+    try:
+        return file.stat().st_size
+    except OSError as error:
+        raise ConfigError(f"{file}: {error.strerror}") from error

@@ -1,0 +1,22 @@
+"""Where the demo's index is kept: it is built once, on first start, and found again by what it was made of."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+from saeserve_server.catalog import Catalog
+from saeserve_server.records.layout import VERSION
+
+
+def cache_folder() -> Path:
+    """`$XDG_CACHE_HOME/saeserve`, by default `~/.cache/saeserve`."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "saeserve"
+
+
+def demo_index_folder(catalog: Catalog) -> Path:
+    """Folder of the index of the demo's passages for this catalog: other weights or sources, another folder."""
+    made_of = [f"format {VERSION}", catalog.model.revision, *(source.revision for source in catalog.sources)]
+    digest = hashlib.sha256("\n".join(made_of).encode()).hexdigest()
+    return cache_folder() / "index" / f"demo-{digest[:16]}"

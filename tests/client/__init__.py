@@ -1,0 +1,1 @@
+"""The client against a fake service in this process: nothing here needs torch or the server's code."""

@@ -1,0 +1,298 @@
+"""The command line, called as a function: what it sends, prints and returns."""
+
+import json
+import os
+import subprocess
+import sys
+
+import grpc
+import pytest
+
+from saeserve.cli.main import main
+from tests.client.fake import PIECES, TEXT, Failure, search_answer, status
+
+
+@pytest.fixture
+def run(target, capsys, monkeypatch):
+    """Runs `saeserve` against the fake service: exit code, stdout, stderr."""
+    monkeypatch.setenv("SAESERVE_TARGET", target)
+    monkeypatch.setenv("COLUMNS", "80")
+    for name in ("FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE"):
+        monkeypatch.delenv(name, raising=False)
+
+    def call(*arguments):
+        code = main(list(arguments))
+        printed = capsys.readouterr()
+        return code, printed.out, printed.err
+
+    return call
+
+
+def test_search_prints_a_table_and_marks_the_peak(run):
+    code, out, err = run("search", TEXT)
+    lines = out.splitlines()
+    assert (code, err) == (0, "")
+    assert lines[0].split() == ["#", "feature", "value", "on", "density", "usually", "on"]
+    assert lines[1].split() == ["1", "0-DEMO:1633", "4.250", "·red", "✓", "1%", "·red"]
+    assert lines[2].strip() == "My favorite color is «red»."
+    assert lines[4].strip() == "«My» favorite color is red."
+    assert all(len(line) <= 80 for line in lines)
+    assert "\x1b" not in out
+
+
+def test_tokens_are_shaded_where_colour_is_wanted(run, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("COLORTERM", "truecolor")
+    _, out, _ = run("search", TEXT)
+    assert "48;2;240;100;20m red" in out  # the strongest
+    assert "48;2;249;189;136m color" in out  # a third of it
+    assert "«" not in out
+    monkeypatch.setenv("NO_COLOR", "1")
+    _, out, _ = run("search", TEXT)
+    assert "«red»" in out
+    assert "48;2" not in out
+
+
+def test_search_options_reach_the_server(run, fake):
+    options = [
+        *("--sort", "red", "--sort", "4", "--sort-position", "2", "--kind", "all", "--layers", "1-3,5", "--limit", "5"),
+        *("--exclude-layers", "0", "--sources", "0-DEMO,2", "--exclude-sources", "1-x", "--sets", "demo"),
+        *("--exclude-sets", "a,b", "--features", "2:1", "--exclude-features", "2:3,2:4", "--min-density", "0.1"),
+        *("--max-density", "0.5", "--ranking", "relative", "--min-fires", "3", "--include-bos", "--truncate"),
+    ]
+    assert run("search", TEXT, *options)[0] == 0
+    request = fake.seen[0].request
+    assert [getattr(token, token.WhichOneof("token")) for token in request.sort_tokens] == ["red", "4", 2]
+    assert [(span.first, span.last) for span in request.filter.include.layers] == [(1, 3), (5, 5)]
+    assert [(span.first, span.last) for span in request.filter.exclude.layers] == [(0, 0)]
+    assert list(request.filter.include.sources) == ["0-demo", "2"]
+    assert list(request.filter.exclude.sets) == ["a", "b"]
+    assert [feature.index for feature in request.filter.exclude.features] == [3, 4]
+    assert len(request.filter.include.kinds) == 2
+    assert (request.limit, request.min_fires, request.ranking) == (5, 3, 2)
+    assert (request.filter.min_density, request.filter.max_density) == (0.1, 0.5)
+    assert request.include_bos
+    assert request.truncate
+
+
+def test_ids_and_standard_input_instead_of_a_text(run, fake, monkeypatch):
+    import io
+
+    run("search", "--ids", "464, 22")
+    assert list(fake.seen[0].request.input.token_ids.ids) == [464, 22]
+    monkeypatch.setattr(sys, "stdin", io.StringIO("two\nlines\n"))
+    run("tokenize", "-")
+    assert fake.seen[1].request.input.text == "two\nlines"
+
+
+def test_by_token(run, fake):
+    code, out, _ = run("search", TEXT, "--by-token")
+    assert code == 0
+    assert fake.seen[0].request.by_token
+    assert "  4  ·red\n       1  2:553" in out
+    assert out.count("no feature fires") == len(PIECES) - 1
+
+
+def test_a_search_that_finds_nothing_says_so(run, fake):
+    def nothing(request):
+        answer = search_answer(request)
+        del answer.results[:]
+        return answer
+
+    fake.answers["Search"] = nothing
+    code, out, _ = run("search", TEXT)
+    assert code == 0
+    assert out.startswith("no feature fires\n2,560 features")
+
+
+def test_line_breaks_inside_tokens_are_shown_and_do_not_break_lines(run):
+    _, out, _ = run("top", "0-DEMO:1633")
+    assert "the «red\\n» door" in out
+
+
+def test_a_server_cannot_write_control_characters_to_the_terminal(run, fake):
+    def hostile(request):
+        answer = search_answer(request)
+        answer.tokens[4].display = " \x1b[31mred\x07"
+        return answer
+
+    fake.answers["Search"] = hostile
+    _, out, _ = run("search", TEXT)
+    assert "\x1b" not in out
+    assert "\\x1b[31mred\\x07" in out
+
+
+def test_a_long_text_is_shown_round_the_peak_or_whole(run, fake):
+    def long(request):
+        answer = search_answer(request)
+        before = [answer.tokens[1]] * 200
+        tokens = [*before, *answer.tokens]
+        del answer.tokens[:]
+        answer.tokens.extend(tokens)
+        for result in answer.results:
+            activations = [0.0] * 200 + list(result.activations)
+            result.max_position += 200
+            del result.activations[:]
+            result.activations.extend(activations)
+        return answer
+
+    fake.answers["Search"] = long
+    _, out, _ = run("search", TEXT)
+    assert "… favorite" in out
+    assert "«red»." in out
+    assert len(out.splitlines()) < 12
+    _, out, _ = run("search", TEXT, "--full")
+    assert out.count("favorite") == 2 * 201
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["0-DEMO:1633,2:553", "a red dress", "a blue dress"],
+        ["0-DEMO:1633", "2:553", "--text", "a red dress", "--text", "a blue dress"],
+    ],
+)
+def test_encode_takes_features_and_texts_two_ways(run, fake, arguments):
+    code, out, _ = run("encode", *arguments)
+    assert code == 0
+    request = fake.seen[0].request
+    assert [feature.index for feature in request.features] == [1633, 553]
+    assert [sent.text for sent in request.inputs] == ["a red dress", "a blue dress"]
+    assert out.count("1.100  ·red") == 2
+    assert out.count("2.200  ·red") == 2
+
+
+def test_encode_of_a_source_shows_its_strongest_latents(run):
+    code, out, _ = run("encode", "--sources", "0-demo", "a text")
+    assert code == 0
+    assert "5 2.500  2 0.100" in out
+
+
+def test_json_has_defaults_and_decoded_buffers(run):
+    code, out, _ = run("encode", "2:1,2:2", "a", "--json")
+    answer = json.loads(out)
+    assert code == 0
+    assert answer["dense"]["data"][4] == [1.1, 2.2]
+    assert answer["sparse"] == []
+    assert answer["callInfo"]["batchSize"] == 0
+    _, out, _ = run("--json", "encode", "--sources", "0-demo", "a")
+    block = json.loads(out)["sparse"][0]
+    assert block["indptr"] == [0, 0, 0, 0, 0, 2, 2]
+    assert (block["indices"], block["data"]) == ([2, 5], [0.1, 2.5])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "key"),
+    [
+        (["search", "a"], "results"),
+        (["top", "2:1"], "records"),
+        (["feature", "2:1"], "facts"),
+        (["sources"], "sources"),
+        (["tokenize", "a"], "tokens"),
+        (["info"], "model"),
+    ],
+)
+def test_every_command_prints_text_and_json(run, arguments, key):
+    code, out, err = run(*arguments)
+    assert (code, err) == (0, "")
+    assert out.strip()
+    assert all(len(line) <= 80 for line in out.splitlines())
+    code, out, _ = run(*arguments, "--json")
+    assert code == 0
+    assert key in json.loads(out)
+
+
+def test_sources_of_one_kind(run):
+    _, out, _ = run("sources", "--kind", "neuron", "--json")
+    assert [source["id"] for source in json.loads(out)["sources"]] == ["2"]
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        (grpc.StatusCode.INVALID_ARGUMENT, 2),
+        (grpc.StatusCode.NOT_FOUND, 3),
+        (grpc.StatusCode.UNAVAILABLE, 4),
+        (grpc.StatusCode.DEADLINE_EXCEEDED, 4),
+        (grpc.StatusCode.FAILED_PRECONDITION, 1),
+        (grpc.StatusCode.INTERNAL, 1),
+    ],
+)
+def test_exit_codes_tell_failures_apart(run, fake, code, expected):
+    failure = Failure(
+        status(code, "the\nmessage", reason="WHY", violations=[("input.text", "is empty")]),
+        (("grpc-retry-pushback-ms", "1"),),
+    )
+    fake.failures = [failure] * 4
+    exit_code, out, err = run("search", "a")
+    assert (exit_code, out) == (expected, "")
+    assert err.startswith(f"saeserve: error: {code.name} WHY: the message; input.text: is empty")
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["find", "a"],
+        ["search"],
+        ["search", "a", "--ids", "1"],
+        ["search", "a", "--limit", "many"],
+        ["search", "a", "--layers", "x"],
+        ["search", "a", "--timeout", "0"],
+        ["search", "--ids", "one"],
+        ["search", "a", "--features", "0-DEMO"],
+        ["feature", "0-DEMO"],
+        ["encode", "2:1"],
+        ["encode", "--sources", "2"],
+    ],
+)
+def test_wrong_usage_is_one_line_and_2(run, fake, arguments):
+    code, out, err = run(*arguments)
+    assert (code, out) == (2, "")
+    assert err.startswith("saeserve: error: ")
+    assert err.count("\n") == 1
+    assert fake.seen == []
+
+
+def test_help_and_version_are_0(run):
+    code, out, _ = run("search", "--help")
+    assert code == 0
+    assert "exit codes" in out
+    assert run("--version")[:2] == (0, "saeserve 0.1.0\n")
+
+
+def test_the_flag_wins_over_the_environment(run, target, monkeypatch):
+    monkeypatch.setenv("SAESERVE_TARGET", "127.0.0.1:1")
+    assert run("--target", target, "info")[0] == 0
+    assert run("info", "--target", target)[0] == 0
+    assert run("info", "--timeout", "5")[0] == 4
+
+
+def test_interrupting_is_130(run, fake, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("saeserve.client.Client._invoke", interrupted)
+    assert run("search", "a") == (130, "", "")
+
+
+@pytest.mark.parametrize("arguments", [["search", TEXT], ["search", TEXT, "--json"]])
+def test_a_reader_that_leaves_is_no_traceback(target, arguments):
+    environment = {**os.environ, "SAESERVE_TARGET": target}
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "saeserve", *arguments],
+            stdout=writing,
+            stderr=subprocess.PIPE,
+            env=environment,
+            timeout=60,
+            check=False,
+        )
+    finally:
+        os.close(writing)
+    assert done.stderr == b""
+    assert done.returncode == 141

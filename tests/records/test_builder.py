@@ -1,0 +1,274 @@
+"""What an index says is what a plain computation over the same activations says."""
+
+from __future__ import annotations
+
+import itertools
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from saeserve_server.errors import ConfigError
+from saeserve_server.records.builder import Progress, build_index
+from saeserve_server.records.store import RecordStore
+from tests.records.reference import MODEL, Expected, ExpectedRecord, FakeReader, expected, tokenise, with_context
+
+LETTERS = "abcdefgh"
+
+
+def told(store: RecordStore, source_id: str, feature: int) -> Expected:
+    statistics = store.statistics(source_id, feature)
+    edges = statistics.histogram_edges.tolist()
+    top = statistics.top_tokens
+    assert statistics.density == statistics.fires / store.tokens
+    return Expected(
+        tokens=statistics.tokens,
+        fires=statistics.fires,
+        mean=statistics.mean,
+        maximum=statistics.maximum,
+        histogram=dict(zip(itertools.pairwise(edges), statistics.histogram_counts.tolist(), strict=True)),
+        top_tokens=list(zip(top.ids.tolist(), top.counts.tolist(), top.maxima.tolist(), strict=True)),
+        records=[
+            ExpectedRecord(
+                token_ids=record.token_ids.tolist(),
+                activations=record.activations.tolist(),
+                max_activation=record.max_activation,
+                max_position=record.max_position,
+                text_index=record.text_index,
+                text_position=record.text_position,
+            )
+            for record in store.records(source_id, feature, 0, 1000)
+        ],
+    )
+
+
+def assert_tells(store: RecordStore, reader: FakeReader, texts: list[str], context: int, k: int) -> None:
+    for rank, source in enumerate(reader.catalog.sources):
+        features = range(source.n_features)
+        wanted = [expected(reader, rank, feature, texts, context, k) for feature in features]
+        assert [told(store, source.id, feature) for feature in features] == wanted
+        assert store.fires(source.id).tolist() == [one.fires for one in wanted]
+        assert store.maximum(source.id).tolist() == [one.maximum for one in wanted]
+        assert store.density(source.id).tolist() == [one.fires / one.tokens for one in wanted]
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    texts=st.lists(st.text(LETTERS, max_size=40), min_size=1, max_size=10).filter(
+        lambda texts: any(text.strip("a") for text in texts)
+    ),
+    context=st.integers(1, 11),
+    k=st.integers(1, 4),
+    batch_tokens=st.integers(1, 60),
+    batch_blocks=st.integers(1, 9),
+    seed=st.integers(0, 5),
+)
+def test_index_equals_the_plain_computation(texts, context, k, batch_tokens, batch_blocks, seed):
+    reader = FakeReader(seed=seed)
+    with tempfile.TemporaryDirectory() as folder:
+        store = build_index(
+            reader,
+            tokenise,
+            texts,
+            Path(folder, "index"),
+            context=context,
+            records_per_feature=k,
+            batch_tokens=batch_tokens,
+            batch_blocks=batch_blocks,
+        )
+        assert_tells(store, reader, texts, context, k)
+
+
+def test_long_blocks_are_trimmed_to_windows(tmp_path):
+    reader = FakeReader(n_features=8, model=with_context(200))
+    generator = np.random.default_rng(0)
+    texts = ["".join(generator.choice(list(LETTERS), size)) for size in generator.integers(0, 400, 40)]
+    store = build_index(reader, tokenise, texts, tmp_path / "index", records_per_feature=25, batch_tokens=300)
+    assert store.context == 128
+    assert_tells(store, reader, texts, 128, 25)
+    lengths = {len(record.token_ids) for record in store.records("0-fake", 1, 0, 100)}
+    assert max(lengths) == 33
+    assert min(lengths) < 33
+
+
+def test_default_context_is_what_the_model_holds_beside_its_bos(tmp_path):
+    assert build_index(FakeReader(), tokenise, ["bcd"], tmp_path / "index").context == MODEL.context_tokens - 1
+
+
+def test_a_model_without_bos_counts_every_token(tmp_path):
+    reader = FakeReader(model=replace(MODEL, bos_id=None))
+    store = build_index(reader, tokenise, ["abca", "aab"], tmp_path / "index")
+    assert store.context == MODEL.context_tokens
+    assert store.tokens == 7
+    assert_tells(store, reader, ["abca", "aab"], store.context, 20)
+
+
+def test_index_does_not_depend_on_batches_even_where_values_tie(tmp_path):
+    reader = FakeReader(steps=1)
+    generator = np.random.default_rng(1)
+    texts = ["".join(generator.choice(list(LETTERS), 30)) for _ in range(60)]
+    revisions = {
+        build_index(
+            reader, tokenise, texts, tmp_path / "index", batch_tokens=tokens, batch_blocks=blocks, records_per_feature=7
+        ).revision
+        for tokens, blocks in [(1, 1), (25, 3), (100, 64), (10_000, 1000)]
+    }
+    assert len(revisions) == 1  # a hash of the whole content
+
+
+def test_work_cut_into_pieces_gives_the_same_index(tmp_path, monkeypatch):
+    texts = ["bcdefgh" * 5, "hgfedcb" * 5, "bbbb"]
+    whole = build_index(FakeReader(), tokenise, texts, tmp_path / "whole")
+    monkeypatch.setattr("saeserve_server.records.builder._CELLS", 70)
+    assert build_index(FakeReader(), tokenise, texts, tmp_path / "pieces").revision == whole.revision
+
+
+def test_magnitudes_outside_the_histogram_count_in_its_end_bins(tmp_path):
+    class Extremes(FakeReader):
+        def value(self, rank: int, token: int, place: int, feature: int) -> float:
+            return [1e-30, 2.0**-20, 1.0, 2.0**20 - 1, 2.0**20, 1e30][place % 6]
+
+    store = build_index(Extremes(), tokenise, ["bcdefg"], tmp_path / "index")
+    statistics = store.statistics("0-fake", 1)
+    edges, counts = statistics.histogram_edges, statistics.histogram_counts
+    assert (edges[0], edges[1], edges[-2], edges[-1]) == (0.0, 2.0**-20, 2.0**20, np.inf)
+    assert counts[[0, 1, 21, 40, 41]].tolist() == [1, 1, 1, 1, 2]
+    assert counts.sum() == 6
+
+
+def test_progress_is_told_after_each_batch(tmp_path):
+    seen: list[Progress] = []
+    build_index(FakeReader(), tokenise, ["bcd"] * 5, tmp_path / "index", batch_blocks=2, progress=seen.append)
+    assert [one.blocks for one in seen] == [2, 4, 5]
+    assert seen[-1] == Progress(texts=5, blocks=5, tokens=15)
+
+
+def test_an_older_index_is_replaced_and_stays_readable_where_it_is_open(tmp_path):
+    old = build_index(FakeReader(), tokenise, ["bcd"], tmp_path / "index")
+    new = build_index(FakeReader(), tokenise, ["efgh"], tmp_path / "index")
+    assert RecordStore.open(tmp_path / "index").revision == new.revision != old.revision
+    assert old.records("1", 1)[0].token_ids.tolist() == [1, 2, 3]
+    assert [path.name for path in tmp_path.iterdir()] == ["index"]
+
+
+def test_anything_else_in_its_place_is_refused_before_any_work(tmp_path):
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "mine.txt").write_text("mine")
+    (tmp_path / "file").write_text("mine")
+    for name in ("notes", "file"):
+        with pytest.raises(ConfigError, match=f"{name}: exists and is not an index"):
+            build_index(FakeReader(), tokenise, never(), tmp_path / name)
+    assert (tmp_path / "notes" / "mine.txt").read_text() == "mine"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "notes"]
+
+
+def test_an_empty_folder_in_its_place_is_fine(tmp_path):
+    (tmp_path / "index").mkdir()
+    assert build_index(FakeReader(), tokenise, ["bcd"], tmp_path / "index").tokens == 3
+
+
+def never() -> Iterator[str]:
+    raise AssertionError("read")
+    yield
+
+
+def breaks_off() -> Iterator[str]:
+    yield from ["bcdef"] * 300
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("before", [None, "bcd"])
+def test_an_interrupted_build_leaves_what_was_there(tmp_path, before):
+    if before:
+        revision = build_index(FakeReader(), tokenise, [before], tmp_path / "index").revision
+    with pytest.raises(KeyboardInterrupt):
+        build_index(FakeReader(), tokenise, breaks_off(), tmp_path / "index", batch_blocks=1)
+    if before:
+        assert RecordStore.open(tmp_path / "index", verify=True).revision == revision
+    assert [path.name for path in tmp_path.iterdir()] == (["index"] if before else [])
+
+
+def test_a_failing_swap_puts_the_old_index_back(tmp_path, monkeypatch):
+    revision = build_index(FakeReader(), tokenise, ["bcd"], tmp_path / "index").revision
+    rename = Path.rename
+
+    def fails_for_the_new_one(path, target):
+        if "building" in path.name:
+            raise OSError(5, "the disk is gone")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", fails_for_the_new_one)
+    with pytest.raises(ConfigError, match="index: the disk is gone"):
+        build_index(FakeReader(), tokenise, ["efg"], tmp_path / "index")
+    assert RecordStore.open(tmp_path / "index", verify=True).revision == revision
+    assert [path.name for path in tmp_path.iterdir()] == ["index"]
+
+
+def test_builds_that_end_at_the_same_place_at_once_leave_one_whole_index(tmp_path):
+    letters = "bcdefgh"
+    with ThreadPoolExecutor(len(letters)) as pool:
+        builds = [pool.submit(build_index, FakeReader(), tokenise, [letter], tmp_path / "index") for letter in letters]
+    assert all(build.result().revision for build in builds)
+    assert RecordStore.open(tmp_path / "index", verify=True).tokens == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["index"]
+
+
+@pytest.mark.parametrize("texts", [[], [""], ["", "aa"]])
+def test_texts_without_a_token_are_refused(tmp_path, texts):
+    with pytest.raises(ConfigError, match="no token"):
+        build_index(FakeReader(), tokenise, texts, tmp_path / "index")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"context": 0}, "context: expected 1 to 11"),
+        ({"context": 12}, "context: expected 1 to 11"),
+        ({"records_per_feature": 0}, "records_per_feature: expected 1 to 1000"),
+        ({"records_per_feature": 1001}, "records_per_feature: expected 1 to 1000"),
+        ({"batch_blocks": 0}, "batch_blocks"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(tmp_path, settings, message):
+    with pytest.raises(ConfigError, match=message):
+        build_index(FakeReader(), tokenise, never(), tmp_path / "index", **settings)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_an_activation_that_is_not_finite_is_refused(tmp_path, value):
+    class Broken(FakeReader):
+        def value(self, rank: int, token: int, place: int, feature: int) -> float:
+            return value if (rank, place, feature) == (1, 2, 3) else 1.0
+
+    with pytest.raises(ConfigError, match="source 1: an activation is not finite"):
+        build_index(Broken(), tokenise, ["bcdef"], tmp_path / "index")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_reader_that_leaves_a_source_out_is_found_at_once(tmp_path):
+    class Lazy(FakeReader):
+        def encode_blocks(self, blocks):
+            yield from itertools.islice(super().encode_blocks(blocks), 1)
+
+    with pytest.raises(ValueError, match="expected each of 2 once"):
+        build_index(Lazy(), tokenise, ["bcdef"], tmp_path / "index")
+
+
+def test_activations_may_lie_in_any_memory_order(tmp_path):
+    class Transposed(FakeReader):
+        def encode_blocks(self, blocks):
+            for rank, activations in super().encode_blocks(blocks):
+                yield rank, activations.T.contiguous().T
+
+    texts = ["bcdefgh" * 3, "hgab"]
+    plain = build_index(FakeReader(), tokenise, texts, tmp_path / "plain")
+    with torch.inference_mode():
+        assert build_index(Transposed(), tokenise, texts, tmp_path / "other").revision == plain.revision
