@@ -2,8 +2,8 @@
 
 Batching moves float32 values by about 1e-5, so equality needs a tolerance, and a jump (JumpReLU, TopK) can flip. With
 ε = 1e-4 · max(1, the source's largest value in the text): values agree within ε; ids and order agree except among
-values closer than 2ε; a latent may be on in one and off in the other only if its reference pre-activation is within ε of its
-threshold or k-th value. Every exception used is counted in a Tally, printed, and capped at 1% of the texts.
+values closer than 2ε; a latent may be on in one and off in the other only if its reference pre-activation is within ε
+of its threshold or k-th value. Every exception used is counted in a Tally, printed, and capped at 1% of the texts.
 """
 
 from __future__ import annotations

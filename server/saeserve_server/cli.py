@@ -47,10 +47,16 @@ def _start(options: argparse.Namespace) -> int:
 
 def _sources(options: argparse.Namespace) -> int:
     from saeserve_server.engine.build import build_runner
-    from saeserve_server.sources.describe import describe
+    from saeserve_server.records.store import RecordStore
+    from saeserve_server.sources.describe import Densities, describe
 
-    runner, _ = build_runner(_config(options), with_index=False)
-    print(describe(runner.catalog.sources, runner.catalog.model.device))
+    runner, folder = build_runner(_config(options))
+    catalog, index = runner.catalog, RecordStore.open(folder) if folder else None
+    densities: dict[str, Densities | None] = {source.id: source.file_density for source in catalog.sources}
+    if index is not None:  # what was measured goes before what the files say, as in the service's answers
+        covered = [source.id for source in catalog.sources if index.covers(source.id)]
+        densities.update((source, index.density(source)) for source in covered)
+    print(describe(catalog.sources, densities, catalog.model.device))
     return 0
 
 

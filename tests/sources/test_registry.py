@@ -338,7 +338,7 @@ def test_the_table_of_sources_says_what_is_served(tmp_path: Path) -> None:
     save_file({"sparsity": torch.from_numpy(np.log10(density))}, tmp_path / "sae" / "sparsity.safetensors")
     tables = sae_table(aliases=["mlp"]) + sae_table(set="two", path="other", fold_decoder_norm=True)
     infos = [source.info for source in load(tmp_path, tables, Hooks(n_layers=1))]
-    lines = describe(infos, "cpu").splitlines()
+    lines = describe(infos, {info.id: info.file_density for info in infos}, "cpu").splitlines()
     cells = [line.split() for line in lines]
     header, one, two, neurons = cells[:4]
     assert header[0] == "source"

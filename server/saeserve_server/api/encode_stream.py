@@ -162,7 +162,7 @@ def _responses(serving: Serving, wanted: Wanted, answer: _Answer) -> Iterator[se
 
 
 def _chunks(serving: Serving, wanted: Wanted, encoded: Encoded) -> Iterator[service.EncodeChunk]:
-    """An item's chunks: source after source, row after row, each of at most `max_chunk_bytes`; the first has the text."""
+    """An item's chunks: source after source, row after row, each within `max_chunk_bytes`; the first has the text."""
     room = serving.limits.max_chunk_bytes - CHUNK_MARGIN
     blocks: list[tuple[str, Csr | FloatArray]] = [
         (serving.catalog.sources[rank].id, block)
@@ -187,7 +187,7 @@ def _chunks(serving: Serving, wanted: Wanted, encoded: Encoded) -> Iterator[serv
 def _last_row(block: Csr | FloatArray, row: int, room: int) -> int:
     """The end of the rows from `row` on that fit into `room` bytes; one row at least."""
     if not isinstance(block, Csr):
-        return min(len(block), row + max(1, room // (4 * block.shape[1])))
+        return min(len(block), row + max(1, room // (4 * int(block.shape[1]))))
     rows = np.arange(1, len(block.indptr) - row)
     size = 8 * (block.indptr[row + 1 :] - block.indptr[row]) + 8 * (rows + 1)
     return row + max(1, int(np.searchsorted(size, room, side="right")))

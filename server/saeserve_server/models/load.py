@@ -105,7 +105,8 @@ def load_model(config: Config, device: torch.device) -> LoadedModel:
     location = locate_model(config)
     log.info("loading model %s", location.name)
     tokenizer = _load_tokenizer(location.folder or DEMO_FOLDER / "model", config)
-    plain_tokenizer = tokenizer.backend_tokenizer.to_str()  # before anything reconfigures it
+    # Before TransformerLens reconfigures it: it gives a tokenizer without BOS its EOS for one.
+    plain_tokenizer, own_bos = tokenizer.backend_tokenizer.to_str(), tokenizer.bos_token_id
     model = _build(location, tokenizer, config).to(device)
     plain = _twin(model)
     try:
@@ -117,8 +118,8 @@ def load_model(config: Config, device: torch.device) -> LoadedModel:
             f"{config.origin}: model: TransformerLens cannot load {location.name}: {type(error).__name__}: {error}"
         ) from error
     shape: Any = bridge.cfg
-    has_bos = getattr(shape, "default_prepend_bos", True) is not False and tokenizer.bos_token_id is not None
-    bos_id = int(tokenizer.bos_token_id) if has_bos else None
+    has_bos = getattr(shape, "default_prepend_bos", True) is not False and own_bos is not None
+    bos_id = int(own_bos) if has_bos else None
     info = ModelInfo(
         name=location.name,
         n_layers=int(shape.n_layers),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import mmap
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +36,9 @@ _SCATTERED: Final = frozenset(["tokens", "histogram", "records", "windows", "top
 cost 30 ms instead of 2). The others are small, and are read ahead at opening."""
 
 _ATTEMPTS: Final = 10
-"""An index may be replaced while it is being opened; then what was opened is of two indexes, and opening begins anew."""
+"""An index may be replaced while it is opened: then what was opened is of two indexes, and opening begins anew."""
+_GAP_SECONDS: Final = 0.05
+"""Far longer than the moment between two renames in which a replaced index is not there."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -125,6 +128,8 @@ class RecordStore:
             try:
                 store = cls._open(folder)
             except StoreError:
+                if _place(folder) is None:
+                    time.sleep(_GAP_SECONDS)
                 if _place(folder) == place:
                     raise
             else:

@@ -1,6 +1,6 @@
 """Where requests meet the engine: everyone submits, one task forms batches and hands back the answers.
 
-Work-conserving: whatever queued while the engine was busy is the next batch; nothing is ever held back to wait for more.
+Work-conserving: whatever queued while the engine was busy is the next batch; nothing is held back to wait for more.
 """
 
 from __future__ import annotations

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
 
 from saeserve_server.catalog import DEAD_DENSITY, SourceInfo
+
+Densities = npt.NDArray[np.floating]
 
 HEADERS = ("source", "hook point", "architecture", "inputs", "features", "dead", "memory", "revision", "also")
 NUMBERS = {"inputs", "features", "dead", "memory"}
 
 
-def describe(sources: Sequence[SourceInfo], device: str) -> str:
-    """One line for each source, the sums, then the warnings. `dead` is - where no file says how often latents fire."""
-    rows = [HEADERS, *(_row(source) for source in sources)]
+def describe(sources: Sequence[SourceInfo], densities: Mapping[str, Densities | None], device: str) -> str:
+    """One line for each source, the sums, then the warnings.
+
+    `densities` are the shares of tokens [n_features] on which features fire, by source id; `dead` is - without.
+    """
+    rows = [HEADERS, *(_row(source, densities.get(source.id)) for source in sources)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(HEADERS))]
     lines = [
         "  ".join(
@@ -28,7 +36,7 @@ def describe(sources: Sequence[SourceInfo], device: str) -> str:
     return "\n".join([*lines, *([""] if warnings else []), *warnings])
 
 
-def _row(source: SourceInfo) -> tuple[str, ...]:
+def _row(source: SourceInfo, density: Densities | None) -> tuple[str, ...]:
     options = {"none": "", "layer_norm": " layer-normed", "constant_norm_rescale": " rescaled"}
     folded = " folded" if source.fold_decoder_norm else ""
     return (
@@ -37,18 +45,18 @@ def _row(source: SourceInfo) -> tuple[str, ...]:
         source.architecture + options.get(source.normalization, "") + folded,
         f"{source.d_in:,}",
         f"{source.n_features:,}",
-        _dead(source),
+        _dead(density),
         _bytes(source.memory_bytes) if source.memory_bytes else "-",
         source.revision[:12],
         " ".join(source.aliases),
     )
 
 
-def _dead(source: SourceInfo) -> str:
-    if source.file_density is None:
+def _dead(density: Densities | None) -> str:
+    if density is None:
         return "-"
-    dead = int((source.file_density < DEAD_DENSITY).sum())
-    return f"{dead:,} ({dead / source.n_features:.0%})"
+    dead = int((density < DEAD_DENSITY).sum())
+    return f"{dead:,} ({dead / len(density):.0%})"
 
 
 def _bytes(count: int) -> str:

@@ -13,6 +13,7 @@ import contextlib
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable, Sequence
 from typing import Any, TypeVar, cast
 
+import grpc
 import grpc.aio
 
 from saeserve import channel
@@ -176,7 +177,9 @@ async def _one_call(
                 answer = reading.result()
             except grpc.aio.AioRpcError as error:
                 said = await ending.explain(error)
-                raise CallFailed(from_rpc(said, channel.sent_request_id(headers))) from said
+                if said.code() is not grpc.StatusCode.OK:
+                    raise CallFailed(from_rpc(said, channel.sent_request_id(headers))) from said
+                answer = None
             if answer is None:
                 if source.ended and ledger.settled:
                     return

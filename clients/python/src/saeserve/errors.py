@@ -162,7 +162,8 @@ def from_rpc(failure: RpcFailure | RpcError, request_id: str = "") -> SaeserveEr
     failure = cast(RpcFailure, failure)  # what grpc raises is a call too, though its declared type does not say so
     code = failure.code() or StatusCode.UNKNOWN
     message = failure.details() or ""
-    trailing = dict(failure.trailing_metadata() or ())
+    # `iter`: to `dict`, grpc.aio's Metadata looks like a mapping, which in older versions it is not.
+    trailing = dict(iter(failure.trailing_metadata() or ()))
     status = status_pb2.Status(code=code.value[0], message=message)
     packed = trailing.get(_STATUS_DETAILS)
     if isinstance(packed, bytes):

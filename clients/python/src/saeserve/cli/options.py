@@ -31,6 +31,7 @@ def parser() -> argparse.ArgumentParser:
     """The whole command line."""
     top = _Parser(
         prog="saeserve",
+        parents=[_common()],
         description="Ask what a language model's features (SAE latents, MLP neurons) respond to.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -38,9 +39,6 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"saeserve {__version__}")
     top.set_defaults(target=os.environ.get("SAESERVE_TARGET") or DEFAULT_TARGET, timeout=DEFAULT_TIMEOUT, json=False)
     common = _common()
-    top_level = _common()
-    for action in top_level._actions:
-        top._add_action(action)
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
 
     def command(name: str, summary: str) -> argparse.ArgumentParser:

@@ -9,7 +9,7 @@ from saeserve.types import Feature, Match
 
 _MARKS = {Match.EXACT: "✓", Match.FOLDED: "~", Match.NONE: "✗", Match.UNKNOWN: " "}
 _ON = 12
-_LEGEND = "match: ✓ a token the feature usually fires on, ~ but for case or spaces, ✗ another"
+_LEGEND = "match: ✓ a token it usually fires on, ~ but for case or spaces, ✗ another"
 
 
 def search(result: SearchResult, screen: Screen, *, relative: bool) -> None:

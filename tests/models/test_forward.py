@@ -1,0 +1,166 @@
+"""The forward pass against TransformerLens, and what it leaves out."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformer_lens.model_bridge import TransformerBridge
+from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+
+from saeserve_server.config import load_config
+from saeserve_server.errors import ConfigError
+from saeserve_server.models.forward import group_by_length
+from saeserve_server.models.load import LoadedModel, load_model
+from tests.conftest import DEVICE
+from tests.reference import MODEL
+
+pytestmark = pytest.mark.device
+
+HOOKS = [
+    "blocks.{}.mlp.hook_post",
+    "blocks.{}.hook_mlp_out",
+    "blocks.{}.hook_attn_out",
+    "blocks.{}.hook_resid_pre",
+    "blocks.{}.hook_resid_mid",
+    "blocks.{}.hook_resid_post",
+    "blocks.{}.attn.hook_z",
+]
+SEQUENCES = [[0, 5, 6, 7], [0, *range(200, 290)], [0, 9], [0, *range(30, 38)], [0, 5, 6, 8]]
+
+
+def load(model: str, **flags: str) -> LoadedModel:
+    return load_model(load_config(None, {"model": model, "device": DEVICE, **flags}, {}), torch.device(DEVICE))
+
+
+@pytest.fixture(scope="module")
+def demo() -> LoadedModel:
+    return load("demo")
+
+
+@pytest.mark.parametrize("hook", HOOKS)
+def test_batched_activations_equal_run_with_cache(demo: LoadedModel, hook: str) -> None:
+    bridge: Any = TransformerBridge.boot_transformers(str(MODEL), device="cpu")
+    names = [hook.format(layer) for layer in range(4)]
+    assert all(demo.width(name) for name in names)
+    read = demo.forward.run(SEQUENCES, {name: demo.place(name) for name in names})
+    for ids, ours in zip(SEQUENCES, read, strict=True):
+        with torch.inference_mode():
+            _, cache = bridge.run_with_cache(torch.tensor([ids]), names_filter=names, prepend_bos=False)
+        for name in names:
+            theirs = cache[name][0].flatten(1)
+            assert ours[name].shape == theirs.shape
+            scale = max(1.0, float(theirs.abs().max()))
+            torch.testing.assert_close(ours[name].cpu(), theirs, atol=3e-5 * scale, rtol=0)
+
+
+def test_nothing_beyond_the_deepest_hook_is_computed(demo: LoadedModel) -> None:
+    demo.width("blocks.1.hook_mlp_out")
+    model = demo.forward._model
+    ran: list[str] = []
+    handles = [
+        module.register_forward_pre_hook(lambda module, args, name=name: ran.append(name))
+        for name, module in model.named_modules()
+        if name in ("lm_head", "transformer.ln_f", *(f"transformer.h.{layer}" for layer in range(4)))
+    ]
+    demo.forward.run([[0, 1, 2]], {"blocks.1.hook_mlp_out": demo.place("blocks.1.hook_mlp_out")})
+    for handle in handles:
+        handle.remove()
+    assert ran == ["transformer.h.0", "transformer.h.1"]
+
+
+def test_no_hooks_are_left_behind_after_an_error(demo: LoadedModel) -> None:
+    demo.width("blocks.0.hook_mlp_out")
+    places = {"blocks.0.hook_mlp_out": demo.place("blocks.0.hook_mlp_out")}
+    with pytest.raises(IndexError if DEVICE == "cpu" else Exception):
+        demo.forward.run([[0, 10**6]], places)
+    module = demo.forward._model.get_submodule(places["blocks.0.hook_mlp_out"].module)
+    assert not module._forward_hooks
+    assert not module._forward_pre_hooks
+
+
+def test_an_unknown_hook_has_no_width_and_the_known_are_listed(demo: LoadedModel) -> None:
+    assert demo.width("blocks.9.hook_mlp_out") is None
+    assert demo.width("blocks.0.hook_nothing") is None
+    assert {"blocks.0.hook_mlp_out", "blocks.3.mlp.hook_post"} <= set(demo.known())
+
+
+def save(folder: Path, model: Any) -> Path:
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(MODEL).save_pretrained(folder)
+    return folder
+
+
+def test_a_local_folder_of_another_architecture(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=8192,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=64,
+        bos_token_id=0,
+    )
+    model = load(str(save(tmp_path / "my-llama", LlamaForCausalLM(config))))
+    assert model.info.name == "my-llama"
+    assert (model.info.n_layers, model.info.d_model, model.info.context_tokens) == (2, 32, 64)
+    assert model.width("blocks.1.mlp.hook_post") == 48
+    assert model.width("blocks.1.hook_resid_post") == 32
+    assert model.width("blocks.1.attn.hook_z") == 32
+
+
+def test_a_hub_name_is_found_in_the_hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The real loading code, on a cache in the hub's layout."""
+    repository = tmp_path / "models--some-org--small-gpt2"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text("0" * 40)
+    torch.manual_seed(0)
+    small = GPT2LMHeadModel(GPT2Config(n_layer=1, n_embd=16, n_head=2, vocab_size=8192, n_positions=32, bos_token_id=0))
+    save(repository / "snapshots" / ("0" * 40), small)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    model = load("some-org/small-gpt2")
+    assert model.info.name == "small-gpt2"
+    assert model.width("blocks.0.hook_mlp_out") == 16
+    with pytest.raises(ConfigError, match="no-such-model"):
+        load("some-org/no-such-model")
+
+
+def test_a_model_without_bos_gets_none(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    small = GPT2LMHeadModel(GPT2Config(n_layer=1, n_embd=16, n_head=2, vocab_size=8192, n_positions=32))
+    folder = save(tmp_path / "plain", small)
+    settings = folder / "tokenizer_config.json"
+    settings.write_text(settings.read_text().replace('"bos_token": "<|endoftext|>",', ""))
+    assert load(str(folder)).info.bos_id is None
+
+
+def test_nan_weights_are_refused(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    small = GPT2LMHeadModel(GPT2Config(n_layer=1, n_embd=16, n_head=2, vocab_size=8192, n_positions=32))
+    small.transformer.h[0].mlp.c_fc.weight.data[0, 0] = float("nan")
+    with pytest.raises(ConfigError, match=r"c_fc\.weight holds NaN"):
+        load(str(save(tmp_path / "broken", small)))
+
+
+def test_synthetic_shapes_are_the_same_from_the_same_seed() -> None:
+    one, two = load("synthetic:tiny"), load("synthetic:tiny")
+    assert one.info.revision == two.info.revision
+    ids = [[0, 1, 2, 3]]
+    for model in (one, two):
+        assert model.width("blocks.1.hook_mlp_out") == 32
+    read = [model.forward.run(ids, {"x": model.place("blocks.1.hook_mlp_out")})[0]["x"] for model in (one, two)]
+    assert torch.equal(*read)
+
+
+def test_groups_hold_every_text_once_and_little_padding() -> None:
+    lengths = [5, 100, 7, 1, 101, 5, 64, 90, 6, 1]
+    groups = group_by_length(lengths)
+    assert sorted(place for group in groups for place in group) == list(range(len(lengths)))
+    for group in groups:
+        widest = max(lengths[place] for place in group)
+        assert sum(lengths[place] for place in group) >= 0.75 * widest * len(group)
+    assert len(groups) < len(lengths)
+    assert group_by_length([]) == []
