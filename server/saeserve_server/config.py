@@ -50,15 +50,15 @@ class SourceSettings(Section):
 class SyntheticSettings(Section):
     """One `[synthetic.NAME]` table: a GPT-2-shaped model with random weights and random SAEs, for load tests."""
 
-    layers: int = Field(ge=1, le=512)
-    d_model: int = Field(ge=8)
-    heads: int = Field(ge=1)
+    layers: int = Field(ge=1, le=512, description="number of layers")
+    d_model: int = Field(ge=8, description="width of the residual stream")
+    heads: int = Field(ge=1, description="attention heads; they divide d_model")
     vocabulary: int = Field(default=50257, ge=8192, description="at least that of the demo's tokenizer, which it uses")
-    context: int = Field(default=1024, ge=8)
+    context: int = Field(default=1024, ge=8, description="longest sequence, BOS included")
     latents: int = Field(default=32768, ge=1, description="latents of the SAE of each layer")
-    hook: str = Field(default="blocks.{layer}.hook_mlp_out")
+    hook: str = Field(default="blocks.{layer}.hook_mlp_out", description="hook point of the SAE of each layer")
     l0: float = Field(default=50.0, gt=0, description="mean number of latents that fire on a token")
-    seed: int = 0
+    seed: int = Field(default=0, description="seed of all weights")
 
 
 class ServerSettings(Section):

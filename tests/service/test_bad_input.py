@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,8 +75,8 @@ def encode(**changes: Any) -> service.EncodeRequest:
     return service.EncodeRequest(**({"inputs": [RED], "sources": ["0-demo"]} | changes))
 
 
-def chosen(*features: tuple[str, int], **changes: Any) -> service.EncodeRequest:
-    return service.EncodeRequest(inputs=[RED], features=feature_ids(*features), **changes)
+def chosen(*features: tuple[str, int], texts: Sequence[types.Input] = (RED,), **changes: Any) -> service.EncodeRequest:
+    return service.EncodeRequest(inputs=texts, features=feature_ids(*features), **changes)
 
 
 def feature_ids(*features: tuple[str, int]) -> list[types.FeatureId]:
@@ -206,13 +206,13 @@ BAD = [
     Bad("no texts", "Encode", encode(inputs=[]), INVALID, "INVALID_REQUEST", "inputs", ("0 texts", "1 to 64")),
     Bad("too many texts", "Encode", encode(inputs=[RED] * 65), INVALID, "INVALID_REQUEST", "inputs", ("65 texts", "1 to 64")),
     Bad("whole neurons", "Encode", encode(sources=["0-demo", "1"]), INVALID, "DENSE_SOURCE", "sources[1]", ("EncodeStream",)),
-    Bad("too large an answer", "Encode", chosen(*[("0", n) for n in range(512)], *[("1", n) for n in range(488)]).__class__(
-        inputs=[text_input("red " * 250)] * 64, features=feature_ids(*[("0-demo", n) for n in range(1000)])
+    Bad("too large an answer", "Encode", chosen(
+        *[("0-demo", n) for n in range(1000)], texts=[text_input("red " * 250)] * 64
     ), INVALID, "ANSWER_TOO_LARGE", says=("EncodeStream", "4128768")),
     # Page tokens
     Bad("page token of nobody", "TopActivations", top(page_token="garbage"), INVALID, "INVALID_PAGE_TOKEN", "page_token"),
     Bad("huge page token", "TopActivations", top(page_token="é" * 10**5), INVALID, "INVALID_PAGE_TOKEN", "page_token"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("bad", [pytest.param(bad, id=bad.name.replace(" ", "-")) for bad in BAD])

@@ -86,8 +86,9 @@ class ProcessEngine:
             self._supervisor.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._supervisor
+        patience = STOP_SECONDS if self._up else 0.0  # a worker that is still loading does not listen
         self._up = False
-        await self._end_process()
+        await self._end_process(patience)
 
     @property
     def pid(self) -> int | None:
@@ -165,7 +166,7 @@ class ProcessEngine:
                 log.error("the worker could not be restarted: %s", error)
                 self._died.set()
 
-    async def _end_process(self) -> None:
+    async def _end_process(self, patience: float = 0.0) -> None:
         process, connection = self._process, self._connection
         if process is None:
             return
@@ -177,7 +178,7 @@ class ProcessEngine:
             with contextlib.suppress(OSError):
                 if connection is not None:
                     connection.send(None)
-            process.join(STOP_SECONDS)
+            process.join(patience)
             if process.is_alive():
                 process.terminate()
                 process.join(STOP_SECONDS)

@@ -7,6 +7,8 @@ end is the order to stop, so that a worker never outlives its front end.
 from __future__ import annotations
 
 import contextlib
+import logging
+import os
 import signal
 from multiprocessing.connection import Connection
 
@@ -23,6 +25,8 @@ def main(connection: Connection, config: Config) -> None:
     configure_logging(config)
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
         _serve(connection, config)
+    logging.shutdown()
+    os._exit(0)  # nothing is left to save, and taking torch down in order takes seconds
 
 
 def _serve(connection: Connection, config: Config) -> None:

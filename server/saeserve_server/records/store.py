@@ -111,6 +111,7 @@ class RecordStore:
         self._manifest = manifest
         self._tokens: IdArray = files[layout.TOKENS]
         self._text_offsets: IntArray = files[layout.TEXT_OFFSETS]
+        self._densities: dict[str, DoubleArray] = {}
         self._arrays = {
             source.id: {name: files[layout.source_file(source.id, name)] for name in layout.SOURCE_FILES}
             for source in manifest.sources
@@ -199,8 +200,12 @@ class RecordStore:
         return self._arrays[source_id]["maxima"]
 
     def density(self, source_id: str) -> DoubleArray:
-        """[n_features] share of tokens on which each feature fires, computed anew at each call."""
-        return self.fires(source_id) / np.float64(self.tokens)
+        """[n_features] share of tokens on which each feature fires; not to be written to."""
+        if source_id not in self._densities:
+            density: DoubleArray = self.fires(source_id) / np.float64(self.tokens)
+            density.flags.writeable = False
+            self._densities[source_id] = density
+        return self._densities[source_id]
 
     def statistics(self, source_id: str, index: int) -> FeatureStatistics:
         """What is known of one feature. Raises IndexError for an index out of range."""

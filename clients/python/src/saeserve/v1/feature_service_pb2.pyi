@@ -95,8 +95,8 @@ class FeatureSelector(_message.Message):
     FEATURES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def kinds(self) -> _containers.RepeatedScalarFieldContainer[_types_pb2.FeatureKind.ValueType]:
-        """Features of these kinds. In `include`, when unset: latents if any are loaded and the other fields select any, else
-        neurons.
+        """Features of these kinds. In `include`, when unset and no sets, sources or features are named: latents if any are
+        loaded, else neurons.
         """
 
     @_builtins.property
