@@ -49,16 +49,14 @@ def _start(options: argparse.Namespace) -> int:
 
 def _sources(options: argparse.Namespace) -> int:
     from saeserve_server.engine.build import build_runner
+    from saeserve_server.records.density import density_of
     from saeserve_server.records.store import RecordStore
-    from saeserve_server.sources.describe import Densities, describe
+    from saeserve_server.sources.describe import describe
 
     runner, folder = build_runner(_config(options))
-    catalog, index = runner.catalog, RecordStore.open(folder) if folder else None
-    densities: dict[str, Densities | None] = {source.id: source.file_density for source in catalog.sources}
-    if index is not None:  # what was measured goes before what the files say, as in the service's answers
-        covered = [source.id for source in catalog.sources if index.covers(source.id)]
-        densities.update((source, index.density(source)) for source in covered)
-    print(describe(catalog.sources, densities, catalog.model.device))
+    sources, index = runner.catalog.sources, RecordStore.open(folder) if folder else None
+    densities = {source.id: density_of(source, index) for source in sources}
+    print(describe(sources, densities, runner.catalog.model.device))
     return 0
 
 

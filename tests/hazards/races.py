@@ -31,7 +31,8 @@ BOS = 0
 TOLERANCE = 1e-3
 """Largest difference from the text alone, relative to the largest activation. Batching moves values by about 1e-5."""
 
-BRIDGE_THREADS = 4
+THREADS = 4
+
 BRIDGE_TEXTS = 16
 BRIDGE_ROUNDS = 4
 TOKENS = 24
@@ -39,10 +40,8 @@ TOKENS = 24
 HOOKS = {str(layer): f"blocks.{layer}.mlp.hook_post" for layer in range(4)}
 """By the name that saeserve gives to the neurons of the layer."""
 
-TOKENIZER_THREADS = 8
 TOKENIZER_TEXTS = 16
-TOKENIZER_ROUNDS = 25
-CHARACTERS = 300
+TOKENIZER_ROUNDS = 50
 CUT = 4
 PADDED = 128
 
@@ -68,21 +67,21 @@ class Count:
         return f"{self.wrong:4} of {self.answers} wrong, {raised}"
 
 
-def in_threads(count: int, work: Callable[[int], T]) -> list[T]:
-    """`work(0)` to `work(count - 1)`, all at once, each in a thread of its own that starts when all are there."""
-    barrier = threading.Barrier(count)
+def in_threads(work: Callable[[int], T]) -> list[T]:
+    """`work(0)` to `work(THREADS - 1)`, all at once, each in a thread of its own."""
+    barrier = threading.Barrier(THREADS)
     results: dict[int, T] = {}
 
     def run(place: int) -> None:
         barrier.wait()
         results[place] = work(place)
 
-    threads = [threading.Thread(target=run, args=(place,), daemon=True) for place in range(count)]
+    threads = [threading.Thread(target=run, args=(place,), daemon=True) for place in range(THREADS)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    return [results[place] for place in range(count)]
+    return [results[place] for place in range(THREADS)]
 
 
 def passages() -> list[str]:
@@ -147,7 +146,7 @@ class BridgeRace:
                 except Exception as error:  # noqa: BLE001 (it is counted)
                     done.append((place, error))
 
-        for place, answer in itertools.chain.from_iterable(in_threads(BRIDGE_THREADS, work)):
+        for place, answer in itertools.chain.from_iterable(in_threads(work)):
             if isinstance(answer, Exception):
                 count.exceptions[type(answer).__name__] += 1
                 continue
@@ -183,7 +182,7 @@ class TokenizerRace:
     def __init__(self) -> None:
         self._description = (MODEL / "tokenizer.json").read_text()
         own = tokenizers.Tokenizer.from_str(self._description)
-        self.texts = [passage[:CHARACTERS] for passage in passages()[:TOKENIZER_TEXTS]]
+        self.texts = passages()[:TOKENIZER_TEXTS]
         self._alone = [own.encode(text).ids for text in self.texts]
 
     def transformers(self) -> Count:
@@ -248,7 +247,7 @@ class TokenizerRace:
             return count
 
         total = Count()
-        for count in in_threads(TOKENIZER_THREADS, work):
+        for count in in_threads(work):
             total.answers += count.answers
             total.wrong += count.wrong
             total.exceptions += count.exceptions

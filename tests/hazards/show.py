@@ -25,7 +25,7 @@ def main() -> int:
     bridge = races.BridgeRace()
     print(
         f"1. One TransformerBridge: {len(bridge.texts)} texts of {races.TOKENS} tokens, {races.BRIDGE_ROUNDS} times "
-        f"each, from {races.BRIDGE_THREADS} threads.\n   Activation tensors (mlp.hook_post of "
+        f"each, from {races.THREADS} threads.\n   Activation tensors (mlp.hook_post of "
         f"{len(races.HOOKS)} layers) that differ from the text's own by more than {races.TOLERANCE:g} of its largest:"
     )
     naive = bridge.naive()
@@ -38,8 +38,8 @@ def main() -> int:
 
     tokenizer = races.TokenizerRace()
     print(
-        f"2. One fast tokenizer: {len(tokenizer.texts)} texts of {races.CHARACTERS} characters, "
-        f"{races.TOKENIZER_ROUNDS} times each, in each of {races.TOKENIZER_THREADS} threads,\n   of which one cuts to "
+        f"2. One fast tokenizer: {len(tokenizer.texts)} texts, {races.TOKENIZER_ROUNDS} times each, in each of "
+        f"{races.THREADS} threads,\n   of which one cuts to "
         f"{races.CUT} tokens and pads to {races.PADDED} in turns. Encodings that are not what their caller asked for:"
     )
     show("naive: transformers', asked in each call", tokenizer.transformers())

@@ -13,6 +13,7 @@ from saeserve.v1 import types_pb2 as types
 from saeserve_server.api.call import current_call
 from saeserve_server.catalog import DEAD_DENSITY, FloatArray, Kind, SourceInfo
 from saeserve_server.engine.work import Csr
+from saeserve_server.records.density import Origin, density_of, origin_of
 from saeserve_server.records.match import Match, match_token
 from saeserve_server.records.store import FeatureStatistics, PeakTokens, Record
 from saeserve_server.scheduler.queue import Outcome
@@ -20,6 +21,11 @@ from saeserve_server.serving import Serving
 from saeserve_server.text.tokenizer import Token, TokenizedText
 
 KINDS = {Kind.LATENT: types.FEATURE_KIND_LATENT, Kind.NEURON: types.FEATURE_KIND_NEURON}
+_ORIGINS = {
+    Origin.INDEX: types.DENSITY_ORIGIN_INDEX,
+    Origin.FILE: types.DENSITY_ORIGIN_FILE,
+    None: types.DENSITY_ORIGIN_UNSPECIFIED,
+}
 _MATCHES = {
     Match.EXACT: types.MATCH_EXACT,
     Match.FOLDED: types.MATCH_FOLDED,
@@ -92,14 +98,14 @@ class FactsBuilder:
             kind=KINDS[source.kind],
             density_origin=density_origin(serving, source),
         )
+        density = density_of(source, serving.index)
+        if density is not None:
+            facts.density = float(density[index])
         if serving.index is not None and serving.index.covers(source.id):
-            facts.density = float(serving.index.density(source.id)[index])
             facts.index_max_activation = float(serving.index.maximum(source.id)[index])
             usual = serving.index.usual_tokens(source.id, index)
             facts.usual_tokens.extend(usual_tokens(serving, usual))
             self._usual[rank, index] = [token.token.piece for token in facts.usual_tokens]
-        elif source.file_density is not None:
-            facts.density = float(source.file_density[index])
         return facts
 
     def match(self, rank: int, index: int, token: Token) -> types.Match.ValueType:
@@ -109,9 +115,7 @@ class FactsBuilder:
 
 def density_origin(serving: Serving, source: SourceInfo) -> types.DensityOrigin.ValueType:
     """Where a source's densities come from."""
-    if serving.index is not None and serving.index.covers(source.id):
-        return types.DENSITY_ORIGIN_INDEX
-    return types.DENSITY_ORIGIN_UNSPECIFIED if source.file_density is None else types.DENSITY_ORIGIN_FILE
+    return _ORIGINS[origin_of(source, serving.index)]
 
 
 def usual_tokens(serving: Serving, peaks: PeakTokens) -> list[types.UsualToken]:
@@ -144,17 +148,10 @@ def source_message(serving: Serving, source: SourceInfo) -> types.Source:
         revision=source.revision,
         warnings=source.warnings,
     )
-    density = densities(serving, source)
+    density = density_of(source, serving.index)
     if density is not None:
         message.dead_features = int((density < DEAD_DENSITY).sum())
     return message
-
-
-def densities(serving: Serving, source: SourceInfo) -> np.ndarray[tuple[int], np.dtype[np.float64]] | None:
-    """[n_features] densities of a source: from the index, else from its file, else None."""
-    if serving.index is not None and serving.index.covers(source.id):
-        return np.asarray(serving.index.density(source.id), dtype=np.float64)
-    return None if source.file_density is None else np.asarray(source.file_density, dtype=np.float64)
 
 
 def statistics_message(serving: Serving, statistics: FeatureStatistics) -> types.FeatureStatistics:

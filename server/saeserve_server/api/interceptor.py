@@ -73,7 +73,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 try:
                     response = await _maybe_await(behaviour(_checked(request), context))
                 except asyncio.CancelledError:
-                    self._ended(method, call, "CANCELLED")
+                    self._ended(method, call, _why_cancelled(context))
                     raise
                 except Exception as error:
                     await self._refuse(method, call, context, error)
@@ -97,7 +97,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                     else:  # health's Watch writes to the context itself
                         await responses
                 except asyncio.CancelledError:
-                    self._ended(method, call, "CANCELLED")
+                    self._ended(method, call, _why_cancelled(context))
                     raise
                 except Exception as error:  # noqa: BLE001 (every fault becomes a status)
                     await self._refuse(method, call, context, error)
@@ -119,7 +119,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         seconds = call.elapsed()
         self._metrics.call(name, code, seconds)
         if log.isEnabledFor(logging.DEBUG) or code != "OK":
-            level = logging.DEBUG if code in ("OK", "CANCELLED") else logging.INFO
+            level = logging.DEBUG if code in ("OK", "CANCELLED", "DEADLINE_EXCEEDED") else logging.INFO
             extra = {"request_id": call.request_id, "code": code, "ms": round(seconds * 1000, 1)}
             if message:
                 extra["error"] = message
@@ -152,6 +152,11 @@ async def _checked_stream(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
 
 async def _maybe_await(value: Any) -> Any:
     return await value if hasattr(value, "__await__") else value
+
+
+def _why_cancelled(context: Context) -> str:
+    remaining = context.time_remaining()
+    return "DEADLINE_EXCEEDED" if remaining is not None and remaining <= 0 else "CANCELLED"
 
 
 def _code_of(context: Context) -> str:

@@ -10,7 +10,6 @@ from saeserve_server.api.build import (
     FactsBuilder,
     Timing,
     call_info,
-    densities,
     record_message,
     source_message,
     statistics_message,
@@ -19,6 +18,7 @@ from saeserve_server.api.build import (
 from saeserve_server.api.parse import parse_count, parse_feature, parse_text
 from saeserve_server.catalog import DEAD_DENSITY
 from saeserve_server.errors import FailedPrecondition
+from saeserve_server.records.density import density_of
 from saeserve_server.records.page import decode_page_token, encode_page_token
 from saeserve_server.serving import Serving
 
@@ -69,7 +69,7 @@ async def get_feature(serving: Serving, request: service.GetFeatureRequest) -> s
     )
     if store is not None and store.covers(source.id):
         response.statistics.CopyFrom(statistics_message(serving, store.statistics(source.id, index)))
-    density = densities(serving, source)
+    density = density_of(source, serving.index)
     if density is not None:
         response.dead = bool(density[index] < DEAD_DENSITY)
     if source.decoder_norm is not None:

@@ -19,7 +19,8 @@ from saeserve_server.api.interceptor import CallInterceptor
 from saeserve_server.api.servicer import FeatureServicer
 from saeserve_server.catalog import Catalog
 from saeserve_server.config import Config
-from saeserve_server.engine.process import ProcessEngine, Ready
+from saeserve_server.engine.process import ProcessEngine
+from saeserve_server.engine.work import Ready
 from saeserve_server.errors import ConfigError
 from saeserve_server.metrics import Metrics
 from saeserve_server.records.store import RecordStore

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from saeserve_server.engine.work import SourceFilter
+from saeserve_server.records.density import density_of
 from saeserve_server.records.store import RecordStore
 from saeserve_server.sources.source import Source
 
@@ -65,7 +66,7 @@ class Masks:
             mask[list(chosen.only)] = True
         mask[list(chosen.without)] = False
         if chosen.min_density is not None or chosen.max_density is not None:
-            density = density_of(self._sources[chosen.source], self._index)
+            density = density_of(info, self._index)
             if density is None:
                 mask[:] = False  # an unknown density fails either bound
             else:
@@ -80,15 +81,6 @@ class Masks:
         if self._index is None:
             raise RuntimeError("ranking by index maximum without an index: the front end must refuse it")
         return self._index
-
-
-def density_of(source: Source, index: RecordStore | None) -> np.ndarray[tuple[int], np.dtype[np.float64]] | None:
-    """[n_features] share of tokens on which each feature fires: from the index, else from the file, else None."""
-    if index is not None and index.covers(source.info.id):
-        return np.asarray(index.density(source.info.id), dtype=np.float64)
-    if source.info.file_density is not None:
-        return np.asarray(source.info.file_density, dtype=np.float64)
-    return None
 
 
 def _is_open(chosen: SourceFilter) -> bool:

@@ -9,16 +9,13 @@ import multiprocessing
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
-from pathlib import Path
 from typing import Any, Protocol
 
-from saeserve_server.catalog import Catalog
 from saeserve_server.config import Config
 from saeserve_server.engine import worker
-from saeserve_server.engine.work import BatchDone, Work
+from saeserve_server.engine.work import BatchDone, Ready, Work
 from saeserve_server.errors import ConfigError, Unavailable
 
 log = logging.getLogger(__name__)
@@ -28,15 +25,6 @@ MOST_BACKOFF = 30.0
 STEADY_SECONDS = 60.0
 """A worker that lived this long restarts without back-off."""
 STOP_SECONDS = 5.0
-
-
-@dataclass(frozen=True, slots=True)
-class Ready:
-    """What a worker says once it can answer."""
-
-    catalog: Catalog
-    index: Path | None
-    """Folder of the index of top activations; None without one."""
 
 
 class Engine(Protocol):
@@ -162,7 +150,7 @@ class ProcessEngine:
             self.restarts += 1
             try:
                 await self._launch()
-            except ConfigError as error:
+            except Exception as error:  # noqa: BLE001 (whatever it is: nobody else would try again)
                 log.error("the worker could not be restarted: %s", error)
                 self._died.set()
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from saeserve_server.catalog import FloatArray
+from saeserve_server.catalog import Catalog, FloatArray
 
 
 class Aggregate(Enum):
@@ -136,6 +137,15 @@ class BatchDone:
     done: tuple[Done, ...]
     forward_seconds: float
     encode_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """What a worker says once it can answer."""
+
+    catalog: Catalog
+    index: Path | None
+    """Folder of the index of top activations; None without one."""
 
 
 T = TypeVar("T", SearchDone, EncodeDone)

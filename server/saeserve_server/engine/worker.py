@@ -13,7 +13,7 @@ import signal
 from multiprocessing.connection import Connection
 
 from saeserve_server.config import Config
-from saeserve_server.engine.work import BatchDone, Work
+from saeserve_server.engine.work import BatchDone, Ready, Work
 from saeserve_server.errors import ConfigError
 from saeserve_server.logs import configure_logging
 
@@ -32,7 +32,6 @@ def main(connection: Connection, config: Config) -> None:
 def _serve(connection: Connection, config: Config) -> None:
     # Here, not above: the front end imports this module for its name, and must not import torch.
     from saeserve_server.engine.build import build_runner
-    from saeserve_server.engine.process import Ready
     from saeserve_server.engine.runner import run_guarded
 
     try:
