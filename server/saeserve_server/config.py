@@ -194,7 +194,7 @@ def _explain(error: ValidationError, origin: Mapping[str, str]) -> str:
         key = _key(problem["loc"])
         place = origin.get(str(problem["loc"][0]), "configuration")
         if problem["type"] == "extra_forbidden":
-            lines.append(f"{place}: {key}: unknown key{nearest(str(problem['loc'][-1]), _known(problem['loc']))}")
+            lines.append(f"{place}: {key}: unknown key{nearest(str(problem['loc'][-1]), _known(problem['loc']), 1)}")
         elif problem["type"] == "missing":
             lines.append(f"{place}: {key}: missing")
         else:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import grpc
@@ -17,6 +20,7 @@ from saeserve.v1 import feature_service_pb2 as service
 from saeserve.v1 import types_pb2 as types
 from saeserve.v1.feature_service_pb2_grpc import FeatureServiceStub
 
+DEMO = Path(__file__).parents[2] / "server/saeserve_server/models/demo"
 SERVICE = "saeserve.v1.FeatureService"
 TIMEOUT = 60.0
 LEAKS = re.compile(r"Traceback|\.py\b|site-packages|saeserve_server|File \"|/tmp/|/home/|/root/|object at 0x")
@@ -133,3 +137,31 @@ def config(**settings: Any) -> service.EncodeStreamRequest:
 def item(sequence: int, text: str) -> service.EncodeStreamRequest:
     """Any other."""
     return service.EncodeStreamRequest(item=service.EncodeStreamItem(sequence=sequence, input=text_input(text)))
+
+
+def passages(count: int) -> list[str]:
+    """Beginnings of the demo's passages, of many lengths."""
+    lines = (DEMO / "passages.jsonl").read_text().splitlines()
+    return [json.loads(line)["text"][: 20 + 37 * place % 300] for place, line in enumerate(lines[:count])]
+
+
+class Slowly:
+    """A stream whose requests are put one by one, and whose answers are read when asked for."""
+
+    def __init__(self, stub: FeatureServiceStub, first: service.EncodeStreamRequest) -> None:
+        self._requests: SimpleQueue[service.EncodeStreamRequest | None] = SimpleQueue()
+        self._requests.put(first)
+        self.taken = 0
+        self.call = stub.EncodeStream(self._read(), timeout=TIMEOUT)
+
+    def _read(self) -> Iterator[service.EncodeStreamRequest]:
+        while (request := self._requests.get()) is not None:
+            self.taken += 1
+            yield request
+
+    def send(self, *requests: service.EncodeStreamRequest) -> None:
+        for request in requests:
+            self._requests.put(request)
+
+    def close(self) -> None:
+        self._requests.put(None)

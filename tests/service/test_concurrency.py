@@ -1,0 +1,144 @@
+"""Sixteen callers at once get the answers that they get alone."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+import saeserve
+from tests.answers import EPSILON, Differs, Tally
+from tests.service.wire import passages
+
+THREADS = 16
+CALLS = 2048
+OPTIONS: list[dict[str, Any]] = [
+    {},
+    {"limit": 5, "kinds": "neuron"},
+    {"limit": 100, "kinds": "all"},
+    {"sort": 0},
+    {"sort": [1, 3], "kinds": "neuron", "limit": 40},
+    {"by_token": True, "limit": 3},
+    {"by_token": True, "sort": [0, 2], "limit": 5, "kinds": "all"},
+    {"layers": "1-2", "include_bos": True},
+    {"exclude_layers": 0, "max_density": 0.01, "limit": 60},
+    {"ranking": "relative", "limit": 30},
+    {"ranking": "relative", "min_fires": 100, "sort": 2, "include_bos": True},
+    {"sources": ["3", "0-demo"], "limit": 1},
+]
+
+Ranked = list[tuple[str, float]]
+
+
+def rankings(result: saeserve.SearchResult) -> list[Ranked]:
+    """The answer as rankings: one, or with `by_token` one for each token."""
+    if result.token_results:
+        return [
+            [(str(feature.name), float(value)) for feature, value in zip(row.features, row.values, strict=True)]
+            for row in result.token_results
+        ]
+    return [[(str(hit.name), hit.value) for hit in result.results]]
+
+
+def hold(answer: saeserve.SearchResult, alone: saeserve.SearchResult, what: str, tally: Tally) -> None:
+    """The same answer: values within ε, names and order equal except among values closer than 2ε."""
+    tally.texts += 1
+    used = False
+    for name in ("tokens", "bos_included", "truncated", "sort_positions", "sources_considered", "features_considered"):
+        if getattr(answer, name) != getattr(alone, name):
+            raise Differs(f"{what}: {name} is {getattr(answer, name)}, alone {getattr(alone, name)}")
+    mine, expected = rankings(answer), rankings(alone)
+    if [row.position for row in answer.token_results] != [row.position for row in alone.token_results]:
+        raise Differs(f"{what}: other tokens are answered")
+    for ranked, reference in zip(mine, expected, strict=True):
+        largest = max([1.0, *(value for _, value in reference)])
+        used |= hold_ranking(ranked, reference, EPSILON * largest, what)
+    for hit in answer.results:
+        other = next((one for one in alone.results if one.name == hit.name), None)
+        if other is not None and abs(hit.activations - other.activations).max() > EPSILON * max(
+            1.0, float(abs(other.activations).max())
+        ):
+            raise Differs(f"{what}: {hit.name} has other activations")
+        if other is not None and other.feature != hit.feature:
+            raise Differs(f"{what}: {hit.name} has other facts")
+    if used:
+        tally.exceptions.append(what)
+
+
+def hold_ranking(ranked: Ranked, reference: Ranked, epsilon: float, what: str) -> bool:
+    """Raises Differs; whether the exception for values closer than 2ε was used."""
+    last = reference[-1][1] if reference else 0.0
+    if abs(len(ranked) - len(reference)) and min(value for _, value in [*ranked, *reference]) > epsilon:
+        raise Differs(f"{what}: {len(ranked)} features, alone {len(reference)}")
+    values = dict(reference)
+    used = False
+    for place, (name, value) in enumerate(ranked):
+        if place < len(reference) and abs(value - reference[place][1]) > epsilon:
+            raise Differs(f"{what}: value {value} at place {place}, alone {reference[place][1]}")
+        if place < len(reference) and name == reference[place][0]:
+            continue
+        used = True
+        if abs(value - values.get(name, last)) > 2 * epsilon:
+            raise Differs(f"{what}: {name} at place {place} with {value}, alone {values.get(name)}")
+        neighbours = [other for _, other in [*reference[max(0, place - 1) : place + 2]]]
+        if all(abs(value - other) > 2 * epsilon for other in neighbours):
+            raise Differs(f"{what}: {name} is at place {place}, alone {reference[place : place + 1]}")
+    return used
+
+
+def requests() -> list[tuple[str, dict[str, Any]]]:
+    """60 distinct requests: every option with texts of five lengths."""
+    texts = [*passages(57), "My favorite color is red.", "Odysseus wept.", "日本 e\u0301 \N{ROBOT FACE} naïve"]
+    return [(text, OPTIONS[place % len(OPTIONS)]) for place, text in enumerate(texts)]
+
+
+@pytest.mark.slow
+def test_sixteen_threads_of_mixed_searches_get_the_answers_they_get_alone(demo: saeserve.Client) -> None:
+    pool = requests()
+    alone = [demo.search(text, **options) for text, options in pool]
+    order = [place % len(pool) for place in range(CALLS)]
+    random.Random(0).shuffle(order)
+
+    def ask(places: Sequence[int]) -> list[saeserve.SearchResult]:
+        with saeserve.Client(demo.target) as client:  # a connection of its own for each thread
+            return [client.search(pool[place][0], **pool[place][1]) for place in places]
+
+    shares = [order[thread::THREADS] for thread in range(THREADS)]
+    with ThreadPoolExecutor(THREADS) as threads:
+        answers = list(threads.map(ask, shares))
+    tally = Tally()
+    largest_batch = 0
+    for share, results in zip(shares, answers, strict=True):
+        for place, result in zip(share, results, strict=True):
+            text, options = pool[place]
+            hold(result, alone[place], f"{text[:30]!r} {options}", tally)
+            largest_batch = max(largest_batch, result.call_info.batch_size)
+    assert tally.texts == CALLS
+    assert largest_batch > 1
+    print(f"largest batch: {largest_batch}")
+    tally.check()
+
+
+def test_calls_of_every_kind_at_once_do_not_mix(demo: saeserve.Client) -> None:
+    texts = passages(24)
+    expected = [demo.encode(text, features=["0-demo:248", "0:52"]).dense for text in texts]
+    facts = [demo.get_feature(f"0-demo:{place}").feature for place in range(24)]
+
+    def ask(place: int) -> None:
+        text = texts[place]
+        dense = demo.encode(text, features=["0-demo:248", "0:52"]).dense
+        reference = expected[place]
+        assert dense is not None
+        assert reference is not None
+        assert abs(dense - reference).max() <= EPSILON * max(1.0, float(abs(reference).max()))
+        assert demo.get_feature(f"0-demo:{place}").feature == facts[place]
+        assert b"".join(token.piece for token in demo.tokenize(text)) == text.encode()
+        (streamed,) = demo.encode_stream([text], features=["0-demo:248", "0:52"])
+        assert streamed.unwrap().dense is not None
+        assert abs(streamed.unwrap().dense - reference).max() <= EPSILON * max(1.0, float(abs(reference).max()))
+
+    with ThreadPoolExecutor(16) as threads:
+        list(threads.map(ask, [place % 24 for place in range(96)]))
