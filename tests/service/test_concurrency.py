@@ -73,6 +73,8 @@ def hold_ranking(ranked: Ranked, reference: Ranked, epsilon: float, what: str) -
     last = reference[-1][1] if reference else 0.0
     if abs(len(ranked) - len(reference)) and min(value for _, value in [*ranked, *reference]) > epsilon:
         raise Differs(f"{what}: {len(ranked)} features, alone {len(reference)}")
+    if len(dict(ranked)) != len(ranked):
+        raise Differs(f"{what}: a feature stands twice")
     values = dict(reference)
     used = False
     for place, (name, value) in enumerate(ranked):
@@ -83,15 +85,12 @@ def hold_ranking(ranked: Ranked, reference: Ranked, epsilon: float, what: str) -
         used = True
         if abs(value - values.get(name, last)) > 2 * epsilon:
             raise Differs(f"{what}: {name} at place {place} with {value}, alone {values.get(name)}")
-        neighbours = [other for _, other in [*reference[max(0, place - 1) : place + 2]]]
-        if all(abs(value - other) > 2 * epsilon for other in neighbours):
-            raise Differs(f"{what}: {name} is at place {place}, alone {reference[place : place + 1]}")
     return used
 
 
 def requests() -> list[tuple[str, dict[str, Any]]]:
-    """60 distinct requests: every option with texts of five lengths."""
-    texts = [*passages(57), "My favorite color is red.", "Odysseus wept.", "日本 e\u0301 \N{ROBOT FACE} naïve"]
+    """60 distinct requests: every option with texts of many lengths."""
+    texts = [*(text[:90] for text in passages(57)), "My favorite color is red.", "Odysseus wept.", "日本 e\u0301 \N{ROBOT FACE} naïve"]
     return [(text, OPTIONS[place % len(OPTIONS)]) for place, text in enumerate(texts)]
 
 

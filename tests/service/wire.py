@@ -148,15 +148,14 @@ def passages(count: int) -> list[str]:
 class Slowly:
     """A stream whose requests are put one by one, and whose answers are read when asked for."""
 
-    def __init__(self, stub: FeatureServiceStub, first: service.EncodeStreamRequest) -> None:
+    def __init__(self, stub: FeatureServiceStub, first: service.EncodeStreamRequest | None = None) -> None:
         self._requests: SimpleQueue[service.EncodeStreamRequest | None] = SimpleQueue()
-        self._requests.put(first)
-        self.taken = 0
-        self.call = stub.EncodeStream(self._read(), timeout=TIMEOUT)
+        if first is not None:
+            self._requests.put(first)
+        self.call = stub.EncodeStream(self._read(), timeout=4 * TIMEOUT)
 
     def _read(self) -> Iterator[service.EncodeStreamRequest]:
         while (request := self._requests.get()) is not None:
-            self.taken += 1
             yield request
 
     def send(self, *requests: service.EncodeStreamRequest) -> None:
