@@ -19,6 +19,9 @@ CONFIG_ERROR = 2
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
+    # Before anything loads torch, and inherited by the worker: its threads sleep while they wait for each other. By
+    # default they spin, which starves whatever shares their cores: the front end, to begin with.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     options = _parser().parse_args(arguments)
     command: Callable[[argparse.Namespace], int] = options.run
     try:
