@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from saeserve_server.errors import ConfigError, nearest
 
@@ -20,7 +20,7 @@ ENVIRONMENT_PREFIX = "SAESERVE_"
 
 
 class Section(BaseModel):
-    """A table of the file: unknown keys are refused, values are not coerced from other types."""
+    """A table of the file: unknown keys are refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -58,13 +58,21 @@ class SyntheticSettings(Section):
     latents: int = Field(default=32768, ge=1, description="latents of the SAE of each layer")
     hook: str = Field(default="blocks.{layer}.hook_mlp_out", description="hook point of the SAE of each layer")
     l0: float = Field(default=50.0, gt=0, description="mean number of latents that fire on a token")
-    seed: int = Field(default=0, description="seed of all weights")
+    seed: int = Field(default=0, ge=0, lt=2**63, description="seed of all weights")
+
+    @model_validator(mode="after")
+    def _heads_divide_the_width(self) -> SyntheticSettings:
+        if self.d_model % self.heads:
+            raise ValueError(f"heads: {self.heads} does not divide d_model, {self.d_model}")
+        return self
 
 
 class ServerSettings(Section):
     """What `saeserve-server start` takes."""
 
-    model: str = Field(default="demo", description="`demo`, `synthetic:NAME`, a Hugging Face folder, or a hub name")
+    model: str = Field(
+        default="demo", min_length=1, description="`demo`, `synthetic:NAME`, a Hugging Face folder, or a hub name"
+    )
     model_name: str | None = Field(
         default=None, description="name under which it is served; default: made from `model`"
     )
@@ -74,7 +82,9 @@ class ServerSettings(Section):
     )
     neurons: bool = Field(default=True, description="serve the MLP neurons of every layer")
     index: str | None = Field(
-        default=None, description="folder of the index of top activations; `none` for no index; default: the demo's"
+        default=None,
+        min_length=1,
+        description="folder of the index of top activations; `none` for no index; default: the demo's",
     )
     bind: str = Field(default="127.0.0.1:50051", description="address of the gRPC service")
     metrics_bind: str = Field(default="127.0.0.1:9464", description="address of the Prometheus metrics, or none")
@@ -85,17 +95,20 @@ class ServerSettings(Section):
     max_tokens: int | None = Field(
         default=None,
         ge=1,
+        le=2**20,
         description="longest text in tokens, without BOS; default: the model's context, at most 2048",
     )
-    max_inputs: int = Field(default=64, ge=1, description="most texts in one Encode")
-    max_answer_bytes: int = Field(default=4 * 1024 * 1024 - 64 * 1024, ge=65536, description="largest unary answer")
-    batch_tokens: int | None = Field(
-        default=None, ge=1, description="tokens that one batch holds; default: 512 on a CPU, 8192 on a GPU"
+    max_inputs: int = Field(default=64, ge=1, le=10_000, description="most texts in one Encode")
+    max_answer_bytes: int = Field(
+        default=4 * 1024 * 1024 - 64 * 1024, ge=65536, le=2**30, description="largest unary answer"
     )
-    threads: int | None = Field(default=None, ge=1, description="CPU threads of the model; default: all cores")
+    batch_tokens: int | None = Field(
+        default=None, ge=1, le=2**24, description="tokens that one batch holds; default: 512 on a CPU, 8192 on a GPU"
+    )
+    threads: int | None = Field(default=None, ge=1, le=1024, description="CPU threads of the model; default: all cores")
     start_timeout: float = Field(default=600.0, gt=0, description="seconds within which the worker must be ready")
     drain_delay: float = Field(default=2.0, ge=0, description="seconds between SIGTERM and the end of accepting")
-    grace: float = Field(default=30.0, ge=0, description="seconds that accepted calls then have to finish")
+    grace: float = Field(default=20.0, ge=0, description="seconds that accepted calls then have to finish")
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="least level logged")
     log_format: Literal["text", "json"] = Field(default="text", description="how log lines are written")
 
@@ -107,7 +120,7 @@ class ServerSettings(Section):
     @field_validator("metrics_bind")
     @classmethod
     def _metrics_bind_is_address(cls, value: str) -> str:
-        return value if value == "none" else check_address(value)
+        return value if value == "none" else check_address(value, sockets=False)
 
 
 class Config(ServerSettings):
@@ -125,7 +138,10 @@ class Config(ServerSettings):
 
     def resolve(self, path: str) -> Path:
         """A path of the file, relative to the file's folder."""
-        return (self.base / Path(path).expanduser()).absolute()
+        try:
+            return (self.base / Path(path).expanduser()).absolute()
+        except RuntimeError as error:
+            raise ConfigError(f"{self.origin}: {path}: {error}") from error
 
 
 BUILT_IN_SHAPES = {
@@ -134,9 +150,9 @@ BUILT_IN_SHAPES = {
 }
 
 
-def check_address(value: str) -> str:
-    """`HOST:PORT`, `[V6]:PORT` or `unix:PATH`, unchanged. Raises ValueError for anything else."""
-    if value.startswith("unix:"):
+def check_address(value: str, *, sockets: bool = True) -> str:
+    """`HOST:PORT`, `[V6]:PORT` or, with `sockets`, `unix:PATH`, unchanged. Raises ValueError for anything else."""
+    if sockets and value.startswith("unix:"):
         return value
     host, _, port = value.rpartition(":")
     if not host or not port.isdecimal() or int(port) > 65535:
@@ -163,29 +179,50 @@ def load_config(
         for key in ("base", "origin"):
             if key in values:
                 raise ConfigError(f"{path}: {key}: unknown key")
+        # A file has types of its own: "4" and true are no numbers in it. It has none for paths.
+        _validate({key: value for key, value in values.items() if key != "port_file"}, origin, strict=True)
+        if isinstance(values.get("port_file"), str):
+            values["port_file"] = path.absolute().parent / values["port_file"]
     for name in ServerSettings.model_fields:
         variable = ENVIRONMENT_PREFIX + name.upper()
-        if variable in environment:
-            values[name], origin[name] = environment[variable], variable
-        flag = flags.get(name)
-        if flag is not None:
-            values[name], origin[name] = flag, "--" + name.replace("_", "-")
+        given, place = environment.get(variable) or None, variable  # empty means unset
+        if flags.get(name) is not None:
+            given, place = flags[name], "--" + name.replace("_", "-")
+        if given is not None:
+            values[name], origin[name] = _from_here(name, given), place
     values["base"] = path.absolute().parent if path else Path.cwd()
     values["origin"] = str(path) if path else "the settings"
-    values.setdefault("synthetic", {})
+    return _validate(values, origin)
+
+
+def _validate(values: Mapping[str, Any], origin: Mapping[str, str], *, strict: bool = False) -> Config:
     try:
-        return Config.model_validate(values)
+        return Config.model_validate(values, strict=strict)
     except ValidationError as error:
         raise ConfigError(_explain(error, origin)) from None
 
 
+def _from_here(name: str, value: str) -> str:
+    """Paths in flags and variables refer to the current folder, those in the file to the file's."""
+    names_a_path = (name == "index" and value != "none") or (name == "model" and value and Path(value).is_dir())
+    return str(Path(value).absolute()) if names_a_path else value
+
+
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        content: dict[str, Any] = _frozen(tomllib.loads(path.read_text(encoding="utf-8")))
+        return content
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not valid TOML: {error}") from error
+
+
+def _frozen(value: Any) -> Any:
+    """The same with tuples for lists, as the settings have them."""
+    if isinstance(value, dict):
+        return {key: _frozen(one) for key, one in value.items()}
+    return tuple(_frozen(one) for one in value) if isinstance(value, list) else value
 
 
 def _explain(error: ValidationError, origin: Mapping[str, str]) -> str:
@@ -215,3 +252,10 @@ def _known(location: tuple[int | str, ...]) -> list[str]:
     if location[0] == "synthetic" and len(location) > 1:
         return list(SyntheticSettings.model_fields)
     return [*ServerSettings.model_fields, "sources", "synthetic"]
+
+
+def cache_folder() -> Path:
+    """`$XDG_CACHE_HOME/saeserve`, by default `~/.cache/saeserve`. Raises RuntimeError where there is no home folder."""
+    given = os.environ.get("XDG_CACHE_HOME")
+    base = Path(given) if given and Path(given).is_absolute() else Path("~/.cache").expanduser()
+    return base / "saeserve"

@@ -17,15 +17,12 @@ class ConfigError(Exception):
 
 
 class Status(Enum):
-    """Canonical status codes, by the names that gRPC gives them."""
+    """The status codes that are ours to give, by the names that gRPC gives them."""
 
     INVALID_ARGUMENT = "INVALID_ARGUMENT"
     NOT_FOUND = "NOT_FOUND"
     FAILED_PRECONDITION = "FAILED_PRECONDITION"
     ABORTED = "ABORTED"
-    RESOURCE_EXHAUSTED = "RESOURCE_EXHAUSTED"
-    DEADLINE_EXCEEDED = "DEADLINE_EXCEEDED"
-    CANCELLED = "CANCELLED"
     UNAVAILABLE = "UNAVAILABLE"
     INTERNAL = "INTERNAL"
 
@@ -93,13 +90,6 @@ class Aborted(ServeError):
 
     status = Status.ABORTED
     reason = "ABORTED"
-
-
-class DeadlineExceeded(ServeError):
-    """The caller's deadline passed before the answer was there."""
-
-    status = Status.DEADLINE_EXCEEDED
-    reason = "DEADLINE_EXCEEDED"
 
 
 class Unavailable(ServeError):

@@ -14,7 +14,9 @@ TIMEOUT = 5.0
 def main(arguments: list[str]) -> int:
     """Asks the health service; the address is the argument, else SAESERVE_BIND, else the default."""
     target = arguments[0] if arguments else os.environ.get("SAESERVE_BIND", "127.0.0.1:50051")
-    target = target.replace("0.0.0.0:", "127.0.0.1:").replace("[::]:", "[::1]:")
+    for everywhere, here in (("0.0.0.0:", "127.0.0.1:"), ("[::]:", "[::1]:")):
+        if target.startswith(everywhere):
+            target = here + target.removeprefix(everywhere)
     request = health_pb2.HealthCheckRequest(service=arguments[1] if len(arguments) > 1 else "")
     with grpc.insecure_channel(target) as channel:
         try:

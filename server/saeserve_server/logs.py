@@ -47,3 +47,4 @@ def configure_logging(config: Config) -> None:
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)
     logging.getLogger("saeserve_server").setLevel(config.log_level.upper())
+    logging.getLogger("grpc").setLevel(logging.CRITICAL)  # a caller that left is no error, and what is one we log

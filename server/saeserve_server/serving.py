@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TypeVar
 
 from saeserve_server.catalog import Catalog
 from saeserve_server.config import Config
@@ -14,9 +16,13 @@ from saeserve_server.scheduler.scheduler import Scheduler
 from saeserve_server.selection import Directory
 from saeserve_server.text.tokenizer import TokenizedText, Tokenizer
 
+T = TypeVar("T")
+
 DEFAULT_MOST_TOKENS = 2048
 """Longest text of a model whose context holds more, unless `max_tokens` is set."""
 MAX_REQUEST_BYTES = 4 * 1024 * 1024
+INLINE_IDS = 1024
+"""More token ids than this are given their pieces in a thread."""
 BATCH_TOKENS_CPU = 512
 BATCH_TOKENS_CUDA = 8192
 
@@ -34,6 +40,7 @@ class Limits:
     default_limit: int = 25
     max_features: int = 1000
     max_sort_tokens: int = 256
+    max_sort_text_bytes: int = 1024
     max_page_size: int = 100
     default_page_size: int = 10
     max_request_bytes: int = MAX_REQUEST_BYTES
@@ -68,7 +75,11 @@ class Serving:
         self.limits = make_limits(config, catalog)
         self.directory = Directory(catalog)
         self.tokenizer = Tokenizer(catalog.model.tokenizer_json, catalog.model.bos_id)
-        self._threads = ThreadPoolExecutor(2, thread_name_prefix="tokenizer")
+        self._threads = ThreadPoolExecutor(2, thread_name_prefix="aside")
+
+    async def aside(self, work: Callable[..., T], *arguments: object) -> T:
+        """The result of `work(*arguments)`, run in a thread so that the event loop goes on."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work, *arguments)
 
     def check_model(self, name: str) -> None:
         """Raises NotFound unless `name` is empty or the served model's."""
@@ -85,22 +96,23 @@ class Serving:
             )
         if not text:
             raise InvalidArgument.field(field, "empty; a text is expected", reason="TEXT_EMPTY")
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, self.tokenizer.tokenize, text)
+        return await self.aside(self.tokenizer.tokenize, text)
 
-    def detokenize(self, ids: list[int], field: str = "input.token_ids.ids") -> TokenizedText:
+    async def detokenize(self, ids: list[int], field: str = "input.token_ids.ids") -> TokenizedText:
         """Tokens of given ids. Raises InvalidArgument for none, too many, or one outside the vocabulary."""
         vocabulary = self.catalog.model.vocabulary
         if len(ids) > self.limits.max_text_bytes:
             raise InvalidArgument.field(
                 field, f"{len(ids)} ids; at most {self.limits.max_text_bytes} are taken", reason="TEXT_TOO_LARGE"
             )
-        for place, token_id in enumerate(ids):
-            if token_id >= vocabulary:
-                raise InvalidArgument.field(
-                    f"{field}[{place}]", f"id {token_id}; the vocabulary's ids are 0 to {vocabulary - 1}"
-                )
-        return self.tokenizer.detokenize(ids)
+        if ids and max(ids) >= vocabulary:
+            place, token_id = next((place, one) for place, one in enumerate(ids) if one >= vocabulary)
+            raise InvalidArgument.field(
+                f"{field}[{place}]", f"id {token_id}; the vocabulary's ids are 0 to {vocabulary - 1}"
+            )
+        if len(ids) <= INLINE_IDS:
+            return self.tokenizer.detokenize(ids)
+        return await self.aside(self.tokenizer.detokenize, ids)  # tens of thousands would hold up every other call
 
     def fit(self, text: TokenizedText, truncate: bool, field: str) -> tuple[TokenizedText, bool]:
         """The text within the token limit, and whether it was cut. Raises InvalidArgument if it may not be."""

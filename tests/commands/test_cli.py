@@ -62,7 +62,7 @@ def test_search_options(search: Any) -> None:
     tokens = search("--by-token", "--limit", "3")
     assert tokens["results"] == []
     assert [len(token["features"]) for token in tokens["tokenResults"]] == [3] * 7
-    assert all(0 < result["value"] for result in search("--ranking", "relative")["results"])
+    assert all(result["value"] > 0 for result in search("--ranking", "relative")["results"])
 
 
 def test_the_first_feature_can_be_looked_at(run: Any, search: Any) -> None:

@@ -11,7 +11,7 @@ import saeserve
 from tests.conftest import DEVICE, START_TIMEOUT
 from tests.sources.formats import write_saelens
 
-TEXTS = ["The rose is red and the sky is blue.", "Red wine, white bread, and a red house by the sea.", "My ship is red."]
+TEXTS = ["The rose is red and the sky is blue.", "Red wine, white bread, and a red house.", "My ship is red."]
 
 
 def run(*arguments: str, module: str = "saeserve_server") -> subprocess.CompletedProcess[str]:
@@ -23,9 +23,8 @@ def run(*arguments: str, module: str = "saeserve_server") -> subprocess.Complete
 def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The demo model with one random SAE, and texts to index."""
     folder = tmp_path_factory.mktemp("own")
-    write_saelens(
-        folder / "sae-1", architecture="topk", hook_name="blocks.1.hook_resid_post", d_in=128, d_sae=64, prepend_bos=False
-    )
+    hook = "blocks.1.hook_resid_post"
+    write_saelens(folder / "sae-1", architecture="topk", hook_name=hook, d_in=128, d_sae=64, prepend_bos=False)
     (folder / "texts.jsonl").write_text("\n".join(json.dumps({"text": text}) for text in TEXTS))
     (folder / "server.toml").write_text(
         f'device = "{DEVICE}"\nmetrics_bind = "none"\nindex = "none"\n'
@@ -80,9 +79,8 @@ def test_an_index_of_other_sources_is_refused(config: Path) -> None:
     folder = config.parent
     built = run("index", "build", str(folder / "other"), str(folder / "texts.jsonl"), "--config", str(config))
     assert built.returncode == 0, built.stderr
-    done = run(
-        "start", "--config", str(config), "--index", str(folder / "other"), "--bind", "127.0.0.1:0", "--model", "synthetic:tiny"
-    )
+    other = ["--index", str(folder / "other"), "--model", "synthetic:tiny"]
+    done = run("start", "--config", str(config), "--bind", "127.0.0.1:0", *other)
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
 

@@ -9,6 +9,7 @@ import torch
 
 from saeserve_server.config import load_config
 from saeserve_server.engine.build import build_runner
+from saeserve_server.engine.ranking import candidates
 from saeserve_server.engine.runner import BatchRunner, run_guarded
 from saeserve_server.engine.work import Aggregate, EncodeWork, Failed, SearchWork, SourceFilter
 from tests.conftest import DEVICE
@@ -126,6 +127,17 @@ def test_a_batch_that_fails_is_answered_as_failed_and_the_next_is_not(runner: Ba
     failed = run_guarded(runner, [bad]).done[0]
     assert isinstance(failed, Failed)
     assert not isinstance(run_guarded(runner, [search()]).done[0], Failed)
+
+
+def test_nothing_to_rank_on_still_says_what_was_considered(runner: BatchRunner) -> None:
+    (done,) = runner.run([search((0, 0, 0), rows=())]).done
+    assert done.considered == 4096
+    assert done.activations.shape == (0, 2)
+
+
+def test_activations_that_are_not_numbers_fail_and_are_not_dropped(runner: BatchRunner) -> None:
+    with pytest.raises(FloatingPointError, match="NaN"):
+        candidates(torch.tensor([[1.0, float("nan")]]), 1, 0)
 
 
 def test_masks_are_kept_and_bounded(runner: BatchRunner, monkeypatch: pytest.MonkeyPatch) -> None:

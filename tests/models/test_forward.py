@@ -6,7 +6,21 @@ from typing import Any
 import pytest
 import torch
 from transformer_lens.model_bridge import TransformerBridge
-from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    AutoTokenizer,
+    BertConfig,
+    BertLMHeadModel,
+    FalconConfig,
+    FalconForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
+    OPTConfig,
+    OPTForCausalLM,
+)
 
 from saeserve_server.config import load_config
 from saeserve_server.errors import ConfigError
@@ -109,6 +123,78 @@ def test_a_local_folder_of_another_architecture(tmp_path: Path) -> None:
     assert model.width("blocks.1.mlp.hook_post") == 48
     assert model.width("blocks.1.hook_resid_post") == 32
     assert model.width("blocks.1.attn.hook_z") == 32
+
+
+def test_a_block_that_writes_into_its_own_activations_does_not_change_what_was_read(tmp_path: Path) -> None:
+    """Falcon's parallel block adds the attention to the MLP's output in place."""
+    torch.manual_seed(0)
+    config = FalconConfig(
+        vocab_size=8192,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        alibi=False,
+        parallel_attn=True,
+        multi_query=True,
+        new_decoder_architecture=False,
+    )
+    model = load(str(save(tmp_path / "falcon", FalconForCausalLM(config))))
+    names = ["blocks.0.hook_mlp_out", "blocks.1.hook_resid_post"]
+    assert all(model.width(name) for name in names)
+    alone = model.forward.run([[1, 2, 3]], {names[0]: model.place(names[0])})[0][names[0]]
+    together = model.forward.run([[1, 2, 3]], {name: model.place(name) for name in names})[0][names[0]]
+    assert torch.equal(alone, together)
+
+
+def test_a_model_that_looks_ahead_is_refused(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=8192,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=48,
+        is_decoder=False,
+    )
+    folder = save(tmp_path / "bert", BertLMHeadModel(config))
+    with pytest.raises(ConfigError, match="only causal models"):
+        load(str(folder)).width("blocks.0.hook_mlp_out")
+
+
+def test_a_mixture_of_experts_has_no_neurons(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    config = MixtralConfig(
+        vocab_size=8192,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        num_local_experts=4,
+        max_position_embeddings=64,
+    )
+    model = load(str(save(tmp_path / "mixtral", MixtralForCausalLM(config))))
+    assert model.neuron_hook(0) is None
+    assert model.width("blocks.0.hook_mlp_out") == 32
+
+
+def test_models_that_lay_all_tokens_end_to_end_are_read_by_text(tmp_path: Path) -> None:
+    """OPT flattens its MLP's input to two dimensions."""
+    torch.manual_seed(0)
+    config = OPTConfig(
+        vocab_size=8192,
+        hidden_size=32,
+        ffn_dim=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        word_embed_proj_dim=32,
+        max_position_embeddings=64,
+    )
+    model = load(str(save(tmp_path / "opt", OPTForCausalLM(config))))
+    assert model.width("blocks.1.hook_resid_post") == 32
+    assert "blocks.1.hook_resid_post" in model.known()
+    neurons = model.neuron_hook(1)
+    assert neurons is None or model.width(neurons) == 48
 
 
 def test_a_hub_name_is_found_in_the_hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

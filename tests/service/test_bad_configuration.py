@@ -1,4 +1,4 @@
-"""What cannot be served: `saeserve-server start` ends with status 2 and says in a line which file, which key, and why."""
+"""What cannot be served: `saeserve-server start` ends with status 2 and says which file, which key, and why."""
 
 from __future__ import annotations
 
@@ -173,7 +173,10 @@ HELD: list[socket.socket] = []
 CASES: dict[Callable[[Path], Path], tuple[int, tuple[str, ...]]] = {
     # What is wrong → number of problems, and what the lines say
     typo: (1, ("server.toml", "max_imputs", "unknown key", "did you mean max_inputs")),
-    typo_in_a_source: (2, ("server.toml", "sources[0].pth", "unknown key", "did you mean path", "sources[0].path: missing")),
+    typo_in_a_source: (
+        2,
+        ("server.toml", "sources[0].pth", "unknown key", "did you mean path", "sources[0].path: missing"),
+    ),
     wrong_type: (2, ("server.toml", "max_inputs", "integer", "'many'", "neurons")),
     no_toml: (1, ("server.toml", "not valid TOML")),
     missing_file: (1, ("nowhere.toml", "No such file")),
@@ -181,7 +184,7 @@ CASES: dict[Callable[[Path], Path], tuple[int, tuple[str, ...]]] = {
     absent_device: (1, ("server.toml", "device", "cuda:99")),
     missing_model: (1, ("server.toml", "model", "no-such-model")),
     not_a_model: (1, ("server.toml", "model", "config.json")),
-    truncated_model: (1, ("cut", "safetensors")),
+    truncated_model: (1, ("server.toml", "model", "cut", "cannot be loaded")),
     nan_model: (1, ("nan", "finite")),
     unknown_shape: (1, ("server.toml", "model", "gpt2-smal", "gpt2-small")),
     nan_weights: (1, ("server.toml", "sources[0]", "sae_weights.safetensors", "W_enc", "NaN")),

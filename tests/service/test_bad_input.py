@@ -92,7 +92,15 @@ def inputs(name: str, given: types.Input, reason: str, field: str, *says: str) -
     return [
         Bad(f"{name}, search", "Search", search(input=given), INVALID, reason, f"input{field}", says),
         Bad(f"{name}, encode", "Encode", encode(inputs=[RED, given]), INVALID, reason, f"inputs[1]{field}", says),
-        Bad(f"{name}, tokenize", "Tokenize", service.TokenizeRequest(input=given), INVALID, reason, f"input{field}", says),
+        Bad(
+            f"{name}, tokenize",
+            "Tokenize",
+            service.TokenizeRequest(input=given),
+            INVALID,
+            reason,
+            f"input{field}",
+            says,
+        ),
     ]
 
 
@@ -105,7 +113,15 @@ def features(name: str, feature: types.FeatureId, reason: str, *says: str) -> li
     return [
         Bad(f"{name}, included", "Search", include, MISSING, reason, says=says),
         Bad(f"{name}, excluded", "Search", exclude, MISSING, reason, says=says),
-        Bad(f"{name}, encode", "Encode", service.EncodeRequest(inputs=[RED], features=[feature]), MISSING, reason, "", says),
+        Bad(
+            f"{name}, encode",
+            "Encode",
+            service.EncodeRequest(inputs=[RED], features=[feature]),
+            MISSING,
+            reason,
+            "",
+            says,
+        ),
         Bad(f"{name}, top", "TopActivations", top(feature=feature), MISSING, reason, says=says),
         Bad(f"{name}, get", "GetFeature", service.GetFeatureRequest(feature=feature), MISSING, reason, says=says),
     ]
@@ -124,9 +140,32 @@ BAD = [
     Bad("no input at all", "Search", service.SearchRequest(), INVALID, "INVALID_REQUEST", "input"),
     Bad("no ids", "Search", search(input=ids_input([])), INVALID, "TEXT_EMPTY", "input", ("at least one",)),
     Bad("BOS alone", "Search", search(input=ids_input([0])), INVALID, "TEXT_EMPTY", "input", ("beside the BOS",)),
-    Bad("a text of BOS alone", "Encode", encode(inputs=[text_input("<|endoftext|>")]), INVALID, "TEXT_EMPTY", "inputs[0]"),
-    Bad("too many tokens", "Search", search(input=text_input(LONG)), INVALID, "TOO_MANY_TOKENS", "input", ("255", "truncate")),
-    Bad("too many ids", "Encode", encode(inputs=[ids_input([5] * 256)]), INVALID, "TOO_MANY_TOKENS", "inputs[0]", ("256", "255")),
+    Bad(
+        "a text of BOS alone",
+        "Encode",
+        encode(inputs=[text_input("<|endoftext|>")]),
+        INVALID,
+        "TEXT_EMPTY",
+        "inputs[0]",
+    ),
+    Bad(
+        "too many tokens",
+        "Search",
+        search(input=text_input(LONG)),
+        INVALID,
+        "TOO_MANY_TOKENS",
+        "input",
+        ("255", "truncate"),
+    ),
+    Bad(
+        "too many ids",
+        "Encode",
+        encode(inputs=[ids_input([5] * 256)]),
+        INVALID,
+        "TOO_MANY_TOKENS",
+        "inputs[0]",
+        ("256", "255"),
+    ),
     # Names
     Bad("model", "Search", search(model="gpt2"), MISSING, "MODEL_NOT_FOUND", says=("gpt2", "demo")),
     Bad("model, encode", "Encode", encode(model="gpt2"), MISSING, "MODEL_NOT_FOUND"),
@@ -135,82 +174,329 @@ BAD = [
     Bad("model, get", "GetFeature", service.GetFeatureRequest(model="é", feature=LATENT), MISSING, "MODEL_NOT_FOUND"),
     Bad("model, tokenize", "Tokenize", service.TokenizeRequest(model="gpt2", input=RED), MISSING, "MODEL_NOT_FOUND"),
     Bad("source", "Search", including(sources=["0-demos"]), MISSING, "SOURCE_NOT_FOUND", says=("0-demos", "0-demo")),
-    Bad("source, excluded", "Search", excluding(sources=["9-demo"]), MISSING, "SOURCE_NOT_FOUND", says=("did you mean",)),
-    Bad("source, encode", "Encode", encode(sources=["0-demo", "zzz"]), MISSING, "SOURCE_NOT_FOUND", says=("zzz", "0-demo")),
+    Bad(
+        "source, excluded", "Search", excluding(sources=["9-demo"]), MISSING, "SOURCE_NOT_FOUND", says=("did you mean",)
+    ),
+    Bad(
+        "source, encode",
+        "Encode",
+        encode(sources=["0-demo", "zzz"]),
+        MISSING,
+        "SOURCE_NOT_FOUND",
+        says=("zzz", "0-demo"),
+    ),
     Bad("source of 100 KB", "Search", including(sources=["x" * 100_000]), MISSING, "SOURCE_NOT_FOUND"),
-    Bad("source of 100 KB, not ASCII", "Encode", encode(sources=["\N{PILE OF POO}" * 25_000]), MISSING, "SOURCE_NOT_FOUND"),
-    Bad("source of 100 KB of control characters", "Encode", encode(sources=["\x07" * 100_000]), MISSING, "SOURCE_NOT_FOUND"),
-    Bad("source, not ASCII", "Search", including(sources=["0-dém\N{ROBOT FACE}"]), MISSING, "SOURCE_NOT_FOUND", says=("0-dém",)),
+    Bad(
+        "source of 100 KB, not ASCII",
+        "Encode",
+        encode(sources=["\N{PILE OF POO}" * 25_000]),
+        MISSING,
+        "SOURCE_NOT_FOUND",
+    ),
+    Bad(
+        "source of 100 KB of control characters",
+        "Encode",
+        encode(sources=["\x07" * 100_000]),
+        MISSING,
+        "SOURCE_NOT_FOUND",
+    ),
+    Bad(
+        "source, not ASCII",
+        "Search",
+        including(sources=["0-dém\N{ROBOT FACE}"]),
+        MISSING,
+        "SOURCE_NOT_FOUND",
+        says=("0-dém",),
+    ),
     Bad("empty source", "Search", including(sources=[""]), MISSING, "SOURCE_NOT_FOUND"),
     Bad("set", "Search", including(sets=["demon"]), MISSING, "SET_NOT_FOUND", says=("demon", "did you mean demo")),
     Bad("set, excluded", "Search", excluding(sets=["mlp-oai"]), MISSING, "SET_NOT_FOUND"),
     Bad("set of 100 KB", "Search", excluding(sets=["é" * 50_000]), MISSING, "SET_NOT_FOUND"),
-    Bad("layer", "Search", including(layers=[service.LayerRange(first=2, last=4)]), MISSING, "LAYER_NOT_FOUND", says=("4", "0 to 3")),
-    Bad("layer, excluded", "Search", excluding(layers=[service.LayerRange(first=0, last=MOST)]), MISSING, "LAYER_NOT_FOUND"),
+    Bad(
+        "layer",
+        "Search",
+        including(layers=[service.LayerRange(first=2, last=4)]),
+        MISSING,
+        "LAYER_NOT_FOUND",
+        says=("4", "0 to 3"),
+    ),
+    Bad(
+        "layer, excluded",
+        "Search",
+        excluding(layers=[service.LayerRange(first=0, last=MOST)]),
+        MISSING,
+        "LAYER_NOT_FOUND",
+    ),
     *features("index", types.FeatureId(source="0-demo", index=2048), "FEATURE_NOT_FOUND", "0-DEMO:2048", "0 to 2047"),
-    *features("largest index", types.FeatureId(source="3", index=MOST), "FEATURE_NOT_FOUND", "3:4294967295", "0 to 511"),
+    *features(
+        "largest index", types.FeatureId(source="3", index=MOST), "FEATURE_NOT_FOUND", "3:4294967295", "0 to 511"
+    ),
     *features("feature's source", types.FeatureId(source="4-demo", index=0), "SOURCE_NOT_FOUND", "4-demo", "3-demo"),
     *features("feature's huge source", types.FeatureId(source="ü" * 50_000, index=0), "SOURCE_NOT_FOUND"),
-    Bad("feature without a source", "GetFeature", service.GetFeatureRequest(), INVALID, "INVALID_REQUEST", "feature.source"),
-    Bad("feature without a source, top", "TopActivations", service.TopActivationsRequest(), INVALID, "INVALID_REQUEST", "feature.source"),
-    Bad("feature without a source, encode", "Encode", chosen(("0-demo", 1), ("", 1)), INVALID, "INVALID_REQUEST", "features[1].source"),
     Bad(
-        "feature without a source, excluded", "Search", excluding(features=[types.FeatureId(index=1)]), INVALID,
-        "INVALID_REQUEST", "filter.exclude.features[0].source",
+        "feature without a source",
+        "GetFeature",
+        service.GetFeatureRequest(),
+        INVALID,
+        "INVALID_REQUEST",
+        "feature.source",
+    ),
+    Bad(
+        "feature without a source, top",
+        "TopActivations",
+        service.TopActivationsRequest(),
+        INVALID,
+        "INVALID_REQUEST",
+        "feature.source",
+    ),
+    Bad(
+        "feature without a source, encode",
+        "Encode",
+        chosen(("0-demo", 1), ("", 1)),
+        INVALID,
+        "INVALID_REQUEST",
+        "features[1].source",
+    ),
+    Bad(
+        "feature without a source, excluded",
+        "Search",
+        excluding(features=[types.FeatureId(index=1)]),
+        INVALID,
+        "INVALID_REQUEST",
+        "filter.exclude.features[0].source",
     ),
     # Numbers
     *(
-        Bad(f"limit {limit}", "Search", search(limit=limit), INVALID, "INVALID_REQUEST", "limit", (str(limit), "1 to 1000"))
+        Bad(
+            f"limit {limit}",
+            "Search",
+            search(limit=limit),
+            INVALID,
+            "INVALID_REQUEST",
+            "limit",
+            (str(limit), "1 to 1000"),
+        )
         for limit in (0, -1, 1001, 2**31 - 1, -(2**31))
     ),
     *(
-        Bad(f"page size {size}", "TopActivations", top(page_size=size), INVALID, "INVALID_REQUEST", "page_size", ("1 to 100",))
+        Bad(
+            f"page size {size}",
+            "TopActivations",
+            top(page_size=size),
+            INVALID,
+            "INVALID_REQUEST",
+            "page_size",
+            ("1 to 100",),
+        )
         for size in (0, -1, 101, 2**31 - 1, -(2**31))
     ),
     *(
-        Bad(f"{name} {value}", "Search", density(**{name: value}), INVALID, "INVALID_REQUEST", f"filter.{name}", ("0 to 1",))
+        Bad(
+            f"{name} {value}",
+            "Search",
+            density(**{name: value}),
+            INVALID,
+            "INVALID_REQUEST",
+            f"filter.{name}",
+            ("0 to 1",),
+        )
         for name in ("min_density", "max_density")
         for value in (math.nan, math.inf, -math.inf, -0.1, 1.1, 1e308)
     ),
-    Bad("densities crossed", "Search", density(min_density=0.5, max_density=0.1), INVALID, "INVALID_REQUEST", "filter.min_density", ("0.5", "0.1")),
-    Bad("layers reversed", "Search", including(layers=[service.LayerRange(first=3, last=1)]), INVALID, "INVALID_REQUEST", "filter.include.layers"),
-    Bad("layers reversed, excluded", "Search", excluding(layers=[service.LayerRange(first=1)]), INVALID, "INVALID_REQUEST", "filter.exclude.layers"),
+    Bad(
+        "densities crossed",
+        "Search",
+        density(min_density=0.5, max_density=0.1),
+        INVALID,
+        "INVALID_REQUEST",
+        "filter.min_density",
+        ("0.5", "0.1"),
+    ),
+    Bad(
+        "layers reversed",
+        "Search",
+        including(layers=[service.LayerRange(first=3, last=1)]),
+        INVALID,
+        "INVALID_REQUEST",
+        "filter.include.layers",
+    ),
+    Bad(
+        "layers reversed, excluded",
+        "Search",
+        excluding(layers=[service.LayerRange(first=1)]),
+        INVALID,
+        "INVALID_REQUEST",
+        "filter.exclude.layers",
+    ),
     Bad("min_fires with raw", "Search", search(min_fires=3), INVALID, "INVALID_REQUEST", "min_fires"),
     # Enums
     Bad("kind unset", "Search", including(kinds=[0]), INVALID, "INVALID_REQUEST", "filter.include.kinds[0]"),
-    Bad("kind unknown", "Search", excluding(kinds=[1, 77]), INVALID, "INVALID_REQUEST", "filter.exclude.kinds[1]", ("77",)),
+    Bad(
+        "kind unknown",
+        "Search",
+        excluding(kinds=[1, 77]),
+        INVALID,
+        "INVALID_REQUEST",
+        "filter.exclude.kinds[1]",
+        ("77",),
+    ),
     Bad("kind negative", "Search", including(kinds=[-1]), INVALID, "INVALID_REQUEST", "filter.include.kinds[0]"),
     Bad("ranking unknown", "Search", search(ranking=9), INVALID, "INVALID_REQUEST", "ranking", ("9",)),
     Bad("ranking negative", "Search", search(ranking=-5), INVALID, "INVALID_REQUEST", "ranking"),
     # Sort tokens
-    Bad("position past the end", "Search", sorting({"position": 7}), INVALID, "INVALID_REQUEST", "sort_tokens[0].position", ("0 to 6",)),
-    Bad("largest position", "Search", sorting({"text": "red"}, {"position": MOST}), INVALID, "INVALID_REQUEST", "sort_tokens[1].position"),
-    Bad("no match", "Search", sorting({"text": "blue"}), INVALID, "SORT_TOKEN_NOT_FOUND", "sort_tokens[0].text", ("'blue'", "' red'", "' color'", "'My'")),
-    Bad("no match for nothing", "Search", sorting({"text": ""}), INVALID, "SORT_TOKEN_NOT_FOUND", "sort_tokens[0].text"),
-    Bad("no match, huge", "Search", sorting({"text": "ж" * 50_000}), INVALID, "SORT_TOKEN_NOT_FOUND", "sort_tokens[0].text"),
-    Bad("sort token unset", "Search", sorting({"position": 0}, {}), INVALID, "INVALID_REQUEST", "sort_tokens[1]", ("position or text",)),
-    Bad("too many sort tokens", "Search", sorting(*[{"position": 0}] * 257), INVALID, "INVALID_REQUEST", "sort_tokens", ("257", "256")),
+    Bad(
+        "position past the end",
+        "Search",
+        sorting({"position": 7}),
+        INVALID,
+        "INVALID_REQUEST",
+        "sort_tokens[0].position",
+        ("0 to 6",),
+    ),
+    Bad(
+        "largest position",
+        "Search",
+        sorting({"text": "red"}, {"position": MOST}),
+        INVALID,
+        "INVALID_REQUEST",
+        "sort_tokens[1].position",
+    ),
+    Bad(
+        "no match",
+        "Search",
+        sorting({"text": "blue"}),
+        INVALID,
+        "SORT_TOKEN_NOT_FOUND",
+        "sort_tokens[0].text",
+        ("'blue'", "' red'", "' color'", "'My'"),
+    ),
+    Bad(
+        "no match for nothing", "Search", sorting({"text": ""}), INVALID, "SORT_TOKEN_NOT_FOUND", "sort_tokens[0].text"
+    ),
+    Bad(
+        "no match, huge",
+        "Search",
+        sorting({"text": "ж" * 50_000}),
+        INVALID,
+        "SORT_TOKEN_NOT_FOUND",
+        "sort_tokens[0].text",
+    ),
+    Bad(
+        "sort token unset",
+        "Search",
+        sorting({"position": 0}, {}),
+        INVALID,
+        "INVALID_REQUEST",
+        "sort_tokens[1]",
+        ("position or text",),
+    ),
+    Bad(
+        "too many sort tokens",
+        "Search",
+        sorting(*[{"position": 0}] * 257),
+        INVALID,
+        "INVALID_REQUEST",
+        "sort_tokens",
+        ("257", "256"),
+    ),
     # Too many, twice, both, neither
-    Bad("too many features", "Encode", chosen(*[("0-demo", n) for n in range(1001)]), INVALID, "INVALID_REQUEST", "features", ("1001", "1000")),
-    Bad("too many included", "Search", including(features=feature_ids(*[("0-demo", n) for n in range(1001)])), INVALID, "INVALID_REQUEST", "filter.include.features"),
+    Bad(
+        "too many features",
+        "Encode",
+        chosen(*[("0-demo", n) for n in range(1001)]),
+        INVALID,
+        "INVALID_REQUEST",
+        "features",
+        ("1001", "1000"),
+    ),
+    Bad(
+        "too many included",
+        "Search",
+        including(features=feature_ids(*[("0-demo", n) for n in range(1001)])),
+        INVALID,
+        "INVALID_REQUEST",
+        "filter.include.features",
+    ),
     Bad("too many sets", "Search", including(sets=["demo"] * 1001), INVALID, "INVALID_REQUEST", "filter.include.sets"),
-    Bad("too many layers", "Search", including(layers=[service.LayerRange()] * 1001), INVALID, "INVALID_REQUEST", "filter.include.layers"),
+    Bad(
+        "too many layers",
+        "Search",
+        including(layers=[service.LayerRange()] * 1001),
+        INVALID,
+        "INVALID_REQUEST",
+        "filter.include.layers",
+    ),
     Bad("too many sources", "Encode", encode(sources=["0-demo"] * 1001), INVALID, "INVALID_REQUEST", "sources"),
-    Bad("source twice", "Encode", encode(sources=["0-demo", "1-demo", "0-DEMO"]), INVALID, "DUPLICATE", "sources", ("0-DEMO", "twice")),
-    Bad("source twice by alias", "Search", including(sources=["0", "0-neurons"]), INVALID, "DUPLICATE", "filter.include.sources"),
-    Bad("source excluded twice", "Search", excluding(sources=["0", "0"]), INVALID, "DUPLICATE", "filter.exclude.sources"),
+    Bad(
+        "source twice",
+        "Encode",
+        encode(sources=["0-demo", "1-demo", "0-DEMO"]),
+        INVALID,
+        "DUPLICATE",
+        "sources",
+        ("0-DEMO", "twice"),
+    ),
+    Bad(
+        "source twice by alias",
+        "Search",
+        including(sources=["0", "0-neurons"]),
+        INVALID,
+        "DUPLICATE",
+        "filter.include.sources",
+    ),
+    Bad(
+        "source excluded twice", "Search", excluding(sources=["0", "0"]), INVALID, "DUPLICATE", "filter.exclude.sources"
+    ),
     Bad("feature twice", "Encode", chosen(("0-demo", 5), ("0-DEMO", 5)), INVALID, "DUPLICATE", "features", ("twice",)),
-    Bad("feature twice by alias", "Search", including(features=feature_ids(("2", 5), ("2-neurons", 5))), INVALID, "DUPLICATE", "filter.include.features"),
-    Bad("sources and features", "Encode", chosen(("0-demo", 5), sources=["0-demo"]), INVALID, "INVALID_REQUEST", "sources", ("not both",)),
+    Bad(
+        "feature twice by alias",
+        "Search",
+        including(features=feature_ids(("2", 5), ("2-neurons", 5))),
+        INVALID,
+        "DUPLICATE",
+        "filter.include.features",
+    ),
+    Bad(
+        "sources and features",
+        "Encode",
+        chosen(("0-demo", 5), sources=["0-demo"]),
+        INVALID,
+        "INVALID_REQUEST",
+        "sources",
+        ("not both",),
+    ),
     Bad("neither", "Encode", service.EncodeRequest(inputs=[RED]), INVALID, "INVALID_REQUEST", "sources"),
     Bad("no texts", "Encode", encode(inputs=[]), INVALID, "INVALID_REQUEST", "inputs", ("0 texts", "1 to 64")),
-    Bad("too many texts", "Encode", encode(inputs=[RED] * 65), INVALID, "INVALID_REQUEST", "inputs", ("65 texts", "1 to 64")),
-    Bad("whole neurons", "Encode", encode(sources=["0-demo", "1"]), INVALID, "DENSE_SOURCE", "sources[1]", ("EncodeStream",)),
-    Bad("too large an answer", "Encode", chosen(
-        *[("0-demo", n) for n in range(1000)], texts=[text_input("red " * 250)] * 64
-    ), INVALID, "ANSWER_TOO_LARGE", says=("EncodeStream", "4128768")),
+    Bad(
+        "too many texts",
+        "Encode",
+        encode(inputs=[RED] * 65),
+        INVALID,
+        "INVALID_REQUEST",
+        "inputs",
+        ("65 texts", "1 to 64"),
+    ),
+    Bad(
+        "whole neurons",
+        "Encode",
+        encode(sources=["0-demo", "1"]),
+        INVALID,
+        "DENSE_SOURCE",
+        "sources[1]",
+        ("EncodeStream",),
+    ),
+    Bad(
+        "too large an answer",
+        "Encode",
+        chosen(*[("0-demo", n) for n in range(1000)], texts=[text_input("red " * 250)] * 64),
+        INVALID,
+        "ANSWER_TOO_LARGE",
+        says=("EncodeStream", "4128768"),
+    ),
     # Page tokens
-    Bad("page token of nobody", "TopActivations", top(page_token="garbage"), INVALID, "INVALID_PAGE_TOKEN", "page_token"),
+    Bad(
+        "page token of nobody", "TopActivations", top(page_token="garbage"), INVALID, "INVALID_PAGE_TOKEN", "page_token"
+    ),
     Bad("huge page token", "TopActivations", top(page_token="é" * 10**5), INVALID, "INVALID_PAGE_TOKEN", "page_token"),
 ]
 
@@ -286,7 +572,9 @@ def test_unknown_fields_are_no_error(channel: grpc.Channel) -> None:
 
 
 def stream_bytes(channel: grpc.Channel, *messages: bytes) -> Any:
-    call = channel.stream_stream(f"/{SERVICE}/EncodeStream", response_deserializer=service.EncodeStreamResponse.FromString)
+    call = channel.stream_stream(
+        f"/{SERVICE}/EncodeStream", response_deserializer=service.EncodeStreamResponse.FromString
+    )
     return call(iter(messages), timeout=TIMEOUT)
 
 
@@ -298,10 +586,9 @@ def test_a_malformed_first_message_ends_a_stream(channel: grpc.Channel) -> None:
 def test_a_malformed_later_message_ends_a_stream_after_what_came_before(channel: grpc.Channel) -> None:
     first = [config(sources=["0-demo"]).SerializeToString(), item(0, "red").SerializeToString()]
     call = stream_bytes(channel, *first, b"\xff\xff", item(1, "blue").SerializeToString())
-    answered = []
+    answered: list[int] = []
     with pytest.raises(grpc.RpcError) as caught:
-        for answer in call:
-            answered.append(answer.sequence)
+        answered.extend(answer.sequence for answer in call)
     refusal = read_refusal(caught.value)
     assert (refusal.code, refusal.reason) == (INVALID, "MALFORMED_REQUEST")
     assert answered == [0]
@@ -414,9 +701,7 @@ def test_a_request_id_that_is_unfit_is_replaced(stub: FeatureServiceStub, reques
 def test_huge_metadata_is_refused_without_harm(stub: FeatureServiceStub, demo: saeserve.Client) -> None:
     """gRPC itself refuses it, before any handler: all that can be said is that no fault shows and nothing ends."""
     with pytest.raises(grpc.RpcError) as caught:
-        stub.GetServerInfo(
-            service.GetServerInfoRequest(), timeout=TIMEOUT, metadata=[("x-request-id", "a" * 100_000)]
-        )
+        stub.GetServerInfo(service.GetServerInfoRequest(), timeout=TIMEOUT, metadata=[("x-request-id", "a" * 100_000)])
     assert caught.value.code() not in (StatusCode.UNKNOWN, StatusCode.INTERNAL, StatusCode.DEADLINE_EXCEEDED)
     assert demo.server_info().limits
 

@@ -90,7 +90,12 @@ def hold_ranking(ranked: Ranked, reference: Ranked, epsilon: float, what: str) -
 
 def requests() -> list[tuple[str, dict[str, Any]]]:
     """60 distinct requests: every option with texts of many lengths."""
-    texts = [*(text[:90] for text in passages(57)), "My favorite color is red.", "Odysseus wept.", "日本 e\u0301 \N{ROBOT FACE} naïve"]
+    texts = [
+        *(text[:90] for text in passages(57)),
+        "My favorite color is red.",
+        "Odysseus wept.",
+        "日本 e\u0301 \N{ROBOT FACE} naïve",
+    ]
     return [(text, OPTIONS[place % len(OPTIONS)]) for place, text in enumerate(texts)]
 
 

@@ -209,7 +209,9 @@ def test_chunks_stay_within_their_limit_and_in_order(
     answers = chunks(stub, first, texts)
     led = first.config.include_bos
     assert max(answer.ByteSize() for answer in answers) <= most
-    runs = [sequence for place, answer in enumerate(answers) if (sequence := answer.sequence) != answers[place - 1].sequence]
+    runs = [
+        sequence for place, answer in enumerate(answers) if (sequence := answer.sequence) != answers[place - 1].sequence
+    ]
     assert len(runs) == len(set(runs)) == len(texts)  # the chunks of an item come without others between
     by_item: dict[int, list[service.EncodeChunk]] = defaultdict(list)
     for answer in answers:

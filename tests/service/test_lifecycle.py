@@ -122,7 +122,11 @@ def test_from_loading_to_the_end(tmp_path: Path) -> None:
         lines = own.log()
         assert {"time", "level", "logger", "message"} <= set(lines[0])
         messages = [line["message"] for line in lines]
-        assert [word for word in ("ready", "draining", "stopped") if word in messages] == ["ready", "draining", "stopped"]
+        assert [word for word in ("ready", "draining", "stopped") if word in messages] == [
+            "ready",
+            "draining",
+            "stopped",
+        ]
         refusals = [line for line in lines if line.get("code") == "UNAVAILABLE"]
         assert all({"request_id", "ms", "error"} <= set(line) for line in refusals)
         assert refusals
@@ -240,7 +244,7 @@ def test_a_slow_reader_is_held_back(tmp_path: Path) -> None:
 
 def test_limits_of_the_configuration_are_published_and_enforced(tmp_path: Path) -> None:
     limits = {"max_text_bytes": 100, "max_tokens": 12, "max_inputs": 3, "max_answer_bytes": 65536, "batch_tokens": 20}
-    with server(tmp_path, **limits) as (_, channel, stub):
+    with server(tmp_path, **limits) as (_, _, stub):
         published = stub.GetServerInfo(service.GetServerInfoRequest(), timeout=TIMEOUT).limits
         assert {name: getattr(published, name) for name in limits} == limits
 
@@ -250,11 +254,13 @@ def test_limits_of_the_configuration_are_published_and_enforced(tmp_path: Path) 
 
         assert len(encode("red", "blue", "red red red red red red red").texts) == 3
         assert refused(lambda: encode("x" * 101)).reason == "TEXT_TOO_LARGE"
-        assert refused(lambda: encode("red red red red red red red red red red red red red")).reason == "TOO_MANY_TOKENS"
+        assert (
+            refused(lambda: encode("red red red red red red red red red red red red red")).reason == "TOO_MANY_TOKENS"
+        )
         assert list(refused(lambda: encode(*["red"] * 4)).fields) == ["inputs"]
         refusal = refused(
             lambda: stub.Search(
-                service.SearchRequest(input=text_input("red blue green sea sky"), by_token=True, limit=1000,
+                service.SearchRequest(input=text_input("a b c d e f g h i j"), by_token=True, limit=1000,
                                       filter={"include": {"kinds": [1, 2]}}),
                 timeout=TIMEOUT,
             )
@@ -277,9 +283,7 @@ def test_limits_of_the_configuration_are_published_and_enforced(tmp_path: Path) 
             assert not result.facts.HasField("density")
             assert not result.facts.HasField("index_max_activation")
             assert result.match == types.MATCH_UNKNOWN
-        feature = stub.GetFeature(
-            service.GetFeatureRequest(feature={"source": "0-demo", "index": 1}), timeout=TIMEOUT
-        )
+        feature = stub.GetFeature(service.GetFeatureRequest(feature={"source": "0-demo", "index": 1}), timeout=TIMEOUT)
         assert not feature.HasField("statistics")
         assert not feature.HasField("dead")
 
@@ -316,6 +320,13 @@ def test_a_storm_of_cancelled_calls_leaves_the_server_as_it_was(
 def test_200_calls_at_once_are_all_answered(stub: FeatureServiceStub) -> None:
     calls = [stub.Search.future(RED, timeout=TIMEOUT) for _ in range(200)]
     assert {len(call.result().results) for call in calls} == {25}
+
+
+def test_thousands_of_calls_at_once_are_answered_or_told_to_come_again(stub: FeatureServiceStub) -> None:
+    """gRPC's own cap on calls that wait to be taken up would cancel some: a status that no caller can act on."""
+    calls = [stub.Search.future(RED, timeout=TIMEOUT) for _ in range(3000)]
+    refused_with = {call.code() for call in calls if call.exception() is not None}
+    assert refused_with <= {StatusCode.RESOURCE_EXHAUSTED}
 
 
 def test_reflection_lists_the_service(channel: grpc.Channel) -> None:

@@ -285,16 +285,18 @@ def test_density_bounds_act_before_the_top_k(demo: saeserve.Client) -> None:
     assert 0 < result.features_considered < ALL_LATENTS
     assert "0-DEMO:248" not in expected
     narrow = demo.search(RED, min_density=0.01, max_density=bound, limit=1000)
-    assert names(narrow) == [
-        str(hit.name) for hit in everywhere.results if 0.01 <= (hit.feature.density or 0) <= bound
-    ]
+    assert names(narrow) == [str(hit.name) for hit in everywhere.results if 0.01 <= (hit.feature.density or 0) <= bound]
     assert demo.search(RED, min_density=0.0, max_density=1.0).features_considered == ALL_LATENTS
 
 
 def test_density_bounds_are_inclusive(demo: saeserve.Client) -> None:
     density = demo.get_feature("0-DEMO:248").feature.density
     assert density is not None
-    for bounds in ({"min_density": density}, {"max_density": density}, {"min_density": density, "max_density": density}):
+    for bounds in (
+        {"min_density": density},
+        {"max_density": density},
+        {"min_density": density, "max_density": density},
+    ):
         assert demo.search(RED, features="0-demo:248", **bounds).features_considered == 1
 
 

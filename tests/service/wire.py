@@ -94,7 +94,9 @@ def read_status(status: status_pb2.Status, trailing: Iterable[tuple[str, Any]] =
     assert ids[0]
     bad = details(status, error_details_pb2.BadRequest)
     assert len(bad) <= 1
-    retry = [detail.retry_delay.ToTimedelta().total_seconds() for detail in details(status, error_details_pb2.RetryInfo)]
+    retry = [
+        detail.retry_delay.ToTimedelta().total_seconds() for detail in details(status, error_details_pb2.RetryInfo)
+    ]
     fields = {violation.field: violation.description for one in bad for violation in one.field_violations}
     for text in [status.message, *fields.values(), *infos[0].metadata.values()]:
         assert not LEAKS.search(text), text

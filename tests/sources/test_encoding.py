@@ -252,13 +252,11 @@ def test_firing_frequencies_come_from_the_sparsity_file(tmp_path: Path) -> None:
     assert np.allclose(sae.density, 10.0 ** tensors["sparsity"].double())
 
 
-def test_sae_without_bos_in_training_is_served_with_a_warning(tmp_path: Path) -> None:
+def test_whether_an_sae_was_trained_with_bos_is_read(tmp_path: Path) -> None:
     for flat in (False, True):
-        write_saelens(tmp_path, prepend_bos=False, flat=flat)
-        sae = saelens.read(tmp_path)
-        assert not sae.prepend_bos
-        assert len(sae.warnings) == 1
-        assert "prepend_bos" in sae.warnings[0]
+        for prepend_bos in (False, True):
+            write_saelens(tmp_path, prepend_bos=prepend_bos, flat=flat)
+            assert saelens.read(tmp_path).prepend_bos is prepend_bos
 
 
 def test_an_sae_moves_between_devices(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import decoders, models, normalizers, pre_tokenizers
 
-from saeserve_server.text.sort_tokens import match_positions
+from saeserve_server.text.sort_tokens import SortTokens
 from saeserve_server.text.tokenizer import Tokenizer
 from tests.reference import MODEL
 
@@ -133,7 +133,7 @@ def test_a_normalising_tokenizer_shows_the_text_as_it_was_given() -> None:
 
 def positions(text: str, wanted: str) -> list[str]:
     tokens = TOKENIZER.tokenize(text).tokens
-    return [tokens[place].display for place in match_positions(tokens, wanted)]
+    return [tokens[place].display for place in SortTokens(tokens).match(wanted)]
 
 
 def test_sort_tokens_match_exactly_before_stripped() -> None:
@@ -155,6 +155,16 @@ def test_no_match_and_part_of_a_token_give_nothing() -> None:
     assert positions("a  b", " \n") == []
 
 
+def test_a_periodic_text_is_matched_in_proportion_to_its_length() -> None:
+    """256 sort tokens that nearly match everywhere: quadratic work would take minutes, and the timeout would tell."""
+    tokens = [TOKENIZER.token(310)] * 4000
+    wanted = SortTokens(tokens)
+    piece = tokens[0].piece.decode()
+    for _ in range(256):
+        assert wanted.match(piece * 300 + "b") == []
+    assert wanted.match(piece * 300) == list(range(4000))
+
+
 @given(TRICKY, st.data())
 @settings(deadline=None, max_examples=200)
 def test_every_run_of_tokens_finds_itself(text: str, data: st.DataObject) -> None:
@@ -168,4 +178,4 @@ def test_every_run_of_tokens_finds_itself(text: str, data: st.DataObject) -> Non
         wanted = run.decode()
     except UnicodeDecodeError:
         return
-    assert set(range(first, last + 1)) <= set(match_positions(tokens, wanted))
+    assert set(range(first, last + 1)) <= set(SortTokens(tokens).match(wanted))

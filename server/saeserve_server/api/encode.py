@@ -29,6 +29,8 @@ from saeserve_server.scheduler.queue import Outcome, Priority
 from saeserve_server.serving import Serving
 from saeserve_server.text.tokenizer import TokenizedText
 
+STREAM_INSTEAD = ", or call EncodeStream, which answers in chunks"
+
 T = TypeVar("T")
 
 
@@ -116,7 +118,8 @@ async def encode(serving: Serving, request: service.EncodeRequest) -> service.En
         stack_rows([block for one in encoded if isinstance(block := one.done.blocks[place], Csr)])
         for place in range(len(wanted.sources))
     ]
-    refuse_large_answer(serving, sum(rows.indptr.nbytes + rows.indices.nbytes + rows.data.nbytes for rows in sparse))
+    size = sum(rows.indptr.nbytes + rows.indices.nbytes + rows.data.nbytes for rows in sparse)
+    refuse_large_answer(serving, size, STREAM_INSTEAD)
     response = service.EncodeResponse(
         texts=[one.message for one in encoded],
         text_offsets=[0, *itertools.accumulate(one.done.rows for one in encoded)],
@@ -132,13 +135,13 @@ async def encode(serving: Serving, request: service.EncodeRequest) -> service.En
     return response
 
 
-def refuse_large_answer(serving: Serving, size: int) -> None:
-    """Raises InvalidArgument for an answer of `size` bytes, if that is more than one message may hold."""
+def refuse_large_answer(serving: Serving, size: int, otherwise: str = "") -> None:
+    """Raises InvalidArgument for an answer of `size` bytes, if that is more than one message may hold; `otherwise` says
+    what else the caller can do."""
     most = serving.limits.max_answer_bytes
     if size > most:
         raise InvalidArgument(
-            f"the answer would take {size} bytes; at most {most} fit into one: ask for less, "
-            "or call EncodeStream, which answers in chunks",
+            f"the answer would take {size} bytes; at most {most} fit into one: ask for less{otherwise}",
             reason="ANSWER_TOO_LARGE",
             metadata={"max_answer_bytes": str(most), "answer_bytes": str(size)},
         )
@@ -156,7 +159,7 @@ def _refuse_whole_neurons(serving: Serving, wanted: Wanted) -> None:
 
 
 def _refuse_large_dense(serving: Serving, wanted: Wanted, rows: int) -> None:
-    refuse_large_answer(serving, rows * len(wanted.features) * 4)
+    refuse_large_answer(serving, rows * len(wanted.features) * 4, STREAM_INSTEAD)
 
 
 async def _together(waits: Sequence[Coroutine[Any, Any, T]]) -> list[T]:

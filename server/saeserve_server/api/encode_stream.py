@@ -1,8 +1,8 @@
 """EncodeStream: activations of whole data sets, in chunks, with bounded memory.
 
 A reader takes items while fewer than `max_stream_items` are unanswered; each is encoded by a task of its own, behind
-unary calls; whichever is done first is written first, its chunks without others between. Not reading is what holds back
-the caller: gRPC's flow control does the rest.
+unary calls and within MOST_HELD_BYTES; whichever is done first is written first, its chunks without others between. Not
+reading is what holds back the caller: gRPC's flow control does the rest.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from saeserve_server.api.call import current_call
 from saeserve_server.api.encode import Encoded, Wanted, encode_text, parse_wanted
 from saeserve_server.api.errors import to_status
 from saeserve_server.api.parse import parse_input
-from saeserve_server.catalog import FloatArray
+from saeserve_server.catalog import FloatArray, Kind
 from saeserve_server.engine.work import Csr
 from saeserve_server.errors import Internal, InvalidArgument, Unavailable
 from saeserve_server.scheduler.queue import Priority
@@ -28,6 +28,10 @@ from saeserve_server.serving import Serving
 
 Requests = AsyncIterator[service.EncodeStreamRequest]
 
+MOST_HELD_BYTES = 64 * 1024 * 1024
+"""Memory of a stream's answers that are being made or wait to be written; a single answer may take more."""
+SPARSE_ROW_BYTES = 4096
+"""What a row of an SAE source is taken to need, before the first has been seen."""
 CHUNK_MARGIN = 4096
 """Bytes of a chunk left for everything that is not activations or tokens."""
 
@@ -40,17 +44,18 @@ class _Answer:
     encoded: Encoded | None = None
     error: Exception | None = None
     tokenize_seconds: float = 0.0
+    held_bytes: int = 0
 
 
 async def encode_stream(serving: Serving, requests: Requests) -> AsyncIterator[service.EncodeStreamResponse]:
     """Answers a stream. Raises for a bad configuration, the loss of the engine, or a server that is going away."""
-    wanted = parse_wanted(serving, await _configuration(requests))
+    wanted = parse_wanted(serving, _configuration(await _next(requests, serving.draining)))
     stream = _Stream(serving, wanted, requests)
     try:
         while (answer := await stream.next_answer()) is not None:
             for response in _responses(serving, wanted, answer):
                 yield response
-            stream.answered(answer.sequence)
+            stream.answered(answer)
     finally:
         await stream.close()
 
@@ -64,6 +69,8 @@ class _Stream:
         self._requests = requests
         self._room = asyncio.Semaphore(serving.limits.max_stream_items)
         self._unanswered: set[int] = set()
+        self._memory = _Memory(MOST_HELD_BYTES)
+        self._row_bytes = _row_bytes(serving, wanted)
         self._done: asyncio.Queue[_Answer | BaseException | None] = asyncio.Queue()
         self._tasks: set[asyncio.Task[None]] = set()
         self._reader = asyncio.create_task(self._read())
@@ -75,9 +82,10 @@ class _Stream:
             raise answer
         return answer
 
-    def answered(self, sequence: int) -> None:
+    def answered(self, answer: _Answer) -> None:
         """The item's answer has been written: there is room for another."""
-        self._unanswered.discard(sequence)
+        self._unanswered.discard(answer.sequence)
+        self._memory.give_back(answer.held_bytes)
         self._room.release()
 
     async def close(self) -> None:
@@ -86,13 +94,15 @@ class _Stream:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        while not self._done.empty():  # megabytes that would wait for the garbage collector
+            self._done.get_nowait()
 
     async def _read(self) -> None:
         end: BaseException | None = None
         try:
             while True:
                 await self._room.acquire()
-                request = await self._next_request()
+                request = await _next(self._requests, self._serving.draining)
                 if request is None:
                     break
                 self._accept(request)
@@ -101,21 +111,6 @@ class _Stream:
         if self._tasks:
             await asyncio.wait(self._tasks)
         self._done.put_nowait(end)
-
-    async def _next_request(self) -> service.EncodeStreamRequest | None:
-        """The next message; None at the caller's end. Raises Unavailable once the server is draining."""
-        request = asyncio.ensure_future(anext(self._requests, None))
-        draining = asyncio.ensure_future(self._serving.draining.wait())
-        try:
-            await asyncio.wait({request, draining}, return_when=asyncio.FIRST_COMPLETED)
-            if request.done():
-                return request.result()
-            raise Unavailable(
-                "the server is going away; what was accepted is answered", reason="DRAINING", retry_after=1
-            )
-        finally:
-            request.cancel()
-            draining.cancel()
 
     def _accept(self, request: service.EncodeStreamRequest) -> None:
         if request.WhichOneof("message") != "item":
@@ -130,19 +125,63 @@ class _Stream:
 
     async def _encode(self, item: service.EncodeStreamItem) -> None:
         began = time.perf_counter()
+        held = 0
         try:
             text, truncated = await parse_input(self._serving, item.input, self._wanted.truncate, "item.input")
             seconds = time.perf_counter() - began
+            held = await self._memory.take(self._row_bytes * (len(text.ids) + 1))
             encoded = await encode_text(self._serving, self._wanted, text, truncated, Priority.STREAM)
-            self._done.put_nowait(_Answer(item.sequence, encoded=encoded, tokenize_seconds=seconds))
+            size = _size(encoded)
+            self._row_bytes = max(self._row_bytes, size // max(1, encoded.done.rows))
+            self._memory.correct(size - held)
+            self._done.put_nowait(_Answer(item.sequence, encoded, None, seconds, size))
         except Unavailable as error:
             self._done.put_nowait(error)  # the engine is lost: the stream ends, and its caller resumes
         except Exception as error:  # noqa: BLE001 (a bad item fails alone)
-            self._done.put_nowait(_Answer(item.sequence, error=error))
+            self._done.put_nowait(_Answer(item.sequence, error=error, held_bytes=held))
 
 
-async def _configuration(requests: Requests) -> service.EncodeStreamConfig:
-    first = await anext(requests, None)
+class _Memory:
+    """Bytes that a stream may hold. What is larger than all of them waits until nothing else is held."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._held = 0
+        self._freed = asyncio.Event()
+
+    async def take(self, size: int) -> int:
+        """Waits until `size` bytes can be held; gives `size`."""
+        while self._held > 0 and self._held + size > self._most:
+            self._freed.clear()
+            await self._freed.wait()
+        self._held += size
+        return size
+
+    def correct(self, difference: int) -> None:
+        """What was taken turned out to need so much more, or less."""
+        self._held += difference
+        self._freed.set()
+
+    def give_back(self, size: int) -> None:
+        """So much is held no more."""
+        self.correct(-size)
+
+
+async def _next(requests: Requests, draining: asyncio.Event) -> service.EncodeStreamRequest | None:
+    """The next message; None at the caller's end. Raises Unavailable once the server is draining."""
+    request = asyncio.ensure_future(anext(requests, None))
+    leaving = asyncio.ensure_future(draining.wait())
+    try:
+        await asyncio.wait({request, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if request.done():
+            return request.result()
+        raise Unavailable("the server is going away; what was accepted is answered", reason="DRAINING", retry_after=1)
+    finally:
+        request.cancel()
+        leaving.cancel()
+
+
+def _configuration(first: service.EncodeStreamRequest | None) -> service.EncodeStreamConfig:
     if first is None or first.WhichOneof("message") != "config":
         raise InvalidArgument.field("message", "config is expected as the first message")
     return first.config
@@ -155,9 +194,11 @@ def _responses(serving: Serving, wanted: Wanted, answer: _Answer) -> Iterator[se
         yield service.EncodeStreamResponse(call_info=call_info(serving, timing), sequence=answer.sequence, error=error)
         return
     timing.add(answer.encoded.outcome)
-    chunks = list(_chunks(serving, wanted, answer.encoded))
-    for place, chunk in enumerate(chunks):
-        chunk.last = place == len(chunks) - 1
+    chunks = _chunks(serving, wanted, answer.encoded)
+    following = next(chunks, None)
+    while following is not None:
+        chunk, following = following, next(chunks, None)
+        chunk.last = following is None
         yield service.EncodeStreamResponse(call_info=call_info(serving, timing), sequence=answer.sequence, chunk=chunk)
 
 
@@ -182,6 +223,23 @@ def _chunks(serving: Serving, wanted: Wanted, encoded: Encoded) -> Iterator[serv
             else:
                 yield service.EncodeChunk(text=text, row_start=row, dense=dense_message(source, block[row:end]))
             row, text = end, None
+
+
+def _row_bytes(serving: Serving, wanted: Wanted) -> int:
+    """What a row of an answer is taken to need."""
+    sources = [serving.catalog.sources[rank] for rank in wanted.sources]
+    whole = sum(4 * one.n_features if one.kind is Kind.NEURON else SPARSE_ROW_BYTES for one in sources)
+    return whole + 4 * len(wanted.features)
+
+
+def _size(encoded: Encoded) -> int:
+    """Bytes of an answer's activations."""
+    size = 0 if encoded.done.dense is None else encoded.done.dense.nbytes
+    for block in encoded.done.blocks:
+        size += (
+            block.indptr.nbytes + block.indices.nbytes + block.data.nbytes if isinstance(block, Csr) else block.nbytes
+        )
+    return size
 
 
 def _last_row(block: Csr | FloatArray, row: int, room: int) -> int:

@@ -8,8 +8,9 @@ No answer is ever UNKNOWN.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Any
 
 import grpc
@@ -17,8 +18,9 @@ from google.rpc import code_pb2
 
 from saeserve_server.api.call import Call, enter_call
 from saeserve_server.api.errors import to_status, trailing_metadata
-from saeserve_server.errors import InvalidArgument, ServeError
+from saeserve_server.errors import InvalidArgument, ServeError, Unavailable
 from saeserve_server.metrics import Metrics
+from saeserve_server.serving import MAX_REQUEST_BYTES
 
 log = logging.getLogger(__name__)
 
@@ -31,14 +33,17 @@ class _Malformed:
 
 
 _MALFORMED = _Malformed()
+_TOO_LARGE = _Malformed()
+OURS = "/saeserve."
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 
 class CallInterceptor(grpc.aio.ServerInterceptor):
     """Wraps every handler."""
 
-    def __init__(self, metrics: Metrics) -> None:
+    def __init__(self, metrics: Metrics, draining: asyncio.Event) -> None:
         self._metrics = metrics
+        self._draining = draining
 
     async def intercept_service(self, continuation: Callable[[Any], Awaitable[Handler]], details: Any) -> Handler:
         handler = await continuation(details)
@@ -85,25 +90,36 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
     def _streaming(
         self, method: str, behaviour: Any, check: Callable[[Any], Any]
-    ) -> Callable[[Any, Context], AsyncIterator[Any]]:
-        async def answer(request: Any, context: Context) -> AsyncIterator[Any]:
+    ) -> Callable[[Any, Context], Awaitable[None]]:
+        async def answer(request: Any, context: Context) -> None:
             call = enter_call(context.invocation_metadata() or ())
             with self._metrics.in_flight.track_inprogress():
                 try:
-                    responses = behaviour(check(request), context)
-                    if hasattr(responses, "__aiter__"):
-                        async for response in responses:
-                            yield response
-                    else:  # health's Watch writes to the context itself
-                        await responses
+                    writing = _write_all(behaviour(check(request), context), context)
+                    await (writing if method.startswith(OURS) else self._unless_draining(writing))
                 except asyncio.CancelledError:
                     self._ended(method, call, _why_cancelled(context))
                     raise
+                except grpc.aio.InternalError:  # a write failed: the caller has left
+                    self._ended(method, call, _why_cancelled(context))
+                    raise asyncio.CancelledError from None
                 except Exception as error:  # noqa: BLE001 (every fault becomes a status)
                     await self._refuse(method, call, context, error)
                 self._ended(method, call, _code_of(context))
 
         return answer
+
+    async def _unless_draining(self, writing: Coroutine[Any, Any, None]) -> None:
+        """Health watches and reflection never end by themselves: they end with the server, which owes them nothing."""
+        task, draining = asyncio.ensure_future(writing), asyncio.ensure_future(self._draining.wait())
+        try:
+            await asyncio.wait({task, draining}, return_when=asyncio.FIRST_COMPLETED)
+            if not task.done():
+                raise Unavailable("the server is going away", reason="DRAINING", retry_after=1.0)
+            task.result()
+        finally:
+            task.cancel()
+            draining.cancel()
 
     async def _refuse(self, method: str, call: Call, context: Context, error: Exception) -> None:
         if isinstance(error, grpc.aio.AbortError):  # a handler that is not ours has answered by itself
@@ -131,6 +147,8 @@ def _forgiving(deserializer: Callable[[bytes], Any] | None) -> Callable[[bytes],
         return None
 
     def parse(data: bytes) -> Any:
+        if len(data) > MAX_REQUEST_BYTES:
+            return _TOO_LARGE
         try:
             return deserializer(data)
         except Exception:  # noqa: BLE001 (DecodeError, or whatever the protobuf runtime raises)
@@ -142,7 +160,18 @@ def _forgiving(deserializer: Callable[[bytes], Any] | None) -> Callable[[bytes],
 def _checked(request: Any) -> Any:
     if request is _MALFORMED:
         raise InvalidArgument("the message cannot be parsed as the method's request", reason="MALFORMED_REQUEST")
+    if request is _TOO_LARGE:
+        raise InvalidArgument(f"the message is larger than {MAX_REQUEST_BYTES} bytes", reason="REQUEST_TOO_LARGE")
     return request
+
+
+async def _write_all(responses: Any, context: Context) -> None:
+    if hasattr(responses, "__aiter__"):
+        async with contextlib.aclosing(responses):
+            async for response in responses:
+                await context.write(response)
+    else:  # health's Watch writes to the context itself
+        await responses
 
 
 async def _checked_stream(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:

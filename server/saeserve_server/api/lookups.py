@@ -85,7 +85,7 @@ async def tokenize(serving: Serving, request: service.TokenizeRequest) -> servic
     text = await parse_text(serving, request.input)
     timing = Timing(tokenize=time.perf_counter() - began)
     return service.TokenizeResponse(
-        tokens=[token_message(token) for token in text.tokens],
+        tokens=await serving.aside(lambda: [token_message(token) for token in text.tokens]),
         bos_id=serving.catalog.model.bos_id,
         over_limit=len(text.ids) > serving.limits.max_tokens,
         call_info=call_info(serving, timing),
@@ -117,6 +117,7 @@ async def get_server_info(serving: Serving, request: service.GetServerInfoReques
             default_limit=limits.default_limit,
             max_features=limits.max_features,
             max_sort_tokens=limits.max_sort_tokens,
+            max_sort_text_bytes=limits.max_sort_text_bytes,
             max_page_size=limits.max_page_size,
             max_answer_bytes=limits.max_answer_bytes,
             max_request_bytes=limits.max_request_bytes,

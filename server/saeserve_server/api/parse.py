@@ -29,7 +29,7 @@ async def parse_text(serving: Serving, given: types.Input, field: str = "input")
     if which == "text":
         return await serving.tokenize(given.text, f"{field}.text")
     if which == "token_ids":
-        return serving.detokenize(list(given.token_ids.ids), f"{field}.token_ids.ids")
+        return await serving.detokenize(list(given.token_ids.ids), f"{field}.token_ids.ids")
     raise InvalidArgument.field(field, "missing; text or token_ids is expected")
 
 

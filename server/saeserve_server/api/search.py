@@ -11,11 +11,13 @@ from saeserve_server.api.build import FactsBuilder, Timing, call_info, row_token
 from saeserve_server.api.parse import parse_count, parse_filter, parse_input
 from saeserve_server.engine.work import Aggregate, SearchDone, SearchWork, SourceFilter, expect
 from saeserve_server.errors import FailedPrecondition, InvalidArgument
-from saeserve_server.serving import Serving
-from saeserve_server.text.sort_tokens import match_positions
+from saeserve_server.serving import Limits, Serving
+from saeserve_server.text.sort_tokens import SortTokens
 from saeserve_server.text.tokenizer import Token, TokenizedText
 
 DEFAULT_MIN_FIRES = 10
+INLINE_FEATURES = 100
+"""More features than this are described in a thread: it would hold up every other call."""
 _RANKINGS = (service.RANKING_UNSPECIFIED, service.RANKING_RAW, service.RANKING_RELATIVE_TO_MAX)
 
 
@@ -33,7 +35,7 @@ async def search(serving: Serving, request: service.SearchRequest) -> service.Se
     began = time.perf_counter()
     text, truncated = await parse_input(serving, request.input, request.truncate)
     timing = Timing(tokenize=time.perf_counter() - began)
-    chosen = _sort_positions(text, request.sort_tokens, limits.max_sort_tokens)
+    chosen = _sort_positions(text, request.sort_tokens, limits)
 
     tokens = row_tokens(serving, text, request.include_bos)
     lead = len(tokens) - len(text.tokens)  # 1 where a BOS row leads
@@ -58,15 +60,16 @@ async def search(serving: Serving, request: service.SearchRequest) -> service.Se
         sort_positions=[] if chosen is None else [place + lead for place in chosen],
         sources_considered=[serving.catalog.sources[one.source].id for one in filters],
     )
-    if filters and rows:
+    if filters:
         outcome = await serving.scheduler.submit(work)
         timing.add(outcome)
         done = expect(SearchDone, outcome.done)
         response.features_considered = done.considered
-        if request.by_token:
-            _add_token_results(serving, response, work, done, tokens)
+        describe = _add_token_results if request.by_token else _add_results
+        if sum(len(ranked.index) for ranked in done.ranked) > INLINE_FEATURES:
+            await serving.aside(describe, serving, response, work, done, tokens)
         else:
-            _add_results(serving, response, done, tokens)
+            describe(serving, response, work, done, tokens)
     response.call_info.CopyFrom(call_info(serving, timing))
     return response
 
@@ -93,12 +96,15 @@ def _need_index(serving: Serving, filters: tuple[SourceFilter, ...]) -> None:
         )
 
 
-def _sort_positions(text: TokenizedText, given: Sequence[service.SortToken], most: int) -> list[int] | None:
+def _sort_positions(text: TokenizedText, given: Sequence[service.SortToken], limits: Limits) -> list[int] | None:
     """Positions in the text that the sort tokens name, ascending; None where none are given."""
     if not given:
         return None
-    if len(given) > most:
-        raise InvalidArgument.field("sort_tokens", f"{len(given)} sort tokens; at most {most} are taken")
+    if len(given) > limits.max_sort_tokens:
+        raise InvalidArgument.field(
+            "sort_tokens", f"{len(given)} sort tokens; at most {limits.max_sort_tokens} are taken"
+        )
+    tokens = SortTokens(text.tokens)
     positions: set[int] = set()
     for place, sort in enumerate(given):
         field = f"sort_tokens[{place}]"
@@ -112,7 +118,14 @@ def _sort_positions(text: TokenizedText, given: Sequence[service.SortToken], mos
                 )
             positions.add(sort.position)
             continue
-        found = match_positions(text.tokens, sort.text)
+        size = len(sort.text.encode())
+        if size > limits.max_sort_text_bytes:
+            raise InvalidArgument.field(
+                f"{field}.text",
+                f"{size} bytes; at most {limits.max_sort_text_bytes} are taken",
+                reason="TEXT_TOO_LARGE",
+            )
+        found = tokens.match(sort.text)
         if not found:
             listed = ", ".join(repr(token.display) for token in text.tokens[:40])
             more = f", … ({len(text.tokens)} in all)" if len(text.tokens) > 40 else ""
@@ -125,7 +138,9 @@ def _sort_positions(text: TokenizedText, given: Sequence[service.SortToken], mos
     return sorted(positions)
 
 
-def _add_results(serving: Serving, response: service.SearchResponse, done: SearchDone, tokens: list[Token]) -> None:
+def _add_results(
+    serving: Serving, response: service.SearchResponse, work: SearchWork, done: SearchDone, tokens: list[Token]
+) -> None:
     if not done.ranked or done.activations is None:
         return
     facts = FactsBuilder(serving)

@@ -53,16 +53,19 @@ class FeatureServer:
         self._servicer = FeatureServicer()
         self._health = health.aio.HealthServicer()
         self._draining = asyncio.Event()
+        self._leaving = False
         self._engine = ProcessEngine(config, self._on_state)
         self._scheduler: Scheduler | None = None
         self._pending: set[asyncio.Task[None]] = set()
         self._server = grpc.aio.server(
-            interceptors=[CallInterceptor(self._metrics)],
+            interceptors=[CallInterceptor(self._metrics, self._draining)],
             options=[
                 *KEEPALIVE,
-                ("grpc.max_receive_message_length", MAX_REQUEST_BYTES),
+                ("grpc.max_receive_message_length", 16 * MAX_REQUEST_BYTES),
                 ("grpc.max_send_message_length", config.max_answer_bytes + 1024 * 1024),
                 ("grpc.so_reuseport", 0),
+                ("grpc.server.max_pending_requests", 100_000),
+                ("grpc.server.max_pending_requests_hard_limit", 100_000),
             ],
         )
         add_FeatureServiceServicer_to_server(self._servicer, self._server)
@@ -86,6 +89,7 @@ class FeatureServer:
 
     async def stop(self) -> None:
         """Drains, then stops: not ready at once, accepting for `drain_delay`, then `grace` for what was accepted."""
+        self._leaving = True
         await self._set_ready(False)
         if self._servicer.serving is not None:
             log.info("draining")
@@ -120,7 +124,7 @@ class FeatureServer:
             self._metrics.worker_restarts.inc()
         else:
             self._servicer.serving = self._make_serving(ready)
-        if not self._draining.is_set():
+        if not self._leaving:
             task = asyncio.ensure_future(self._set_ready(ready is not None))
             self._pending.add(task)
             task.add_done_callback(self._pending.discard)
@@ -154,7 +158,8 @@ async def run_server(config: Config) -> None:
     """Serves until SIGTERM or SIGINT. Raises ConfigError if it cannot start."""
     loop = asyncio.get_running_loop()
     asked = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    signals = (signal.SIGTERM, signal.SIGINT)
+    for number in signals:
         loop.add_signal_handler(number, asked.set)
     server = FeatureServer(config)
     starting = asyncio.ensure_future(server.start())
@@ -165,13 +170,16 @@ async def run_server(config: Config) -> None:
             starting.result()
             await stopping
     finally:
+        for number in signals:  # whoever asks twice does not want to wait
+            loop.remove_signal_handler(number)
         for task in (starting, stopping):
             task.cancel()
         await asyncio.gather(starting, stopping, return_exceptions=True)
         await server.stop()
         if config.port_file is not None:
             with contextlib.suppress(OSError):
-                config.port_file.unlink()
+                if config.port_file.read_text() == server.address:  # not that of another server
+                    config.port_file.unlink()
 
 
 def write_whole(path: Path, text: str) -> None:

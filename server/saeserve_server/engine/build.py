@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import tempfile
 from pathlib import Path
 
 import torch
@@ -75,8 +76,12 @@ def _index_folder(config: Config, model: LoadedModel, sources: tuple[Source, ...
     runner = BatchRunner(model, sources, None)
     folder = demo_index_folder(runner.catalog)
     if not folder.exists():
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            log.warning("the demo's index cannot be kept and is built for this run only: %s", error)
+            folder = Path(tempfile.mkdtemp(prefix="saeserve-")) / "index"
         log.info("building the demo's index")
         tokenizer = Tokenizer(model.info.tokenizer_json, model.info.bos_id)
-        texts = Corpus([DEMO_FOLDER / "passages.jsonl"])
-        build_index(runner, tokenizer.ids, texts, folder)
+        build_index(runner, tokenizer.ids, Corpus([DEMO_FOLDER / "passages.jsonl"]), folder)
     return folder

@@ -15,7 +15,7 @@ from saeserve_server.records.store import RecordStore
 from saeserve_server.sources.source import Source
 
 KEPT_BYTES = 2**26
-"""Memory of the masks that are kept."""
+"""Memory of the masks that are kept, and of the filters they are kept under."""
 
 
 class Masks:
@@ -52,10 +52,10 @@ class Masks:
         mask = self._make(chosen)
         entry = (torch.from_numpy(mask).to(self._device), int(mask.sum()))
         self._kept[chosen] = entry
-        self._kept_bytes += mask.nbytes
+        self._kept_bytes += _size(chosen, entry[0])
         while self._kept_bytes > KEPT_BYTES and len(self._kept) > 1:
-            _, (oldest, _) = self._kept.popitem(last=False)
-            self._kept_bytes -= oldest.numel()
+            oldest, (dropped, _) = self._kept.popitem(last=False)
+            self._kept_bytes -= _size(oldest, dropped)
         return entry
 
     def _make(self, chosen: SourceFilter) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
@@ -74,13 +74,19 @@ class Masks:
                 high = 1.0 if chosen.max_density is None else chosen.max_density
                 mask &= (density >= low) & (density <= high)
         if chosen.min_fires is not None:
-            mask &= np.asarray(self._need_index().fires(info.id)) >= chosen.min_fires
+            # At least once: a feature that never fired has no maximum to divide by.
+            mask &= np.asarray(self._need_index().fires(info.id)) >= max(1, chosen.min_fires)
         return mask
 
     def _need_index(self) -> RecordStore:
         if self._index is None:
             raise RuntimeError("ranking by index maximum without an index: the front end must refuse it")
         return self._index
+
+
+def _size(chosen: SourceFilter, mask: Tensor) -> int:
+    """Bytes that a mask takes, and the filter that it is kept under."""
+    return mask.numel() + 40 * (len(chosen.only or ()) + len(chosen.without))
 
 
 def _is_open(chosen: SourceFilter) -> bool:

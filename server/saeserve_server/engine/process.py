@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 FIRST_BACKOFF = 0.5
 MOST_BACKOFF = 30.0
 STEADY_SECONDS = 60.0
-"""A worker that lived this long restarts without back-off."""
+"""After a life this long the back-off begins anew."""
 STOP_SECONDS = 5.0
 
 
@@ -47,7 +47,6 @@ class ProcessEngine:
         self._died: asyncio.Event = asyncio.Event()
         self._supervisor: asyncio.Task[None] | None = None
         self._up = False
-        self.restarts = 0
 
     async def start(self) -> Ready:
         """Starts the worker and waits until it is up. Raises ConfigError if it cannot be started."""
@@ -61,7 +60,8 @@ class ProcessEngine:
             raise _restarting()
         self._answer = asyncio.get_running_loop().create_future()
         try:
-            self._connection.send(tuple(batch))
+            # In a thread: a worker that has stopped reading must not stop the loop with it.
+            await asyncio.to_thread(self._connection.send, tuple(batch))
             return await self._answer
         except (BrokenPipeError, ConnectionResetError) as error:
             raise _restarting() from error
@@ -77,11 +77,6 @@ class ProcessEngine:
         patience = STOP_SECONDS if self._up else 0.0  # a worker that is still loading does not listen
         self._up = False
         await self._end_process(patience)
-
-    @property
-    def pid(self) -> int | None:
-        """Process id of the worker."""
-        return self._process.pid if self._process else None
 
     async def _launch(self) -> Ready:
         loop = asyncio.get_running_loop()
@@ -133,7 +128,10 @@ class ProcessEngine:
                 while True:
                     loop.call_soon_threadsafe(deliver, connection.recv())
             except (EOFError, OSError):
-                loop.call_soon_threadsafe(ended)
+                pass  # the worker is gone
+            except Exception:
+                log.exception("what the worker sent cannot be read")
+            loop.call_soon_threadsafe(ended)
 
     async def _supervise(self) -> None:
         backoff = FIRST_BACKOFF
@@ -147,7 +145,6 @@ class ProcessEngine:
             log.error("the worker died (exit code %s); restarting in %.1f s", self._exit_code(), backoff)
             await asyncio.sleep(backoff)
             backoff = min(backoff * 2, MOST_BACKOFF)
-            self.restarts += 1
             try:
                 await self._launch()
             except Exception as error:  # noqa: BLE001 (whatever it is: nobody else would try again)

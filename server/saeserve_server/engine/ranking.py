@@ -32,6 +32,8 @@ def candidates(values: Tensor, limit: int, source: int) -> list[Candidates]:
 
     At least min(limit, number > 0) of each row, and all that tie with the last of them, cut to `limit` by index.
     """
+    if bool(values.isnan().any()):
+        raise FloatingPointError(f"source {source}: the activations hold NaN")
     limit = min(limit, values.shape[1])
     least = values.topk(limit, dim=1, sorted=True).values[:, -1:]  # [rankings, 1]
     chosen = (values >= least) & (values > 0)

@@ -137,7 +137,7 @@ class BatchRunner:
                     continue
                 taking_part = self._masks.count(chosen)
                 job.considered += taking_part
-                if taking_part == 0:
+                if taking_part == 0 or not job.work.rows:
                     continue
             elif rank not in _ranks(job.work):
                 continue

@@ -17,6 +17,8 @@ from saeserve_server.engine.work import BatchDone, Ready, Work
 from saeserve_server.errors import ConfigError
 from saeserve_server.logs import configure_logging
 
+log = logging.getLogger(__name__)
+
 
 def main(connection: Connection, config: Config) -> None:
     """Runs the worker. Messages sent: first a `Ready` or a `ConfigError`, then a BatchDone for each batch received."""
@@ -38,6 +40,10 @@ def _serve(connection: Connection, config: Config) -> None:
         runner, index = build_runner(config)
     except ConfigError as error:
         connection.send(error)
+        return
+    except Exception as error:
+        log.exception("loading failed")
+        connection.send(ConfigError(f"loading failed: {type(error).__name__}: {error}"))
         return
     connection.send(Ready(runner.catalog, index))
     while True:

@@ -50,7 +50,7 @@ class HookedForward:
 
         def keep(name: str, value: Any) -> None:
             tensor: Tensor = value[0] if isinstance(value, tuple) else value
-            seen[name] = tensor.float()
+            seen[name] = tensor.to(torch.float32, copy=True)  # some models go on to write into their own
             if len(seen) == len(places):
                 raise _AllSeen
 
@@ -71,7 +71,8 @@ class HookedForward:
         try:
             self._base(input_ids=ids, use_cache=False)
         except _AllSeen:
-            return {name: activations.flatten(2) for name, activations in seen.items()}
+            # [group, width, d]; heads are laid side by side, and some models lay all tokens end to end
+            return {name: activations.reshape(*ids.shape, -1) for name, activations in seen.items()}
         finally:
             for handle in handles:
                 handle.remove()

@@ -28,7 +28,10 @@ def place_of_hook(bridge: Any, hook_name: str) -> HookPlace | None:
     component, _, end = hook.name.rpartition(".")
     if end not in ("hook_in", "hook_out"):
         return None
-    module = bridge.adapter.translate_transformer_lens_path(component)
+    try:
+        module = bridge.adapter.translate_transformer_lens_path(component)
+    except (ValueError, KeyError, AttributeError):  # a component of the bridge's own, without a module behind it
+        return None
     return HookPlace(module, "in" if end == "hook_in" else "out")
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import json
 import logging
+import math
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from transformers.utils import logging as transformers_logging
 from saeserve_server.catalog import ModelInfo
 from saeserve_server.config import Config
 from saeserve_server.errors import ConfigError
-from saeserve_server.models.forward import HookedForward
+from saeserve_server.models.forward import MAX_PADDING, HookedForward
 from saeserve_server.models.hooks import HookPlace, hook_names, place_of_hook
 from saeserve_server.models.locate import DEMO_FOLDER, Location, locate_model
 from saeserve_server.models.synthetic import build_synthetic
@@ -30,7 +31,7 @@ log = logging.getLogger(__name__)
 
 PROBE_TOKENS = 48
 PROBE_TOLERANCE = 1e-4
-"""Largest difference between plain modules and bridge, relative to the largest activation (at least 1)."""
+"""Largest difference between plain modules and bridge, relative to the largest activation."""
 
 
 class LoadedModel:
@@ -57,9 +58,15 @@ class LoadedModel:
         """Names of all hook points that can be read."""
         return hook_names(self._bridge)
 
-    def neuron_hook(self, layer: int) -> str:
-        """The hook point of a layer's MLP neurons, after their activation function."""
-        return f"blocks.{layer}.mlp.hook_post"
+    def neuron_hook(self, layer: int) -> str | None:
+        """The hook point of a layer's MLP neurons, after their activation function; None for a layer without any.
+
+        For a mixture of experts the bridge gives the MLP's output by that name: no neurons.
+        """
+        name = f"blocks.{layer}.mlp.hook_post"
+        place = place_of_hook(self._bridge, name)
+        whole = place_of_hook(self._bridge, f"blocks.{layer}.hook_mlp_out")
+        return None if place is None or place == whole else name
 
     def width(self, hook_name: str) -> int | None:
         """Width of the activations at a hook point; None if the model has no such hook.
@@ -79,24 +86,44 @@ class LoadedModel:
         return self._samples[hook_name]
 
     def _probe(self, hook_name: str, place: HookPlace) -> Tensor:
+        """Activations at a hook point on random tokens, after two checks.
+
+        They are what TransformerLens gives there, and a text in a padded batch has those that it has alone.
+        """
         generator = torch.Generator().manual_seed(0)
         count = min(PROBE_TOKENS, self.info.context_tokens)
         ids = torch.randint(self.info.vocabulary, (count,), generator=generator).tolist()
         if self.info.bos_id is not None:
             ids[0] = self.info.bos_id
-        ours = self.forward.run([ids], {hook_name: place})[0][hook_name]
-        with torch.inference_mode():
-            _, cache = self._bridge.run_with_cache(
-                torch.tensor([ids], device=self.device), names_filter=[hook_name], prepend_bos=False
-            )
-        theirs = cache[hook_name].float().flatten(2)[0]
-        scale = max(1.0, float(theirs.abs().max()))
-        if ours.shape != theirs.shape or float((ours - theirs).abs().max()) > PROBE_TOLERANCE * scale:
+        shorter = ids[: math.ceil(count * (1 - MAX_PADDING))]  # near enough to share a batch
+        try:
+            ours = self.forward.run([ids], {hook_name: place})[0][hook_name]
+            alone = self.forward.run([shorter], {hook_name: place})[0][hook_name]
+            padded = self.forward.run([ids, shorter], {hook_name: place})[1][hook_name]
+            with torch.inference_mode():
+                _, cache = self._bridge.run_with_cache(
+                    torch.tensor([ids], device=self.device), names_filter=[hook_name], prepend_bos=False
+                )
+            theirs = cache[hook_name].float().reshape(count, -1)
+        except Exception as error:
             raise ConfigError(
-                f"model {self.info.name}: {hook_name} of this architecture cannot be read from the plain model: "
+                f"model {self.info.name}: {hook_name} cannot be read: {type(error).__name__}: {error}"
+            ) from error
+        if not _close(ours, theirs):
+            raise ConfigError(
+                f"model {self.info.name}: {hook_name} of this architecture cannot be served: read from the plain model "
                 f"it differs from TransformerLens'"
             )
+        if not _close(padded, alone):
+            raise ConfigError(
+                f"model {self.info.name}: tokens see what stands after them; only causal models can be served"
+            )
         return ours[1:]
+
+
+def _close(one: Tensor, other: Tensor) -> bool:
+    """Whether two readings agree; never where either holds NaN."""
+    return one.shape == other.shape and float((one - other).abs().max()) <= PROBE_TOLERANCE * float(other.abs().max())
 
 
 def load_model(config: Config, device: torch.device) -> LoadedModel:

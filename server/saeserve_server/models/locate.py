@@ -11,8 +11,10 @@ from saeserve_server.errors import ConfigError, nearest
 DEMO_FOLDER = Path(__file__).parent / "demo"
 SYNTHETIC_PREFIX = "synthetic:"
 
-HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.bin"]
-"""What is fetched of a hub repository. Weights in pickle files are read with `weights_only`."""
+HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt"]
+"""What is fetched of a hub repository."""
+HUB_PICKLES = ["*.bin"]
+"""What is fetched besides of one without safetensors. Such weights are read with `weights_only`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +55,10 @@ def _from_hub(config: Config, repository: str) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(repository, allow_patterns=HUB_FILES))
+        folder = Path(snapshot_download(repository, allow_patterns=HUB_FILES))
+        if not any(folder.glob("*.safetensors")):
+            folder = Path(snapshot_download(repository, allow_patterns=HUB_FILES + HUB_PICKLES))
+        return folder
     except Exception as error:  # the hub client raises many kinds: bad names, no network, no such repository
         raise ConfigError(
             f"{config.origin}: model: {repository!r} is neither `demo`, `synthetic:NAME`, a folder, "

@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from pathlib import Path
 
 from saeserve_server.catalog import Catalog
+from saeserve_server.config import cache_folder
 from saeserve_server.records.layout import VERSION
-
-
-def cache_folder() -> Path:
-    """`$XDG_CACHE_HOME/saeserve`, by default `~/.cache/saeserve`."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "saeserve"
 
 
 def demo_index_folder(catalog: Catalog) -> Path:

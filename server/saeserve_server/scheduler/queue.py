@@ -65,7 +65,8 @@ class WorkQueue:
     async def take(self) -> list[Item]:
         """The next batch: what waits, up to the token budget, at least one item. Waits until there is one.
 
-        Items that nobody waits for any more are dropped. Identical texts count once: they are run once.
+        Items that nobody waits for any more are dropped. A text that is there already is run once, and costs next to
+        nothing.
         """
         while True:
             batch = self._form()
@@ -83,7 +84,7 @@ class WorkQueue:
             if item.future.done():
                 waiting.popleft()
                 continue
-            cost = 0 if item.work.ids in texts else item.tokens
+            cost = 1 if item.work.ids in texts else item.tokens
             if batch and held + cost > self._batch_tokens:
                 break
             waiting.popleft()

@@ -57,7 +57,7 @@ class Scheduler:
             batch = await self._queue.take()
             began = time.monotonic()
             try:
-                answer = await self._engine.run([item.work for item in batch])
+                self._deliver(batch, await self._engine.run([item.work for item in batch]), began)
             except ServeError as error:
                 for item in batch:
                     _fail(item, error)
@@ -65,8 +65,6 @@ class Scheduler:
                 log.exception("the engine's interface failed")
                 for item in batch:
                     _fail(item, Internal(f"{type(error).__name__}: {error}"))
-            else:
-                self._deliver(batch, answer, began)
 
     def _deliver(self, batch: list[Item], answer: BatchDone, began: float) -> None:
         self._metrics.batch(

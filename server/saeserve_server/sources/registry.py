@@ -43,7 +43,7 @@ class HookPoints(Protocol):
         """Some activations of text tokens, BOS left out: [rows, width]."""
         ...
 
-    def neuron_hook(self, layer: int) -> str:
+    def neuron_hook(self, layer: int) -> str | None:
         """The hook point of the MLP neurons of a layer."""
         ...
 
@@ -60,7 +60,7 @@ def load_sources(config: Config, model: ModelInfo, hooks: HookPoints, device: to
     _check_unique([*names, *(("the neurons", (n.info.id, *n.info.aliases)) for n in neurons)])
     for sae in planned:
         _check_hook(f"{sae.place}.{_hook_key(sae)}", sae.hook_name, sae.layer, hooks)
-    latents = [_load(sae, config, hooks, device) for sae in planned]
+    latents = [_load(sae, config, model, hooks, device) for sae in planned]
     if not config.sources and config.model.startswith(f"{SYNTHETIC}:"):
         latents = list(_synthetic(config, model, hooks, device))
     sources: list[Source] = [*latents, *neurons]
@@ -69,7 +69,9 @@ def load_sources(config: Config, model: ModelInfo, hooks: HookPoints, device: to
     return tuple(sorted(sources, key=lambda source: source.info.order))
 
 
-def _load(planned: PlannedSae, config: Config, hooks: HookPoints, device: torch.device | str) -> SaeSource:
+def _load(
+    planned: PlannedSae, config: Config, model: ModelInfo, hooks: HookPoints, device: torch.device | str
+) -> SaeSource:
     settings, place = planned.settings, planned.place
     form = FORMATS[settings.format]
     with naming(f"{place}.path"):
@@ -82,6 +84,11 @@ def _load(planned: PlannedSae, config: Config, hooks: HookPoints, device: torch.
         if sae.d_in != width:
             raise ConfigError(f"{planned.path}: expected d_in = {width}, that of {planned.hook_name}, got {sae.d_in}")
     warnings = list(sae.warnings)
+    has_bos = model.bos_id is not None
+    if sae.prepend_bos and not has_bos:
+        warnings.append("saved with prepend_bos: true; the model as it is served has no BOS")
+    if has_bos and not sae.prepend_bos:
+        warnings.append("saved with prepend_bos: false; it was trained on texts without BOS and is served with it")
     if settings.scaling_factor is not None:
         if not sae.accepts_scaling:
             raise ConfigError(
@@ -141,8 +148,8 @@ def _neurons(config: Config, model: ModelInfo, hooks: HookPoints) -> Iterable[So
     """The neurons of every layer; a layer without MLP neurons has none."""
     for layer in range(model.n_layers) if config.neurons else ():
         hook_name = hooks.neuron_hook(layer)
-        width = hooks.width(hook_name)
-        if width is not None:
+        width = None if hook_name is None else hooks.width(hook_name)
+        if hook_name is not None and width is not None:
             yield neuron_source(layer, hook_name, width)
 
 

@@ -15,6 +15,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from saeserve_server.config import cache_folder
+
 BLOCK = 1 << 20
 
 SETTLED_NS = 2_000_000_000
@@ -61,9 +63,7 @@ def text_hash(*parts: str) -> str:
 
 def memo_path() -> Path:
     """Where digests are remembered."""
-    cache = os.environ.get("XDG_CACHE_HOME")
-    base = Path(cache) if cache and Path(cache).is_absolute() else Path("~/.cache").expanduser()
-    return base / "saeserve" / "content-hashes.json"
+    return cache_folder() / "content-hashes.json"
 
 
 def _add(digest: hashlib._Hash, part: str) -> None:

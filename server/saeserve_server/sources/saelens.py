@@ -111,8 +111,6 @@ def read_config(path: Path) -> SaelensConfig:
         normalization = _normalization(values)
         prepend_bos = _get(values, "prepend_bos", bool, True)
         warnings = []
-        if not prepend_bos:
-            warnings.append("saved with prepend_bos: false; it was trained on texts without BOS and is served with it")
         if normalization == EXPECTED_AVERAGE:
             known_normalization: Normalization = "none"
         else:

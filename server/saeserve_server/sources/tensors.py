@@ -70,6 +70,8 @@ class Tensors:
             raise ConfigError(f"{name}: expected an array of numbers, got {type(tensor).__name__}")
         if not tensor.is_floating_point():
             raise ConfigError(f"{name}: expected floating-point numbers, got {tensor.dtype}")
+        if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+            raise ConfigError(f"{name}: holds fewer numbers than its shape {list(tensor.shape)} says")
         shape = tuple(tensor.shape)
         known = dict(self._sizes)
         fits = len(shape) == len(dimensions) and all(

@@ -74,9 +74,10 @@ class Tokenizer:
         return self._assemble(ids, pieces, spans)
 
     def detokenize(self, ids: Sequence[int]) -> TokenizedText:
-        """Tokens of given ids; offsets count in the joined pieces. A leading BOS is recognised."""
-        pieces = [self._pieces[token_id] for token_id in ids]
-        return self._assemble(ids, pieces, _running_spans(pieces))
+        """Tokens of given ids; offsets count in the joined pieces. A leading BOS is recognised and left out of both."""
+        led = self._is_led_by_bos(ids)
+        text = tuple(ids)[led:]
+        return TokenizedText(text, tuple(self.pieces(text)), led)
 
     def pieces(self, ids: Sequence[int]) -> list[Token]:
         """Tokens of given ids from the middle of a text; offsets count in the joined pieces."""

@@ -152,6 +152,7 @@ def limits(message: service.Limits) -> types.Limits:
         default_limit=message.default_limit,
         max_features=message.max_features,
         max_sort_tokens=message.max_sort_tokens,
+        max_sort_text_bytes=message.max_sort_text_bytes,
         max_page_size=message.max_page_size,
         max_answer_bytes=message.max_answer_bytes,
         max_request_bytes=message.max_request_bytes,

@@ -211,6 +211,7 @@ class Limits:
     default_limit: int
     max_features: int
     max_sort_tokens: int
+    max_sort_text_bytes: int
     max_page_size: int
     max_answer_bytes: int
     max_request_bytes: int

@@ -188,7 +188,9 @@ class SortToken(_message.Message):
     position: _builtins.int
     """Position among the text's tokens, from 0."""
     text: _builtins.str
-    """Every run of tokens whose text equals this, else whose stripped text equals this, stripped: `red` finds ` red`."""
+    """Every run of tokens whose text equals this, else whose stripped text equals this, stripped: `red` finds ` red`.
+    At most `Limits.max_sort_text_bytes`.
+    """
     def __init__(
         self,
         *,
@@ -226,7 +228,9 @@ class SearchRequest(_message.Message):
     ranking: Global___Ranking.ValueType
     """How features are compared."""
     min_fires: _builtins.int
-    """With RANKING_RELATIVE_TO_MAX: features that fire on fewer tokens of the index do not rank. Default 10."""
+    """With RANKING_RELATIVE_TO_MAX: features that fire on fewer tokens of the index do not rank. Default 10; those that
+    never fire have no maximum and do not rank with 0 either.
+    """
     limit: _builtins.int
     """How many features to return, for the text or for each token: 1 to 1000, default 25."""
     by_token: _builtins.bool
@@ -1255,6 +1259,7 @@ class Limits(_message.Message):
     MAX_STREAM_ITEMS_FIELD_NUMBER: _builtins.int
     MAX_CHUNK_BYTES_FIELD_NUMBER: _builtins.int
     BATCH_TOKENS_FIELD_NUMBER: _builtins.int
+    MAX_SORT_TEXT_BYTES_FIELD_NUMBER: _builtins.int
     max_text_bytes: _builtins.int
     """Largest text, in bytes of UTF-8."""
     max_tokens: _builtins.int
@@ -1280,7 +1285,9 @@ class Limits(_message.Message):
     max_chunk_bytes: _builtins.int
     """Largest chunk of an EncodeStream, in bytes."""
     batch_tokens: _builtins.int
-    """Tokens that one batch holds, BOS and padding included."""
+    """Tokens of distinct texts that one batch holds, BOS included."""
+    max_sort_text_bytes: _builtins.int
+    """Longest text of a sort token, in bytes of UTF-8."""
     def __init__(
         self,
         *,
@@ -1297,10 +1304,11 @@ class Limits(_message.Message):
         max_stream_items: _builtins.int = ...,
         max_chunk_bytes: _builtins.int = ...,
         batch_tokens: _builtins.int = ...,
+        max_sort_text_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_tokens", b"batch_tokens", "default_limit", b"default_limit", "max_answer_bytes", b"max_answer_bytes", "max_chunk_bytes", b"max_chunk_bytes", "max_features", b"max_features", "max_inputs", b"max_inputs", "max_limit", b"max_limit", "max_page_size", b"max_page_size", "max_request_bytes", b"max_request_bytes", "max_sort_tokens", b"max_sort_tokens", "max_stream_items", b"max_stream_items", "max_text_bytes", b"max_text_bytes", "max_tokens", b"max_tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_tokens", b"batch_tokens", "default_limit", b"default_limit", "max_answer_bytes", b"max_answer_bytes", "max_chunk_bytes", b"max_chunk_bytes", "max_features", b"max_features", "max_inputs", b"max_inputs", "max_limit", b"max_limit", "max_page_size", b"max_page_size", "max_request_bytes", b"max_request_bytes", "max_sort_text_bytes", b"max_sort_text_bytes", "max_sort_tokens", b"max_sort_tokens", "max_stream_items", b"max_stream_items", "max_text_bytes", b"max_text_bytes", "max_tokens", b"max_tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
