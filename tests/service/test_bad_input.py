@@ -378,7 +378,7 @@ BAD = [
         "Search",
         sorting({"text": "ж" * 50_000}),
         INVALID,
-        "SORT_TOKEN_NOT_FOUND",
+        "TEXT_TOO_LARGE",
         "sort_tokens[0].text",
     ),
     Bad(

@@ -45,7 +45,6 @@ def rankings(result: saeserve.SearchResult) -> list[Ranked]:
 
 def hold(answer: saeserve.SearchResult, alone: saeserve.SearchResult, what: str, tally: Tally) -> None:
     """The same answer: values within ε, names and order equal except among values closer than 2ε."""
-    tally.texts += 1
     used = False
     for name in ("tokens", "bos_included", "truncated", "sort_positions", "sources_considered", "features_considered"):
         if getattr(answer, name) != getattr(alone, name):
@@ -89,9 +88,12 @@ def hold_ranking(ranked: Ranked, reference: Ranked, epsilon: float, what: str) -
 
 
 def requests() -> list[tuple[str, dict[str, Any]]]:
-    """60 distinct requests: every option with texts of many lengths."""
+    """240 distinct requests: every option with texts of many lengths.
+
+    Passages are indexed: as they stand, every feature that peaks in one has the same relative value there, 1.
+    """
     texts = [
-        *(text[:90] for text in passages(57)),
+        *(f"And then: {text[:90]}" for text in passages(237)),
         "My favorite color is red.",
         "Odysseus wept.",
         "日本 e\u0301 \N{ROBOT FACE} naïve",
@@ -118,10 +120,12 @@ def test_sixteen_threads_of_mixed_searches_get_the_answers_they_get_alone(demo: 
     for share, results in zip(shares, answers, strict=True):
         for place, result in zip(share, results, strict=True):
             text, options = pool[place]
-            hold(result, alone[place], f"{text[:30]!r} {options}", tally)
+            hold(result, alone[place], f"{text!r} {options}", tally)
             largest_batch = max(largest_batch, result.call_info.batch_size)
-    assert tally.texts == CALLS
+    assert sum(map(len, answers)) == CALLS
     assert largest_batch > 1
+    # A text that needs an exception needs it nearly every time: what is capped are texts, not calls.
+    tally.texts, tally.exceptions = len(pool), sorted(set(tally.exceptions))
     print(f"largest batch: {largest_batch}")
     tally.check()
 
