@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -20,6 +21,8 @@ from saeserve_server.scheduler.queue import Outcome
 from saeserve_server.serving import Serving
 from saeserve_server.text.tokenizer import Token, TokenizedText
 
+KEPT_FACTS = 16_384
+"""Features whose facts are remembered, at about 1 KiB each."""
 KINDS = {Kind.LATENT: types.FEATURE_KIND_LATENT, Kind.NEURON: types.FEATURE_KIND_NEURON}
 _ORIGINS = {
     Origin.INDEX: types.DENSITY_ORIGIN_INDEX,
@@ -81,14 +84,22 @@ def row_tokens(serving: Serving, text: TokenizedText, include_bos: bool) -> list
 
 
 class FactsBuilder:
-    """Facts of features, and whether a token matches them. One for each answer: it remembers what it looked up."""
+    """Facts of features, and whether a token matches them. They do not change while a model is served: it remembers."""
 
     def __init__(self, serving: Serving) -> None:
         self._serving = serving
-        self._usual: dict[tuple[int, int], list[bytes]] = {}
+        self._known = functools.lru_cache(maxsize=KEPT_FACTS)(self._look_up)
 
     def facts(self, rank: int, index: int) -> types.FeatureFacts:
-        """Facts of one feature."""
+        """Facts of one feature; not to be changed."""
+        return self._known(rank, index)[0]
+
+    def match(self, rank: int, index: int, token: Token) -> types.Match.ValueType:
+        """Whether the token is one on which a feature usually fires."""
+        return _MATCHES[match_token(token.piece, self._known(rank, index)[1])]
+
+    def _look_up(self, rank: int, index: int) -> tuple[types.FeatureFacts, tuple[bytes, ...]]:
+        """The facts, and the pieces of the usual tokens."""
         serving = self._serving
         source = serving.catalog.sources[rank]
         facts = types.FeatureFacts(
@@ -103,14 +114,14 @@ class FactsBuilder:
             facts.density = float(density[index])
         if serving.index is not None and serving.index.covers(source.id):
             facts.index_max_activation = float(serving.index.maximum(source.id)[index])
-            usual = serving.index.usual_tokens(source.id, index)
-            facts.usual_tokens.extend(usual_tokens(serving, usual))
-            self._usual[rank, index] = [token.token.piece for token in facts.usual_tokens]
-        return facts
+            facts.usual_tokens.extend(usual_tokens(serving, serving.index.usual_tokens(source.id, index)))
+        return facts, tuple(token.token.piece for token in facts.usual_tokens)
 
-    def match(self, rank: int, index: int, token: Token) -> types.Match.ValueType:
-        """Whether the token is one on which a feature usually fires. Call `facts` of the feature first."""
-        return _MATCHES[match_token(token.piece, self._usual.get((rank, index), ()))]
+
+@functools.lru_cache(maxsize=1)
+def facts_builder(serving: Serving) -> FactsBuilder:
+    """The builder of what is being served."""
+    return FactsBuilder(serving)
 
 
 def density_origin(serving: Serving, source: SourceInfo) -> types.DensityOrigin.ValueType:

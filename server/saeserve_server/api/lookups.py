@@ -7,9 +7,9 @@ import time
 import saeserve_server
 from saeserve.v1 import feature_service_pb2 as service
 from saeserve_server.api.build import (
-    FactsBuilder,
     Timing,
     call_info,
+    facts_builder,
     record_message,
     source_message,
     statistics_message,
@@ -42,7 +42,7 @@ async def top_activations(serving: Serving, request: service.TopActivationsReque
         )
     offset = decode_page_token(request.page_token, store.revision, source.id, index)
     response = service.TopActivationsResponse(
-        facts=FactsBuilder(serving).facts(rank, index),
+        facts=facts_builder(serving).facts(rank, index),
         statistics=statistics_message(serving, store.statistics(source.id, index)),
         records=[record_message(serving, record) for record in store.records(source.id, index, offset, size)],
     )
@@ -65,7 +65,7 @@ async def get_feature(serving: Serving, request: service.GetFeatureRequest) -> s
     rank, index = serving.directory.feature(parse_feature(request.feature))
     source, store = serving.catalog.sources[rank], serving.index
     response = service.GetFeatureResponse(
-        facts=FactsBuilder(serving).facts(rank, index), source=source_message(serving, source)
+        facts=facts_builder(serving).facts(rank, index), source=source_message(serving, source)
     )
     if store is not None and store.covers(source.id):
         response.statistics.CopyFrom(statistics_message(serving, store.statistics(source.id, index)))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from saeserve.v1 import feature_service_pb2 as service
 from saeserve.v1 import types_pb2 as types
-from saeserve_server.api.build import FactsBuilder, Timing, call_info, row_tokens, token_message
+from saeserve_server.api.build import Timing, call_info, facts_builder, row_tokens, token_message
 from saeserve_server.api.parse import parse_count, parse_filter, parse_input
 from saeserve_server.engine.work import Aggregate, SearchDone, SearchWork, SourceFilter, expect
 from saeserve_server.errors import FailedPrecondition, InvalidArgument
@@ -143,7 +143,7 @@ def _add_results(
 ) -> None:
     if not done.ranked or done.activations is None:
         return
-    facts = FactsBuilder(serving)
+    facts = facts_builder(serving)
     bos = serving.catalog.model.bos_id
     scored = [place for place, token in enumerate(tokens) if token.id != bos]  # a BOS is no maximum
     ranked = done.ranked[0]
@@ -168,7 +168,7 @@ def _add_results(
 def _add_token_results(
     serving: Serving, response: service.SearchResponse, work: SearchWork, done: SearchDone, tokens: list[Token]
 ) -> None:
-    facts = FactsBuilder(serving)
+    facts = facts_builder(serving)
     table: dict[tuple[int, int], int] = {}
     for row, ranked in zip(work.rows, done.ranked, strict=True) if done.ranked else ():
         places: list[int] = []
