@@ -12,9 +12,13 @@ TEXT = "My favorite color is red."
 
 def main() -> int:
     """The exit status of the search."""
-    print(f'$ saeserve search "{TEXT}"\n', flush=True)
-    with saeserve.local(model="demo") as client:
-        return saeserve_command(["--target", client.target, "search", TEXT])
+    print("starting a server on the demo model (its first start builds an index) …", file=sys.stderr, flush=True)
+    try:
+        with saeserve.local(model="demo") as client:
+            print(f'$ saeserve search "{TEXT}"\n', flush=True)
+            return saeserve_command(["--target", client.target, "search", TEXT])
+    except KeyboardInterrupt:
+        return 130
 
 
 if __name__ == "__main__":

@@ -90,6 +90,7 @@ def test_the_others_answer(run: Any) -> None:
         (["search", TEXT, "--limit", "0"], 2, "limit"),
         (["search", TEXT, "--sources", "9-demo"], 3, "SOURCE_NOT_FOUND"),
         (["top", "0-DEMO:99999"], 3, "FEATURE_NOT_FOUND"),
+        (["encode", "0-DEMO:1", "0-DEMO:2", TEXT], 2, "join features with commas"),
     ],
 )
 def test_errors_are_one_line_and_a_status(run: Any, arguments: list[str], status: int, says: str) -> None:

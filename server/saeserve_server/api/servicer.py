@@ -13,6 +13,7 @@ from saeserve_server.api import lookups
 from saeserve_server.api.encode import encode, refuse_large_answer
 from saeserve_server.api.encode_stream import encode_stream
 from saeserve_server.api.search import search
+from saeserve_server.engine.process import RESTART_SECONDS
 from saeserve_server.errors import Unavailable
 from saeserve_server.serving import Serving
 
@@ -65,5 +66,5 @@ class FeatureServicer(FeatureServiceServicer):
 
     def _serving(self) -> Serving:
         if self.serving is None:
-            raise Unavailable("the model is being loaded", reason="LOADING", retry_after=1.0)
+            raise Unavailable("the model is being loaded", reason="LOADING", retry_after=RESTART_SECONDS)
         return self.serving

@@ -51,6 +51,9 @@ def build_runner(config: Config, *, with_index: bool = True) -> tuple[BatchRunne
     index = RecordStore.open(folder)
     runner = BatchRunner(model, sources, index)
     index.check(runner.catalog)
+    without = [source.info.id for source in sources if not index.covers(source.info.id)]
+    if without:
+        log.warning("the index %s has no records for %s", folder, ", ".join(without))
     return runner, folder
 
 

@@ -25,6 +25,8 @@ MOST_BACKOFF = 30.0
 STEADY_SECONDS = 60.0
 """After a life this long the back-off begins anew."""
 STOP_SECONDS = 5.0
+RESTART_SECONDS = 3.0
+"""About what loading a small model takes. With gRPC's few retries, a delay much shorter would give up before."""
 
 
 class Engine(Protocol):
@@ -180,7 +182,7 @@ class ProcessEngine:
 
 
 def _restarting() -> Unavailable:
-    return Unavailable("the worker is restarting", reason="WORKER_RESTARTING", retry_after=1.0)
+    return Unavailable("the worker is restarting", reason="WORKER_RESTARTING", retry_after=RESTART_SECONDS)
 
 
 def _settle(future: asyncio.Future[Any], value: Any) -> None:

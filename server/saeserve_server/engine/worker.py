@@ -22,7 +22,9 @@ log = logging.getLogger(__name__)
 
 def main(connection: Connection, config: Config) -> None:
     """Runs the worker. Messages sent: first a `Ready` or a `ConfigError`, then a BatchDone for each batch received."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the front end decides
+    # A group of its own: Ctrl-C and `kill -TERM -GROUP` are for the front end, which drains before it ends the worker.
+    os.setpgrp()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     configure_logging(config)
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):

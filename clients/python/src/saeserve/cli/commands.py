@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from typing import Any
 
 from saeserve import request
@@ -12,6 +13,8 @@ from saeserve.cli.options import listed, read_text
 from saeserve.client import Client
 from saeserve.request import Call
 from saeserve.types import Kind
+
+FEATURE = re.compile(r"\d+(-[\w.-]+)?:\d+")
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -71,6 +74,8 @@ def encode(arguments: argparse.Namespace) -> Call[Any]:
         features, texts = arguments.arguments, arguments.text
     else:
         features, texts = arguments.arguments[:1], arguments.arguments[1:]
+        if any(FEATURE.fullmatch(text) for text in texts[:-1]):
+            raise ValueError("join features with commas (0-DEMO:1633,0-DEMO:1217), or give the texts with --text")
     if not texts or features == []:
         raise ValueError("encode needs features (or --sources) and at least one text (see saeserve encode --help)")
     return request.encode(

@@ -43,6 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Whoever read has enough. The interpreter's own flush at the end must not complain either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
+    except OSError as error:  # a full disk, a closed output
+        return _fail(f"the answer cannot be written: {error.strerror}", FAILED)
     except (ValueError, TypeError) as error:
         return _fail(str(error), USAGE)
     except KeyboardInterrupt:
