@@ -23,7 +23,7 @@ from saeserve.v1.feature_service_pb2_grpc import FeatureServiceStub
 DEMO = Path(__file__).parents[2] / "server/saeserve_server/models/demo"
 SERVICE = "saeserve.v1.FeatureService"
 TIMEOUT = 60.0
-LEAKS = re.compile(r"Traceback|\.py\b|site-packages|saeserve_server|File \"|/tmp/|/home/|/root/|object at 0x")
+LEAKS = re.compile(r"Traceback|\.py\b|site-packages|saeserve_server|File \"|/tmp/|/(?:home|root)/|object at 0x")
 
 
 @dataclass(frozen=True)
