@@ -118,8 +118,7 @@ async def encode(serving: Serving, request: service.EncodeRequest) -> service.En
         stack_rows([block for one in encoded if isinstance(block := one.done.blocks[place], Csr)])
         for place in range(len(wanted.sources))
     ]
-    size = sum(rows.indptr.nbytes + rows.indices.nbytes + rows.data.nbytes for rows in sparse)
-    refuse_large_answer(serving, size, STREAM_INSTEAD)
+    refuse_large_answer(serving, sum(rows.nbytes for rows in sparse), STREAM_INSTEAD)
     response = service.EncodeResponse(
         texts=[one.message for one in encoded],
         text_offsets=[0, *itertools.accumulate(one.done.rows for one in encoded)],

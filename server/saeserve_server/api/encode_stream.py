@@ -234,12 +234,8 @@ def _row_bytes(serving: Serving, wanted: Wanted) -> int:
 
 def _size(encoded: Encoded) -> int:
     """Bytes of an answer's activations."""
-    size = 0 if encoded.done.dense is None else encoded.done.dense.nbytes
-    for block in encoded.done.blocks:
-        size += (
-            block.indptr.nbytes + block.indices.nbytes + block.data.nbytes if isinstance(block, Csr) else block.nbytes
-        )
-    return size
+    dense = 0 if encoded.done.dense is None else encoded.done.dense.nbytes
+    return dense + sum(block.nbytes for block in encoded.done.blocks)
 
 
 def _last_row(block: Csr | FloatArray, row: int, room: int) -> int:

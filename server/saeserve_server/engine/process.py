@@ -65,7 +65,7 @@ class ProcessEngine:
             # In a thread: a worker that has stopped reading must not stop the loop with it.
             await asyncio.to_thread(self._connection.send, tuple(batch))
             return await self._answer
-        except (BrokenPipeError, ConnectionResetError) as error:
+        except OSError as error:  # the pipe broke, or was closed because the worker died
             raise _restarting() from error
         finally:
             self._answer = None

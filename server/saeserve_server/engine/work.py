@@ -108,6 +108,11 @@ class Csr:
     data: FloatArray  # [entries]
     columns: int
 
+    @property
+    def nbytes(self) -> int:
+        """Size of the arrays."""
+        return self.indptr.nbytes + self.indices.nbytes + self.data.nbytes
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class EncodeDone:
