@@ -8,14 +8,14 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 # Where the tests run the model: cpu, cuda or cuda:1.
 DEVICE ?= cpu
-# More arguments for `make test` and `make serve`, for example ARGS="-k search -x".
+# More arguments for `make test`, `serve`, `loadtest` and `loadsweep`, for example ARGS="-k search -x".
 ARGS ?=
 
 BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test lint format proto hazards loadtest constraints clean
+.PHONY: help setup demo serve test lint format proto hazards loadtest loadsweep constraints clean
 # A recipe that fails leaves no half-made file behind.
 .DELETE_ON_ERROR:
 
@@ -60,8 +60,11 @@ proto: ## generate the stubs anew from proto/
 hazards: $(READY) ## show the two silent races of the naive way
 	@$(BIN)/python tests/hazards/show.py
 
-loadtest: $(READY) ## ten seconds of searches against a server of its own
-	@$(BIN)/python loadtests/run.py $(ARGS)
+loadtest: $(READY) ## twenty seconds of load on a server and a Valkey of its own
+	@$(BIN)/python -m loadtests.run $(ARGS)
+
+loadsweep: $(READY) ## what batching buys, and where the server bends: tables and a picture
+	@$(BIN)/python -m loadtests.sweep $(ARGS)
 
 constraints: ## write constraints.txt anew from the newest releases
 	$(PYTHON) server/tools/freeze_constraints.py --torch "$(TORCH)"

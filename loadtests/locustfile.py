@@ -1,78 +1,155 @@
-"""A Locust user who searches over gRPC.
+"""Locust users who ask over gRPC and wait for their answers.
 
-    locust -f loadtests/locustfile.py --headless --host 127.0.0.1:50051 --users 8 --run-time 10s
+    locust -f loadtests/locustfile.py --headless --host 127.0.0.1:50051 --users 32 --run-time 20s [--distinct]
 
 The generated stub, not `saeserve.Client`: the client's channel retries, and a refusal must count as one here.
 """
 
-import random
+from __future__ import annotations
+
+import functools
+import itertools
 import time
-from typing import Any, cast
+from argparse import ArgumentParser
+from pathlib import Path
+from typing import Any
 
 import grpc
 import grpc.experimental.gevent
-from locust import User, task
+from locust import User, events, task
+from locust.env import Environment
 
-from saeserve.v1 import feature_service_pb2 as pb
-from saeserve.v1 import feature_service_pb2_grpc, types_pb2
+from loadtests import connect, records, texts
+from loadtests.questions import Asker, Question, Served
+from saeserve.v1 import feature_service_pb2_grpc
 
 # Before any channel: without it every call blocks the whole process, and nothing says so.
 grpc.experimental.gevent.init_gevent()
 
-DEADLINE_S = 30.0
-TEXTS = (
-    "red",
-    "My favorite color is red.",
-    "My favorite color is crimson.",
-    "I love you, and I hate him.",
-    "The whale swam in the sea near the ship.",
-    "She put the kettle on and watched the rain run down the window.",
-    "Once upon a time there lived a king who had three daughters.",
-    "In 'The Odyssey', Homer takes us on an epic journey with Odysseus, whose adventures and trials on his way back to "
-    "Ithaca after the Trojan War offer timeless insights into the human condition and the quest for home.",
-)
+DEFAULT_PAUSE = 0.1
+"""Seconds after a refusal that names no delay."""
+
+hooks: Any = events  # which the types do not let us call
+made: list[records.Record] = []
+numbers = itertools.count()
 
 
-class Searcher(User):
-    """Searches a random text, waits for the answer, searches again."""
+def add_options(parser: ArgumentParser, **_: Any) -> None:
+    """Our options. Each can be set by its environment variable as well."""
+    parser.add_argument("--deadline", type=float, default=60, **_variable("deadline"), help="seconds a call may take")
+    parser.add_argument("--think", type=float, default=0, **_variable("think"), help="seconds between calls")
+    parser.add_argument("--distinct", action="store_true", **_variable("distinct"), help="no text twice")
+    parser.add_argument("--texts", type=int, default=2000, **_variable("texts"), help="how many texts there are")
+    parser.add_argument("--zipf", type=float, default=1, **_variable("zipf"), help="how their popularity falls")
+    parser.add_argument("--seed", type=int, default=0, **_variable("seed"), help="of all that is drawn")
+    parser.add_argument("--records", type=Path, **_variable("records"), help="file for what became of each call")
+
+
+def _variable(name: str) -> dict[str, Any]:
+    return {"env_var": f"LOAD_{name.upper()}", "include_in_web_ui": False}
+
+
+def prepare(environment: Environment, **_: Any) -> None:
+    """With --records: mark when all users are there, and leave what became of each call."""
+    file: Path | None = getattr(environment.parsed_options, "records", None)
+    if file:
+        hooks.spawning_complete.add_listener(lambda **_: file.with_suffix(".began").touch())
+        hooks.quitting.add_listener(lambda **_: records.write(made, file))
+
+
+hooks.init_command_line_parser.add_listener(add_options)
+hooks.init.add_listener(prepare)
+
+
+@functools.cache
+def popular(count: int, exponent: float, seed: int) -> texts.Popular:
+    """The texts that all users share."""
+    return texts.Popular(count, exponent, seed)
+
+
+class Caller(User):
+    """Searches a text, asks more about it, encodes, looks where features fire; one call at a time."""
 
     def on_start(self) -> None:
-        """Open this user's own channel, as separate callers would."""
-        options = [("grpc.use_local_subchannel_pool", 1)]
-        self.channel = grpc.insecure_channel(self.host or "127.0.0.1:50051", options=options)
+        """Open this user's own channel, as separate callers would, and learn what is served."""
+        self.options = self.environment.parsed_options
+        self.channel = connect.channel(self.host or "127.0.0.1:50051")
         self.stub = feature_service_pb2_grpc.FeatureServiceStub(self.channel)
+        options = self.options
+        source: texts.Texts = (
+            texts.Distinct() if options.distinct else popular(options.texts, options.zipf, options.seed)
+        )
+        self.asker = Asker(Served.read(self.stub), source, texts.caller(options.seed, next(numbers)))
 
     def on_stop(self) -> None:
         """Close it."""
         self.channel.close()
 
-    @task
-    def search(self) -> None:
-        """One search, reported to Locust with its time, its size, and its error if it had one."""
-        text = random.choice(TEXTS)  # noqa: S311
-        answer: pb.SearchResponse | None = None
-        error: Exception | None = None
-        began = time.perf_counter()
-        try:
-            answer = self.stub.Search(pb.SearchRequest(input=types_pb2.Input(text=text)), timeout=DEADLINE_S)
-        except grpc.RpcError as raised:
-            error = RuntimeError(describe(raised))
-        self.report("Search", began, answer, error)
+    def wait_time(self) -> float:
+        """Pause between calls."""
+        return float(self.options.think)
 
-    def report(self, name: str, began: float, answer: Any, error: Exception | None) -> None:
-        """Fire Locust's `request` event."""
+    @task(10)
+    def search(self) -> None:
+        """Another text."""
+        self.ask(self.asker.search())
+
+    @task(4)
+    def sort(self) -> None:
+        """The last text, sorted."""
+        self.ask(self.asker.sort())
+
+    @task(3)
+    def narrow(self) -> None:
+        """More features of fewer layers."""
+        self.ask(self.asker.narrow())
+
+    @task(2)
+    def by_token(self) -> None:
+        """Token by token."""
+        self.ask(self.asker.by_token())
+
+    @task(3)
+    def encode_features(self) -> None:
+        """Chosen features, dense."""
+        self.ask(self.asker.encode_features())
+
+    @task(1)
+    def encode_source(self) -> None:
+        """A whole source, sparse."""
+        self.ask(self.asker.encode_source())
+
+    @task(3)
+    def top(self) -> None:
+        """Records of a feature."""
+        self.ask(self.asker.top())
+
+    def ask(self, question: Question) -> None:
+        """One call; a refusal is an entry of its own, and the user then waits as long as the server says."""
+        answer: Any = None
+        verdict, tier, pause, name = records.OK, "", 0.0, question.kind
+        error: Exception | None = None
+        start = time.monotonic()
+        try:
+            answer = getattr(self.stub, question.method)(question.request, timeout=self.options.deadline)
+            tier = records.tier_of(answer)
+        except grpc.RpcError as raised:
+            verdict, delay, message = records.verdict_of(raised)
+            if records.Record(name, 0, 0, verdict).refused:
+                name, pause = f"{name} (refused)", DEFAULT_PAUSE if delay is None else delay
+            else:
+                error = RuntimeError(f"{verdict}: {message}")
+        end = time.monotonic()
+        if self.options.records:
+            made.append(records.Record(question.kind, start, end, verdict, tier, pause))
         self.environment.events.request.fire(
             request_type="grpc",
             name=name,
-            response_time=(time.perf_counter() - began) * 1000,
+            response_time=(end - start) * 1000,
             response_length=answer.ByteSize() if answer is not None else 0,
             response=answer,
             exception=error,
             context={},
         )
-
-
-def describe(error: grpc.RpcError) -> str:
-    """Status and message in one line, so that Locust counts equal failures together."""
-    call = cast(grpc.Call, error)  # what a failed call raises is both, which the types do not say
-    return f"{call.code().name}: {call.details()}"
+        if pause:
+            time.sleep(pause)  # gevent's, as Locust has patched it

@@ -1,105 +1,143 @@
-"""Start a server, load it with Locust for some seconds, stop it. Exit 1 when a search failed or none was made."""
+"""Load a server with Locust for some seconds and print what came of it; by default a server and a Valkey of its own.
+
+Exit 1 when a call failed with anything but a refusal that says why, when none was made, or when the load generator
+stood still. Nothing asserts a time.
+"""
+
+from __future__ import annotations
 
 import argparse
-import json
+import contextlib
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-import grpc
-from grpc_health.v1 import health_pb2
+from loadtests import guard, probe, records
+from loadtests.metrics import Growth, describe
+from loadtests.percentiles import milliseconds, percentile
+from loadtests.processes import Address, leave_nothing_behind, served, valkey
+from loadtests.summary import by_kind, by_tier, faults
+from loadtests.table import table
 
-LOCUSTFILE = Path(__file__).with_name("locustfile.py")
-SERVICE = "saeserve.v1.FeatureService"
-
-
-@contextmanager
-def served(model: str, folder: Path, start_s: float) -> Iterator[str]:
-    """A server of our own on a free port, ready; yields its address and stops it by its own process."""
-    port_file, log = folder / "port", folder / "server.log"
-    command = [str(Path(sys.executable).with_name("saeserve-server")), "start", "--model", model]
-    command += ["--bind", "127.0.0.1:0", "--metrics-bind", "none", "--port-file", str(port_file)]
-    with log.open("w") as output, subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT) as server:
-        try:
-            deadline = time.monotonic() + start_s
-            while not (port_file.exists() and (target := port_file.read_text().strip())):
-                give_up_if(server, deadline, log)
-                time.sleep(0.1)
-            while not ready(target):
-                give_up_if(server, deadline, log)
-                time.sleep(0.1)
-            yield target
-            if server.poll() is not None:
-                sys.exit(f"the server ended with {server.returncode} under load:\n{log.read_text()[-4000:]}")
-        finally:
-            server.terminate()
-            try:
-                server.wait(timeout=30)
-            except subprocess.TimeoutExpired:
-                server.kill()
+ROOT = Path(__file__).resolve().parents[1]
+IDLE_SECONDS = 3
+GOAL = "20"
+"""Milliseconds within which the p99 of cheap calls should stay; printed, never asserted."""
 
 
-def give_up_if(server: subprocess.Popen[bytes], deadline: float, log: Path) -> None:
-    """Exit with the server's log if it has ended or takes too long."""
-    if server.poll() is not None or time.monotonic() > deadline:
-        sys.exit(f"the server did not become ready:\n{log.read_text()[-4000:]}")
+def load(address: Address, arguments: argparse.Namespace, folder: Path) -> list[str]:
+    """Run Locust with a probe beside it, and print the tables; what went wrong."""
+    idle = _probe(address.target, IDLE_SECONDS, folder / "idle")
+    before = address.page()
+    found, busy = _locust_and_probe(address.target, arguments, folder)
+    after = address.page()
+    if not found:
+        return ["no call was made"]
+    seconds = max(record.finished for record in found) - min(record.began for record in found)
+    expected = guard.expected_rate(arguments.users, found, arguments.think)
+    print(
+        f"\n{arguments.users} users for {seconds:.1f} s: {len(found)} calls, {len(found) / seconds:.0f} a second; ",
+        end="",
+    )
+    print(f"users and latency make {expected:.0f}\n")
+    print(by_kind(found, seconds), end="\n\n")
+    print(by_tier(found), end="\n\n")
+    if before and after:
+        print(table(("the server counted", ""), describe(Growth(before, after))), end="\n\n")
+    print(_probes(idle, busy), end="\n\n")
+    problem = guard.complaint(arguments.users, found, seconds, arguments.think)
+    return [*faults([*found, *idle, *busy]), *([problem] if problem else [])]
 
 
-def ready(target: str) -> bool:
-    """Whether the server answers that it serves."""
-    with grpc.insecure_channel(target) as channel:
-        try:
-            check = channel.unary_unary(
-                "/grpc.health.v1.Health/Check",
-                request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
-                response_deserializer=health_pb2.HealthCheckResponse.FromString,
-            )
-            answer = check(health_pb2.HealthCheckRequest(service=SERVICE), timeout=2)
-        except grpc.RpcError:
-            return False
-    return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+def _locust_and_probe(
+    target: str, arguments: argparse.Namespace, folder: Path
+) -> tuple[list[records.Record], list[records.Record]]:
+    """What both recorded. Exits if Locust failed by itself."""
+    made, log = folder / "records", folder / "locust.log"
+    with log.open("w") as output:  # what Locust prints at the end is printed here, with more
+        locust = subprocess.Popen(_locust(target, arguments, made), cwd=ROOT, stdout=output, stderr=subprocess.STDOUT)
+    try:
+        while not made.with_suffix(".began").exists() and locust.poll() is None:
+            time.sleep(0.05)
+        # The last seconds are left out: users that end make room.
+        busy = _probe(target, max(1, arguments.seconds - 2), folder / "busy")
+        status = locust.wait(timeout=arguments.seconds + arguments.deadline + 60)
+    finally:
+        if locust.poll() is None:
+            locust.terminate()
+            locust.wait(timeout=30)
+    if status:
+        sys.exit(f"Locust itself failed:\n{log.read_text()[-4000:]}")
+    return records.read(made), busy
 
 
-def load(target: str, users: int, seconds: int, folder: Path) -> str | None:
-    """Run Locust; what went wrong in one line, or nothing."""
-    table = folder / "load"
-    command = [sys.executable, "-m", "locust", "-f", str(LOCUSTFILE), "--host", target, "--headless", "--only-summary"]
-    command += ["--users", str(users), "--spawn-rate", str(users), "--run-time", f"{seconds}s", "--stop-timeout", "30"]
-    command += ["--loglevel", "WARNING", "--json-file", str(table), "--exit-code-on-error", "0"]
-    if subprocess.run(command, check=False).returncode:
-        return "Locust itself failed"
-    entries = json.loads(table.with_name(f"{table.name}.json").read_text())
-    made, failed = (sum(entry[count] for entry in entries) for count in ("num_requests", "num_failures"))
-    if failed or not made:
-        return f"{failed} of {made} searches failed"
-    print(f"{made} searches by {users} users in {seconds} s, none failed: {made / seconds:.0f} a second")
-    return None
+def _probe(target: str, seconds: int, file: Path) -> list[records.Record]:
+    command = [sys.executable, "-m", "loadtests.probe", "--target", target]
+    command += ["--seconds", str(seconds), "--records", str(file)]
+    subprocess.run(command, cwd=ROOT, check=True)
+    return records.read(file)
+
+
+def _probes(idle: list[records.Record], busy: list[records.Record]) -> str:
+    rows = []
+    for kind in dict.fromkeys(record.kind for record in sorted(busy)):
+        quiet, loaded = ([record for record in part if record.kind == kind] for part in (idle, busy))
+        times = [milliseconds(percentile([record.seconds for record in quiet], 99))]
+        times += [milliseconds(percentile([record.seconds for record in loaded], share)) for share in (50, 99)]
+        cached = sum(record.tier in ("local", "shared") for record in loaded)
+        name = "(lateness of the probe itself)" if kind == probe.LATE else kind
+        rows.append((name, len(loaded), *times, cached if kind.endswith("cached") else ""))
+    head = ("asked steadily", "calls", "idle p99 ms", "loaded p50 ms", f"loaded p99 ms (goal {GOAL})", "from the cache")
+    return table(head, rows)
+
+
+def _locust(target: str, arguments: argparse.Namespace, made: Path) -> list[str]:
+    users = str(arguments.users)
+    arguments.html.parent.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "locust", "-f", str(ROOT / "loadtests" / "locustfile.py"), "--host", target]
+    command += ["--headless", "--only-summary", "--users", users, "--spawn-rate", users, "--stop-timeout", "60"]
+    command += ["--run-time", f"{arguments.seconds}s", "--loglevel", "WARNING", "--exit-code-on-error", "0"]
+    command += ["--html", str(arguments.html), "--records", str(made), "--think", str(arguments.think)]
+    command += ["--texts", str(arguments.texts), "--zipf", str(arguments.zipf), "--seed", str(arguments.seed)]
+    return [*command, "--deadline", str(arguments.deadline), *(["--distinct"] if arguments.distinct else [])]
 
 
 def main() -> None:
     """Parse the command line and run."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--users", type=int, default=8, help="searches at a time (default %(default)s)")
-    parser.add_argument("--seconds", type=int, default=10, help="how long (default %(default)s)")
-    parser.add_argument("--model", default="demo", help="model of the server started here (default %(default)s)")
-    parser.add_argument(
-        "--start-timeout", type=float, default=180, help="seconds to become ready (default %(default)s)"
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--users", type=int, default=32, help="calls at a time")
+    parser.add_argument("--seconds", type=int, default=20, help="how long")
+    parser.add_argument("--think", type=float, default=0.0, help="seconds that a user pauses between calls")
+    parser.add_argument("--distinct", action="store_true", help="no text twice, so that no cache helps")
+    parser.add_argument("--texts", type=int, default=2000, help="how many texts there are")
+    parser.add_argument("--zipf", type=float, default=1.0, help="exponent of how their popularity falls")
+    parser.add_argument("--seed", type=int, default=0, help="of all that is drawn")
+    parser.add_argument("--deadline", type=float, default=60.0, help="seconds that a call may take")
+    parser.add_argument("--model", default="demo", help="model of the server started here")
+    parser.add_argument("--device", default="auto", help="its device")
+    parser.add_argument("--start-timeout", type=float, default=600, help="seconds that it may take to become ready")
     parser.add_argument("--target", help="HOST:PORT of a running server; none is started then")
+    parser.add_argument("--metrics", help="HOST:PORT of that server's metrics")
+    parser.add_argument(
+        "--html", type=Path, default=ROOT / "build" / "loadtest" / "report.html", help="Locust's report"
+    )
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="saeserve-load-") as name:
-        folder = Path(name)
+    arguments.html = arguments.html.absolute()
+    leave_nothing_behind()
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="saeserve-load-")))
         if arguments.target:
-            problem = load(arguments.target, arguments.users, arguments.seconds, folder)
+            address = Address(arguments.target, arguments.metrics)
         else:
-            with served(arguments.model, folder, arguments.start_timeout) as target:
-                problem = load(target, arguments.users, arguments.seconds, folder)
-    if problem:
-        sys.exit(problem)
+            settings = {"model": arguments.model, "device": arguments.device}
+            settings["cache_url"] = stack.enter_context(valkey())
+            address = stack.enter_context(served(folder / "server", arguments.start_timeout, **settings))
+        problems = load(address, arguments, folder)
+    print(f"report: {arguments.html}")
+    if problems:
+        sys.exit("\n".join(problems))
 
 
 if __name__ == "__main__":

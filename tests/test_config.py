@@ -39,6 +39,37 @@ def test_words_in_flags_and_variables_are_read() -> None:
             load_config(None, flags, {})
 
 
+@pytest.mark.parametrize(
+    ("name", "least"),
+    [
+        ("cache_bytes", "0"),
+        ("inner_cache_bytes", "0"),
+        ("cache_ttl", "1"),
+        ("queue_items", "1"),
+        ("queue_gflop", "0.1"),
+        ("queue_bytes", str(2**20)),
+        ("max_batch", "1"),
+        ("max_calls", "1"),
+        ("max_streams", "1"),
+        ("max_connections", "1"),
+        ("batch_timeout", "0.1"),
+    ],
+)
+def test_sizes_have_a_least_value(name: str, least: str) -> None:
+    """Of the caches it is 0, which turns them off; of what lets requests in, whatever lets one in."""
+    flag = "--" + name.replace("_", "-")
+    assert getattr(load_config(None, {name: least}, {}), name) == float(least)
+    for wrong in (str(float(least) - 1) if "." in least else str(int(least) - 1), "many"):
+        with pytest.raises(ConfigError, match=flag):
+            load_config(None, {name: wrong}, {})
+
+
+def test_what_is_unset_follows_from_what_is_served() -> None:
+    config = load_config(None, {}, {})
+    assert (config.max_batch, config.queue_gflop, config.batch_tokens, config.cache_url) == (None, None, None, None)
+    assert min(config.cache_bytes, config.inner_cache_bytes) > 0
+
+
 def test_paths_in_the_file_refer_to_its_folder_and_others_to_the_current(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from saeserve_server.config import ServerSettings, SourceSettings, SyntheticSettings, load_config
+from saeserve_server.metrics import Metrics
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "server" / "docs"
@@ -23,6 +24,32 @@ def test_every_reason_is_documented() -> None:
     generic = {"NOT_FOUND", "FAILED_PRECONDITION", "ABORTED", "UNAVAILABLE"}  # defaults of classes
     text = (DOCS / "status-codes.md").read_text()
     assert sorted(reason for reason in reasons - generic if f"`{reason}`" not in text) == []
+
+
+def test_every_metric_is_documented_with_its_type_and_labels_and_no_other() -> None:
+    written: dict[str, tuple[str, set[str]]] = {}
+    for row in re.findall(r"^\| (`saeserve_.*)$", (DOCS / "metrics.md").read_text(), re.MULTILINE):
+        names, kind, labels = row.split(" | ")[:3] if " | | " not in row else [*row.split(" | | ")[0].split(" | "), ""]
+        for name in re.findall(r"`(saeserve_\w+)`", names):
+            assert name not in written, f"{name} stands twice"
+            written[name] = (kind.strip(), set(re.findall(r"`(\w+)`", labels)))
+    served = {}
+    for collector in set(Metrics().registry._collector_to_names):
+        labels = set(getattr(collector, "_labelnames", ()))
+        for family in collector.collect():
+            if family.name.startswith("saeserve_"):
+                name = family.name + "_total" * (family.type == "counter")
+                served[name] = (family.type, labels)
+    assert written == served
+
+
+def test_what_else_the_documents_say_of_metrics_names_some_that_there_are() -> None:
+    served = {family.name for family in Metrics().registry.collect()}
+    suffixes = ("_total", "_bucket", "_sum", "_count")
+    for page in [ROOT / "README.md", *DOCS.glob("*.md"), *ROOT.glob("deploy/**/*.md"), *ROOT.glob("loadtests/*.md")]:
+        for name in re.findall(r"\bsaeserve_(?!server\b)\w+", page.read_text()):
+            plain = next((name.removesuffix(suffix) for suffix in suffixes if name.endswith(suffix)), name)
+            assert {name, plain} & served, f"{page.relative_to(ROOT)} names {name}"
 
 
 def test_the_example_configuration_parses() -> None:

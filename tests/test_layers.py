@@ -6,19 +6,30 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent / "server" / "saeserve_server"
+HEAVY = {"torch", "transformer_lens", "transformers"}
+WIRE = {"google", "grpc", "saeserve"}
 FORBIDDEN = {
     # Nothing below api knows protobuf or gRPC.
-    "text": {"api", "scheduler", "engine", "models", "sources", "records", "google", "grpc", "saeserve", "torch"},
-    "records": {"api", "scheduler", "engine", "models", "sources", "text", "google", "grpc", "saeserve"},
-    "scheduler": {"api", "models", "sources", "google", "grpc", "saeserve", "torch", "transformer_lens"},
-    "engine": {"api", "scheduler", "google", "grpc", "saeserve", "serving"},
-    "models": {"api", "scheduler", "engine", "records", "google", "grpc", "saeserve"},
-    "sources": {"api", "scheduler", "engine", "models", "records", "google", "grpc", "saeserve"},
+    "text": {"api", "scheduler", "cache", "engine", "models", "sources", "records", "serving", *WIRE, "torch"},
+    "records": {"api", "scheduler", "cache", "engine", "models", "sources", "text", "serving", *WIRE},
+    "scheduler": {"api", "models", "sources", "records", "text", "serving", *WIRE, *HEAVY},
+    # Of the engine it knows plain data, and what is computed from plain data.
+    "cache": {"api", "scheduler", "models", "sources", "records", "text", "serving", "selection", *WIRE, *HEAVY},
+    "engine": {"api", "scheduler", "cache", "serving", *WIRE},
+    "models": {"api", "scheduler", "cache", "engine", "records", "serving", *WIRE},
+    "sources": {"api", "scheduler", "cache", "engine", "models", "records", "serving", *WIRE},
     # Nothing above engine imports torch.
-    "api": {"models", "sources", "torch", "transformer_lens", "transformers"},
+    "api": {"models", "sources", *HEAVY},
+}
+MODULES = {
+    # Modules of the engine that a part may import, where that is not all of it.
+    "cache": {"work", "kept"},
+    "scheduler": {"work", "process"},
 }
 MAY = {
     "models/load.py": {"sources"},  # its content hash
+    "scheduler/queue.py": {"cache"},  # what an answer took
+    "scheduler/scheduler.py": {"cache"},
     "sources/plan.py": {"models"},  # where the demo's files are
 }
 
@@ -44,3 +55,35 @@ def test_a_part_imports_nothing_above_it(part: str) -> None:
         name = file.relative_to(ROOT).as_posix()
         bad = imports_of(file) & FORBIDDEN[part] - MAY.get(name, set())
         assert not bad, f"{name} imports {sorted(bad)}"
+
+
+@pytest.mark.parametrize("part", MODULES)
+def test_of_the_engine_a_part_imports_what_it_needs(part: str) -> None:
+    for file in sorted((ROOT / part).rglob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom):
+                names = [f"{node.module}.{alias.name}" for alias in node.names]
+            for name in names:
+                if name.startswith("saeserve_server.engine"):
+                    parts = name.split(".")
+                    assert len(parts) > 2, f"{file} imports the engine as a whole"
+                    assert parts[2] in MODULES[part], f"{file.relative_to(ROOT)} imports {name}"
+
+
+def test_what_both_processes_import_needs_no_torch() -> None:
+    """The front end answers from kept activations with these, and must not load torch for it."""
+    for name in ("filtering", "kept", "work", "link", "process", "worker"):
+        tree = ast.parse((ROOT / "engine" / f"{name}.py").read_text())
+        found = {
+            node.module.split(".")[0] if isinstance(node, ast.ImportFrom) and node.module else alias.name.split(".")[0]
+            for node in tree.body
+            if isinstance(node, ast.Import | ast.ImportFrom)
+            for alias in node.names
+        }
+        assert not found & HEAVY, f"engine/{name}.py imports {found & HEAVY}"
+
+
+def test_every_part_is_told_what_it_may_import() -> None:
+    parts = {folder.name for folder in ROOT.iterdir() if (folder / "__init__.py").exists()}
+    assert parts == FORBIDDEN.keys()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,6 +16,10 @@ from saeserve_server.errors import ConfigError
 
 CONFIG_ERROR = 2
 """Exit status for a configuration that cannot be served, as for wrong usage."""
+
+
+ENDED_BY_SIGNAL = 128 + signal.SIGTERM
+"""Exit status after a second SIGTERM or Ctrl-C, which waits for nothing."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -44,10 +49,10 @@ def _start(options: argparse.Namespace) -> int:
     try:
         import uvloop
     except ImportError:  # not built for this platform
-        asyncio.run(run_server(config))
+        in_order = asyncio.run(run_server(config))
     else:
-        uvloop.run(run_server(config))
-    return 0
+        in_order = uvloop.run(run_server(config))
+    return 0 if in_order else ENDED_BY_SIGNAL
 
 
 def _sources(options: argparse.Namespace) -> int:

@@ -12,11 +12,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from saeserve_server.errors import ConfigError, nearest
 
 ENVIRONMENT_PREFIX = "SAESERVE_"
+SECRET = ("cache_url",)
+"""Settings that may hold a password: never repeated."""
+FILES = ("port_file", "tls_cert", "tls_key", "tls_client_ca", "auth_token_file")
+"""Settings that name a file."""
 
 
 class Section(BaseModel):
@@ -105,17 +109,73 @@ class ServerSettings(Section):
     batch_tokens: int | None = Field(
         default=None, ge=1, le=2**24, description="tokens that one batch holds; default: 512 on a CPU, 8192 on a GPU"
     )
+    max_batch: int | None = Field(
+        default=None, ge=1, le=2**16, description="most requests in one batch; default: as many as its tokens hold"
+    )
+    queue_items: int = Field(default=1024, ge=1, le=2**20, description="most texts waiting for the model")
+    queue_gflop: float | None = Field(
+        default=None,
+        gt=0,
+        description="most computation waiting or running, in GFLOP; default: 1000 on a CPU, 200000 on a GPU",
+    )
+    queue_bytes: int = Field(
+        default=512 * 1024 * 1024, ge=2**20, le=2**40, description="most memory that answers not yet given may take"
+    )
+    max_calls: int = Field(default=4096, ge=1, le=2**20, description="most calls being answered at a time")
+    max_streams: int = Field(default=64, ge=1, le=2**16, description="most EncodeStreams at a time")
+    max_connections: int = Field(default=10_000, ge=1, le=2**20, description="most connections at a time")
+    cache_bytes: int = Field(
+        default=64 * 1024 * 1024, ge=0, le=2**40, description="memory of the cache of answers; 0: nothing is kept"
+    )
+    inner_cache_bytes: int = Field(
+        default=256 * 1024 * 1024,
+        ge=0,
+        le=2**40,
+        description="memory of the activations kept for other questions about the same text; 0: none are kept",
+    )
+    cache_url: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Redis or Valkey that replicas share: redis://, rediss:// or unix://; default: none",
+    )
+    cache_ttl: int = Field(default=7 * 24 * 3600, ge=1, le=10**9, description="seconds that an answer is kept in Redis")
+    tls_cert: Path | None = Field(default=None, description="PEM file of the server's certificate chain, for TLS")
+    tls_key: Path | None = Field(default=None, validate_default=True, description="PEM file of its private key")
+    tls_client_ca: Path | None = Field(
+        default=None, description="PEM file of the authorities whose client certificates are required (mutual TLS)"
+    )
+    auth_token_file: Path | None = Field(
+        default=None, description="file with the bearer token that every call must carry; read again when it changes"
+    )
     threads: int | None = Field(default=None, ge=1, le=1024, description="CPU threads of the model; default: all cores")
     start_timeout: float = Field(default=600.0, gt=0, description="seconds within which the worker must be ready")
+    batch_timeout: float = Field(
+        default=600.0, gt=0, description="seconds after which a worker that has not answered a batch is replaced"
+    )
     drain_delay: float = Field(default=2.0, ge=0, description="seconds between SIGTERM and the end of accepting")
     grace: float = Field(default=20.0, ge=0, description="seconds that accepted calls then have to finish")
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="least level logged")
+    log_texts: bool = Field(default=False, description="log texts and what callers named, which are left out otherwise")
     log_format: Literal["text", "json"] = Field(default="text", description="how log lines are written")
 
     @field_validator("bind")
     @classmethod
     def _bind_is_address(cls, value: str) -> str:
         return check_address(value)
+
+    @field_validator("tls_key")
+    @classmethod
+    def _key_goes_with_certificate(cls, value: Path | None, info: ValidationInfo) -> Path | None:
+        if (value is None) != (info.data.get("tls_cert") is None):
+            raise ValueError("tls_cert and tls_key are set both or neither")
+        return value
+
+    @field_validator("tls_client_ca")
+    @classmethod
+    def _client_ca_needs_tls(cls, value: Path | None, info: ValidationInfo) -> Path | None:
+        if value is not None and info.data.get("tls_key") is None:
+            raise ValueError("it takes tls_cert and tls_key too")
+        return value
 
     @field_validator("metrics_bind")
     @classmethod
@@ -180,9 +240,10 @@ def load_config(
             if key in values:
                 raise ConfigError(f"{path}: {key}: unknown key")
         # A file has types of its own: "4" and true are no numbers in it. It has none for paths.
-        _validate({key: value for key, value in values.items() if key != "port_file"}, origin, strict=True)
-        if isinstance(values.get("port_file"), str):
-            values["port_file"] = path.absolute().parent / values["port_file"]
+        _validate({key: value for key, value in values.items() if key not in FILES}, origin, strict=True)
+        for key in FILES:
+            if isinstance(values.get(key), str):
+                values[key] = path.absolute().parent / Path(values[key]).expanduser()
     for name in ServerSettings.model_fields:
         variable = ENVIRONMENT_PREFIX + name.upper()
         given, place = environment.get(variable) or None, variable  # empty means unset
@@ -235,7 +296,8 @@ def _explain(error: ValidationError, origin: Mapping[str, str]) -> str:
         elif problem["type"] == "missing":
             lines.append(f"{place}: {key}: missing")
         else:
-            lines.append(f"{place}: {key}: {problem['msg']}, got {problem['input']!r}")
+            got = "" if key in SECRET else f", got {problem['input']!r}"
+            lines.append(f"{place}: {key}: {problem['msg']}{got}")
     return "\n".join(lines)
 
 

@@ -23,6 +23,8 @@ class Status(Enum):
     NOT_FOUND = "NOT_FOUND"
     FAILED_PRECONDITION = "FAILED_PRECONDITION"
     ABORTED = "ABORTED"
+    RESOURCE_EXHAUSTED = "RESOURCE_EXHAUSTED"
+    UNAUTHENTICATED = "UNAUTHENTICATED"
     UNAVAILABLE = "UNAVAILABLE"
     INTERNAL = "INTERNAL"
 
@@ -90,6 +92,20 @@ class Aborted(ServeError):
 
     status = Status.ABORTED
     reason = "ABORTED"
+
+
+class Overloaded(ServeError):
+    """The server has more to do than it may take on; a retry after the delay is likely to be taken."""
+
+    status = Status.RESOURCE_EXHAUSTED
+    reason = "OVERLOADED"
+
+
+class Unauthenticated(ServeError):
+    """The call does not carry the credentials that the server asks for."""
+
+    status = Status.UNAUTHENTICATED
+    reason = "UNAUTHENTICATED"
 
 
 class Unavailable(ServeError):

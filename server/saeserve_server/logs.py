@@ -1,19 +1,29 @@
-"""Log lines on stderr: text for people, or one JSON object a line."""
+"""Log lines on stderr: text for people, or one JSON object a line.
+
+Whatever is logged may hold what a caller sent. So nothing reaches a line unescaped: no control character, no line
+break, no quote that would let a value pass for another field.
+"""
 
 from __future__ import annotations
 
 import json
 import logging
+import re
 import sys
 import time
+from typing import Any
 
 from saeserve_server.config import Config
 
-_STANDARD = set(vars(logging.makeLogRecord({})))
+LONGEST_LINE = 2000
+"""Characters of an exception's line; it may quote a whole request."""
+
+_STANDARD = set(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
+_PLAIN = re.compile(r"[\w.:/+@%-]+", re.ASCII)
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line: time, level, logger, message, and whatever was passed as `extra`."""
+    """One JSON object a line, in ASCII: time, level, logger, message, and whatever was passed as `extra`."""
 
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, object] = {
@@ -22,21 +32,56 @@ class JsonFormatter(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
-        line.update({key: value for key, value in vars(record).items() if key not in _STANDARD and key != "message"})
+        line.update(_extra(record))
         if record.exc_info:
-            line["exception"] = self.formatException(record.exc_info)
+            line["exception"] = "\n".join(_clipped(text) for text in self.formatException(record.exc_info).split("\n"))
         return json.dumps(line, default=str)
 
 
 class TextFormatter(logging.Formatter):
-    """`time level logger message key=value …`."""
+    """`time level logger: message key=value …`; the lines of an exception follow, each behind a `|`."""
 
     def __init__(self) -> None:
-        super().__init__("%(asctime)s %(levelname)-7s %(name)s: %(message)s")
+        super().__init__("%(asctime)s %(levelname)-7s %(name)s: ")
 
     def format(self, record: logging.LogRecord) -> str:
-        extra = {key: value for key, value in vars(record).items() if key not in _STANDARD | {"message", "asctime"}}
-        return super().format(record) + "".join(f" {key}={value}" for key, value in extra.items())
+        record.asctime = self.formatTime(record)
+        line = self.formatMessage(record) + escaped(record.getMessage())
+        line += "".join(f" {key}={_field(value)}" for key, value in _extra(record).items())
+        if record.exc_info:
+            for text in self.formatException(record.exc_info).splitlines():
+                line += "\n  | " + escaped(_clipped(text))
+        return line
+
+
+def escaped(text: str) -> str:
+    """The text on one line: what cannot be printed, as `\\n` or `\\x1b`; a backslash doubled, so that each is what it
+    seems."""
+    if text.isprintable() and "\\" not in text:
+        return text
+    return "".join(
+        char if char.isprintable() and char != "\\" else char.encode("unicode_escape").decode() for char in text
+    )
+
+
+def _field(value: object) -> str:
+    """A value as it is where it cannot be taken for anything else, quoted otherwise."""
+    if isinstance(value, list):
+        return "[" + ",".join(_quoted(str(one)) for one in value) + "]"
+    text = str(value)
+    return text if _PLAIN.fullmatch(text) else _quoted(text)
+
+
+def _quoted(text: str) -> str:
+    return '"' + escaped(text).replace('"', '\\"') + '"'
+
+
+def _clipped(line: str) -> str:
+    return line if len(line) <= LONGEST_LINE else line[:LONGEST_LINE] + "…"
+
+
+def _extra(record: logging.LogRecord) -> dict[str, Any]:
+    return {key: value for key, value in vars(record).items() if key not in _STANDARD}
 
 
 def configure_logging(config: Config) -> None:

@@ -1,6 +1,8 @@
-"""What the server counts and times, for Prometheus. Names begin with `saeserve_`."""
+"""What the server counts and times, for Prometheus. Names begin with `saeserve_`; docs/metrics.md lists them."""
 
 from __future__ import annotations
+
+from enum import StrEnum
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 from prometheus_client.platform_collector import PlatformCollector
@@ -11,6 +13,20 @@ SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 TOKENS = (16, 64, 256, 1024, 4096, 16384)
 
 
+class SharedFault(StrEnum):
+    """Why Redis was of no use to a look-up or a write."""
+
+    TIMEOUT = "timeout"
+    ERROR = "error"
+    """It could not be reached, or refused the command."""
+    INVALID = "invalid"
+    """What it held is not ours: another version, another key, damaged."""
+    OPEN = "open"
+    """It was not asked, since it failed a moment ago."""
+    DROPPED = "dropped"
+    """A write was not made, since too many were waiting."""
+
+
 class Metrics:
     """The metrics of one server, in a registry of their own so that two servers can share a process."""
 
@@ -18,43 +34,89 @@ class Metrics:
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
-        self._calls = Counter(
-            "saeserve_calls_total", "Calls answered, by method and status", ["method", "code"], registry=self.registry
+        self._requests = self._counter(
+            "requests_total", "Calls answered, by method, status code and reason", "method", "code", "reason"
         )
-        self._call_seconds = Histogram(
-            "saeserve_call_seconds", "Time to answer a call", ["method"], buckets=SECONDS, registry=self.registry
-        )
-        self.in_flight = Gauge("saeserve_calls_in_flight", "Calls being answered", registry=self.registry)
-        self.queue_length = Gauge("saeserve_queue_length", "Items waiting for the engine", registry=self.registry)
-        self.queue_seconds = Histogram(
-            "saeserve_queue_seconds", "Time an item waits for its batch", buckets=SECONDS, registry=self.registry
-        )
-        self._batch_items = Histogram("saeserve_batch_items", "Items in a batch", buckets=SIZES, registry=self.registry)
-        self._batch_tokens = Histogram(
-            "saeserve_batch_tokens", "Tokens of a batch's items", buckets=TOKENS, registry=self.registry
-        )
-        self._stage_seconds = Histogram(
-            "saeserve_stage_seconds", "Time of a batch's stages", ["stage"], buckets=SECONDS, registry=self.registry
-        )
-        self.ready = Gauge("saeserve_ready", "1 while calls are answered", registry=self.registry)
-        self.worker_restarts = Counter(
-            "saeserve_worker_restarts_total", "Workers started again after a death", registry=self.registry
-        )
+        self._request_seconds = self._histogram("request_duration_seconds", "Time to answer a call", SECONDS, "method")
+        self.in_flight = self._gauge("requests_in_flight", "Calls being answered")
+        self.streams = self._gauge("streams_in_flight", "EncodeStreams being answered")
 
-    def call(self, method: str, code: str, seconds: float) -> None:
-        """A call has been answered with a status code."""
-        self._calls.labels(method, code).inc()
-        self._call_seconds.labels(method).observe(seconds)
+        self.queue_size = self._gauge("queue_size", "Texts waiting for the worker")
+        self.queue_age = self._gauge("queue_age_seconds", "How long the oldest of them has waited")
+        self.queue_load = self._gauge("queue_load_ratio", "Share of the admission budget that is taken, 0 to 1")
+        self.queue_seconds = self._histogram("queue_duration_seconds", "Time a text waits for its batch", SECONDS)
+
+        self._batch_size = self._histogram("batch_size", "Requests in a batch", SIZES)
+        self._batch_tokens = self._histogram("batch_tokens", "Tokens of a batch's requests", TOKENS)
+        self._stage_seconds = self._histogram(
+            "stage_duration_seconds", "Time of a batch's stages in the worker", SECONDS, "stage"
+        )
+        self._forward_passes = self._counter("forward_passes_total", "Texts run through the model")
+        self._forward_tokens = self._counter("forward_tokens_total", "Tokens run through the model, BOS included")
+        self._encodes = self._counter("encodes_total", "Texts encoded, counted once for each source")
+        self._encode_tokens = self._counter("encode_tokens_total", "Tokens encoded, counted once for each source")
+        self.abandoned = self._counter(
+            "abandoned_total", "Requests dropped since nobody waited for them any more, by where they were", "stage"
+        )
+        self._batch_splits = self._counter("batch_splits_total", "Failed batches run again as halves")
+        self._out_of_memory = self._counter("out_of_memory_total", "Batches that ran out of memory")
+
+        self.cache_hits = self._counter("cache_hits_total", "Look-ups answered, by tier", "tier")
+        self.cache_misses = self._counter("cache_misses_total", "Look-ups not answered, by tier", "tier")
+        self.cache_bytes = self._gauge("cache_bytes", "Memory that a tier takes", "tier")
+        self.cache_joined = self._counter(
+            "cache_joined_total", "Requests that waited for the answer to an identical one in progress"
+        )
+        self._shared_faults = self._counter(
+            "shared_cache_faults_total", "Look-ups and writes for which Redis was of no use", "kind"
+        )
+        self.shared_open = self._gauge("shared_cache_open", "1 while Redis is left alone since it failed")
+        for fault in SharedFault:
+            self._shared_faults.labels(fault.value)
+
+        self.ready = self._gauge("ready", "1 while calls are answered")
+        self.worker_restarts = self._counter("worker_restarts_total", "Workers started again after a death")
+        self.worker_memory = self._gauge("worker_memory_bytes", "Resident memory of the worker process")
+
+    def request(self, method: str, code: str, reason: str, seconds: float) -> None:
+        """A call has been answered with a status code, and a reason unless it is OK or gRPC's own."""
+        self._requests.labels(method, code, reason).inc()
+        self._request_seconds.labels(method).observe(seconds)
 
     def batch(self, items: int, tokens: int, forward_seconds: float, encode_seconds: float) -> None:
         """A batch has been computed."""
-        self._batch_items.observe(items)
+        self._batch_size.observe(items)
         self._batch_tokens.observe(tokens)
         self._stage_seconds.labels("forward").observe(forward_seconds)
         self._stage_seconds.labels("encode").observe(encode_seconds)
+
+    def work(self, forward_passes: int, forward_tokens: int, encodes: int, encode_tokens: int) -> None:
+        """What the model and the sources have run."""
+        self._forward_passes.inc(forward_passes)
+        self._forward_tokens.inc(forward_tokens)
+        self._encodes.inc(encodes)
+        self._encode_tokens.inc(encode_tokens)
+
+    def recovered(self, splits: int, out_of_memory: int) -> None:
+        """What it took to answer a batch that failed."""
+        self._batch_splits.inc(splits)
+        self._out_of_memory.inc(out_of_memory)
+
+    def shared_fault(self, fault: SharedFault) -> None:
+        """Redis was of no use."""
+        self._shared_faults.labels(fault.value).inc()
 
     def serve(self, address: str) -> int:
         """Serves the metrics over HTTP on HOST:PORT in a thread; returns the bound port."""
         host, _, port = address.rpartition(":")
         server, _ = start_http_server(int(port), addr=host.strip("[]"), registry=self.registry)
         return int(server.server_port)
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(f"saeserve_{name}", text, labels, registry=self.registry)
+
+    def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
+        return Gauge(f"saeserve_{name}", text, labels, registry=self.registry)
+
+    def _histogram(self, name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
+        return Histogram(f"saeserve_{name}", text, labels, buckets=buckets, registry=self.registry)

@@ -1,4 +1,4 @@
-"""What an RPC needs to answer: catalog, tokenizer, scheduler, index, limits. Made once the engine is up."""
+"""What an RPC needs to answer: catalog, tokenizer, scheduler, caches, index, limits. Made once the engine is up."""
 
 from __future__ import annotations
 
@@ -8,10 +8,19 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
 
+from saeserve_server.cache.answer import Spending, Tier
+from saeserve_server.cache.answers import AnswerCache
+from saeserve_server.cache.inner import InnerTier
+from saeserve_server.cache.key import Keys
 from saeserve_server.catalog import Catalog
 from saeserve_server.config import Config
+from saeserve_server.engine.filtering import ArrayFilters
+from saeserve_server.engine.kept import answer_from
+from saeserve_server.engine.work import EncodeDone, SearchDone, Work
 from saeserve_server.errors import InvalidArgument, NotFound
+from saeserve_server.metrics import Metrics
 from saeserve_server.records.store import RecordStore
+from saeserve_server.scheduler.cost import Cost
 from saeserve_server.scheduler.scheduler import Scheduler
 from saeserve_server.selection import Directory
 from saeserve_server.text.tokenizer import TokenizedText, Tokenizer
@@ -25,6 +34,9 @@ INLINE_IDS = 1024
 """More token ids than this are given their pieces in a thread."""
 BATCH_TOKENS_CPU = 512
 BATCH_TOKENS_CUDA = 8192
+QUEUE_GFLOP_CPU = 1_000.0
+QUEUE_GFLOP_CUDA = 200_000.0
+"""About ten seconds of what two cores, or a large GPU, do in float32: what waits longer only runs into deadlines."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +48,12 @@ class Limits:
     max_inputs: int
     max_answer_bytes: int
     batch_tokens: int
+    queue_items: int
+    queue_gflop: float
+    queue_bytes: int
+    max_calls: int
+    max_streams: int
+    max_batch: int | None = None
     max_limit: int = 1000
     default_limit: int = 25
     max_features: int = 1000
@@ -46,6 +64,11 @@ class Limits:
     max_request_bytes: int = MAX_REQUEST_BYTES
     max_stream_items: int = 32
     max_chunk_bytes: int = 1024 * 1024
+
+    @property
+    def budget(self) -> Cost:
+        """What may wait and run at a time."""
+        return Cost(self.queue_items, int(self.queue_gflop * 1e9), self.queue_bytes)
 
 
 def make_limits(config: Config, catalog: Catalog) -> Limits:
@@ -59,23 +82,63 @@ def make_limits(config: Config, catalog: Catalog) -> Limits:
         max_inputs=config.max_inputs,
         max_answer_bytes=config.max_answer_bytes,
         batch_tokens=config.batch_tokens or (BATCH_TOKENS_CUDA if cuda else BATCH_TOKENS_CPU),
+        queue_items=config.queue_items,
+        queue_gflop=config.queue_gflop or (QUEUE_GFLOP_CUDA if cuda else QUEUE_GFLOP_CPU),
+        queue_bytes=config.queue_bytes,
+        max_calls=config.max_calls,
+        max_streams=config.max_streams,
+        max_batch=config.max_batch,
     )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Computed:
+    """What the engine answers, where it came from and what it took."""
+
+    done: SearchDone | EncodeDone
+    tier: Tier
+    spent: Spending
 
 
 class Serving:
     """The served model, ready to answer."""
 
     def __init__(
-        self, config: Config, catalog: Catalog, scheduler: Scheduler, index: RecordStore | None, draining: asyncio.Event
+        self,
+        config: Config,
+        catalog: Catalog,
+        scheduler: Scheduler,
+        answers: AnswerCache,
+        index: RecordStore | None,
+        metrics: Metrics,
+        draining: asyncio.Event,
     ) -> None:
         self.catalog = catalog
         self.scheduler = scheduler
+        self.answers = answers
         self.index = index
         self.draining = draining
         self.limits = make_limits(config, catalog)
         self.directory = Directory(catalog)
         self.tokenizer = Tokenizer(catalog.model.tokenizer_json, catalog.model.bos_id)
+        self.keys = Keys(catalog, index.revision if index else "")
+        self._inner = InnerTier(config.inner_cache_bytes, metrics) if config.inner_cache_bytes else None
+        self._filters = ArrayFilters(catalog.sources, index)
         self._threads = ThreadPoolExecutor(2, thread_name_prefix="aside")
+
+    async def compute(self, work: Work, *, client: str, deadline: float | None) -> Computed:
+        """What the engine answers: from activations kept of the same text, else computed. Raises ServeError."""
+        rows = self._inner.get(work) if self._inner is not None else None
+        if rows is not None:
+            return Computed(await self.aside(answer_from, work, rows, self._filters), Tier.INNER, Spending())
+        outcome = await self.scheduler.submit(work, client=client, deadline=deadline, keep=self._inner is not None)
+        if self._inner is not None and outcome.kept is not None:
+            self._inner.put(work, outcome.kept)
+        return Computed(outcome.done, Tier.NONE, outcome.spent)
+
+    def is_kept(self, key: bytes, work: Work) -> bool:
+        """Whether an answer is at hand that costs nothing to speak of."""
+        return key in self.answers or (self._inner is not None and work in self._inner)
 
     async def aside(self, work: Callable[..., T], *arguments: object) -> T:
         """The result of `work(*arguments)`, run in a thread so that the event loop goes on."""

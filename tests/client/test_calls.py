@@ -31,12 +31,12 @@ def test_two_failures_are_hidden_by_the_channel_s_retries(client, fake):
     assert len({seen.metadata["x-request-id"] for seen in fake.seen}) == 1
 
 
-def test_four_attempts_in_all_then_the_error(client, fake):
+def test_five_attempts_in_all_then_the_error(client, fake):
     fake.failures = [UNAVAILABLE] * 9
     with pytest.raises(saeserve.Unavailable, match="WORKER_RESTARTING: restarting") as raised:
         client.search("a")
     assert raised.value.reason == "WORKER_RESTARTING"
-    assert len(fake.seen) == 4
+    assert len(fake.seen) == 5
 
 
 def test_the_server_s_delay_is_what_a_retry_waits_for(client, fake):
@@ -104,11 +104,11 @@ def test_an_error_carries_all_its_details(client, fake):
 
 def test_retry_delay_comes_from_retry_info_else_from_pushback(client, fake):
     over = status(grpc.StatusCode.RESOURCE_EXHAUSTED, "over", reason="OVERLOADED", retry_seconds=0.25)
-    fake.failures = [Failure(over, AT_ONCE)] * 4
+    fake.failures = [Failure(over, AT_ONCE)] * 5
     with pytest.raises(saeserve.ResourceExhausted) as raised:
         client.search("a")
     assert raised.value.retry_delay == pytest.approx(0.25)
-    fake.failures = [Failure(status(grpc.StatusCode.UNAVAILABLE, "later"), AT_ONCE)] * 4
+    fake.failures = [Failure(status(grpc.StatusCode.UNAVAILABLE, "later"), AT_ONCE)] * 5
     with pytest.raises(saeserve.Unavailable) as raised:
         client.search("a")
     assert raised.value.retry_delay == pytest.approx(0.001)

@@ -106,6 +106,21 @@ def test_a_search_that_finds_nothing_says_so(run, fake):
     assert out.startswith("no feature fires\n2,560 features")
 
 
+@pytest.mark.parametrize(
+    ("cache", "says"),
+    [(0, ""), (1, ""), (2, ", from the cache"), (3, ", from the shared cache"), (4, ", ranked anew from the cache")],
+)
+def test_an_answer_from_the_cache_says_so(run, fake, cache, says):
+    def cached(request):
+        answer = search_answer(request)
+        answer.call_info.cache = cache
+        return answer
+
+    fake.answers["Search"] = cached
+    _, out, _ = run("search", TEXT)
+    assert out.endswith(f"2,560 features of 2 sources considered, 0.0 ms{says}\n")
+
+
 def test_line_breaks_inside_tokens_are_shown_and_do_not_break_lines(run):
     _, out, _ = run("top", "0-DEMO:1633")
     assert "the «red\\n» door" in out
@@ -224,7 +239,7 @@ def test_exit_codes_tell_failures_apart(run, fake, code, expected):
         status(code, "the\nmessage", reason="WHY", violations=[("input.text", "is empty")]),
         (("grpc-retry-pushback-ms", "1"),),
     )
-    fake.failures = [failure] * 4
+    fake.failures = [failure] * 5
     exit_code, out, err = run("search", "a")
     assert (exit_code, out) == (expected, "")
     assert err.startswith(f"saeserve: error: {code.name} WHY: the message; input.text: is empty")
@@ -268,6 +283,43 @@ def test_the_flag_wins_over_the_environment(run, target, monkeypatch):
     assert run("--target", target, "info")[0] == 0
     assert run("info", "--target", target)[0] == 0
     assert run("info", "--timeout", "5")[0] == 4
+
+
+@pytest.mark.parametrize("repeated", [True, False])
+def test_several_targets_are_repeated_or_joined(run, fake, target, repeated):
+    targets = ["--target", target, "--target", target] if repeated else ["--target", f"{target},{target}"]
+    assert run("info", *targets)[0] == 0
+    assert len(fake.seen) == 1
+
+
+def test_connecting_by_options_and_variables(run, fake, tmp_path, monkeypatch):
+    path = tmp_path / "token"
+    path.write_text("from-file\n")
+    monkeypatch.setenv("SAESERVE_TOKEN", "from-variable")
+    monkeypatch.setenv("SAESERVE_CLIENT_NAME", "cli")
+    run("info")
+    run("info", "--token-file", str(path), "--client-name", "other")
+    sent = [(seen.metadata["authorization"], seen.metadata["x-saeserve-client"]) for seen in fake.seen]
+    assert sent == [("Bearer from-variable", "cli"), ("Bearer from-file", "other")]
+    assert "from-variable" not in run("--help")[1]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--target", "localhost"],
+        ["--token-file", "/nowhere"],
+        ["--ca-cert", "/nowhere"],
+        ["--client-cert", "/nowhere"],
+        ["--target", "10.0.0.1:1", "--token-file", "TOKEN"],
+    ],
+)
+def test_connections_that_cannot_be_meant_are_one_line_and_2(run, tmp_path, arguments):
+    (tmp_path / "token").write_text("sesame")
+    arguments = [str(tmp_path / "token") if part == "TOKEN" else part for part in arguments]
+    code, out, err = run("info", *arguments)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "sesame" not in err
 
 
 def test_interrupting_is_130(run, fake, monkeypatch):

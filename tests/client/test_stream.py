@@ -1,6 +1,7 @@
 """EncodeStream over both clients: order, windows, errors of single items, and resuming."""
 
 import threading
+import time
 
 import grpc
 import numpy as np
@@ -142,13 +143,23 @@ def test_a_server_that_ends_politely_too_early_is_resumed_too(client, fake):
     assert lengths(client.encode_stream(TEXTS, features="2:1")) == [len(text) for text in TEXTS]
 
 
-def test_four_calls_without_an_answer_are_the_end(client, fake):
+def test_more_calls_than_a_unary_method_makes_may_fail(client, fake, monkeypatch):
+    monkeypatch.setattr("saeserve.channel.MAX_BACKOFF", 0.1)
+    fake.streams = [answers_then_lost(0)] * 6 + [echo]
+    assert lengths(client.encode_stream(["a", "bb"], features="2:1")) == [1, 2]
+    assert len(fake.seen) == 7
+
+
+def test_failing_for_as_long_as_the_timeout_is_the_end(client, fake):
     fake.streams = [answers_then_lost(2), answers_then_lost(0)]
-    answers = client.encode_stream(TEXTS, features="2:1")
+    began = time.monotonic()
+    answers = client.encode_stream(TEXTS, features="2:1", timeout=1.0)
     assert [next(answers).sequence, next(answers).sequence] == [0, 1]
     with pytest.raises(saeserve.Unavailable, match="worker lost"):
         next(answers)
-    assert len(fake.seen) == 4
+    # After 1 ms, as the server says, then after about 0.2 and 0.4 s; 0.8 s more would be over the timeout.
+    assert len(fake.seen) in (4, 5)
+    assert time.monotonic() - began < 3
 
 
 def test_no_more_than_the_window_is_read_ahead(client, fake):

@@ -10,8 +10,21 @@ import torch
 from saeserve_server.config import load_config
 from saeserve_server.engine.build import build_runner
 from saeserve_server.engine.ranking import candidates
-from saeserve_server.engine.runner import BatchRunner, run_guarded
-from saeserve_server.engine.work import Aggregate, EncodeWork, Failed, SearchWork, SourceFilter
+from saeserve_server.engine.recovery import GuardedRunner
+from saeserve_server.engine.runner import BatchRunner
+from saeserve_server.engine.work import (
+    Abandoned,
+    Aggregate,
+    Batch,
+    Csr,
+    EncodeDone,
+    EncodeWork,
+    Failed,
+    SearchDone,
+    SearchWork,
+    SourceFilter,
+    SourceRows,
+)
 from tests.conftest import DEVICE
 
 pytestmark = pytest.mark.device
@@ -122,11 +135,19 @@ def test_a_source_larger_than_a_chunk_is_encoded_in_parts(runner: BatchRunner, m
         np.testing.assert_allclose(one.ranked[0].value, other.ranked[0].value, atol=1e-5)
 
 
-def test_a_batch_that_fails_is_answered_as_failed_and_the_next_is_not(runner: BatchRunner) -> None:
+def test_a_request_that_fails_is_answered_as_failed_and_the_others_of_its_batch_are_not(runner: BatchRunner) -> None:
     bad = EncodeWork((0, 10**6), True, False, (0,))  # the front end refuses such ids: this is its fault, not a caller's
-    failed = run_guarded(runner, [bad]).done[0]
-    assert isinstance(failed, Failed)
-    assert not isinstance(run_guarded(runner, [search()]).done[0], Failed)
+    works = (search(), bad, EncodeWork(TEXT, True, False, (0,)), search(TEXT[:4]))
+    guarded = GuardedRunner(runner)
+    answer = guarded.run(Batch(0, works, (False,) * 4), frozenset)
+    assert [type(one) for one in answer.done] == [SearchDone, Failed, EncodeDone, SearchDone]
+    assert answer.done[1].reason == "INTERNAL"
+    assert answer.spent.splits == 2
+    (alone,) = runner.run([works[3]]).done
+    np.testing.assert_allclose(answer.done[3].ranked[0].value, alone.ranked[0].value, atol=1e-4)
+    again = guarded.run(Batch(1, (search(),), (False,)), frozenset)
+    assert isinstance(again.done[0], SearchDone)
+    assert (again.spent.splits, again.spent.out_of_memory) == (0, 0)
 
 
 def test_nothing_to_rank_on_still_says_what_was_considered(runner: BatchRunner) -> None:
@@ -141,7 +162,7 @@ def test_activations_that_are_not_numbers_fail_and_are_not_dropped(runner: Batch
 
 
 def test_masks_are_kept_and_bounded(runner: BatchRunner, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("saeserve_server.engine.masks.KEPT_BYTES", 5000)
+    monkeypatch.setattr("saeserve_server.engine.filtering.KEPT_BYTES", 5000)
     for index in range(20):
         assert runner._masks.count(SourceFilter(0, without=(index,))) == 2047
     assert len(runner._masks._kept) <= 2
@@ -157,3 +178,160 @@ def test_the_front_end_imports_no_torch(tmp_path: Path) -> None:
         "assert not heavy, heavy\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+# Rows to be kept
+
+
+def same_rows(one: SourceRows, other: SourceRows) -> None:
+    """Equal to the bit."""
+    assert type(one) is type(other)
+    if isinstance(one, Csr):
+        assert one.columns == other.columns
+        for name in ("indptr", "indices", "data"):
+            assert np.array_equal(getattr(one, name), getattr(other, name))
+    else:
+        assert np.array_equal(one, other)
+
+
+@pytest.mark.parametrize("include_bos", [False, True])
+def test_kept_rows_are_those_of_encoding_the_whole_sources(runner: BatchRunner, include_bos: bool) -> None:
+    rows = tuple(range(include_bos, 7 + include_bos))
+    works = [
+        search(sources=(0, 1, 2), rows=rows, include_bos=include_bos),
+        search(sources=(0, 1), rows=rows[2:3], include_bos=include_bos, aggregate=Aggregate.SUM, limit=1),
+        search(sources=(0, 1), rows=rows, include_bos=include_bos, aggregate=Aggregate.EACH),
+        search(sources=(0, 1), rows=rows, include_bos=include_bos),
+        EncodeWork(TEXT, True, include_bos, (), ((1, 5), (0, 7))),
+        EncodeWork(TEXT, True, include_bos, (2, 0)),
+    ]
+    whole = EncodeWork(TEXT, True, include_bos, (0, 1, 2))
+    answer = runner.run([*works, whole], keep=[True, True, True, False, True, True, False])
+    expected = dict(zip(whole.sources, answer.done[-1].blocks, strict=True))
+    sources = [set(kept) if kept is not None else None for kept in answer.kept]
+    assert sources == [{0, 1, 2}, {0, 1}, {0, 1}, None, {0, 1}, {0, 2}, None]
+    for kept in answer.kept:
+        for rank, one in (kept or {}).items():
+            same_rows(one, expected[rank])
+    plain = runner.run(works).done  # to keep changes no answer
+    for one, other in zip(plain, answer.done, strict=False):
+        assert type(one) is type(other)
+        if isinstance(one, SearchDone):
+            assert [ranked.value.tolist() for ranked in one.ranked] == [
+                ranked.value.tolist() for ranked in other.ranked
+            ]
+
+
+def test_each_text_of_a_batch_is_kept_with_its_own_rows(runner: BatchRunner) -> None:
+    texts = [TEXT, (0, 7), (0, *range(100, 160)), TEXT[:5]]
+    answer = runner.run([search(text) for text in texts], keep=[True] * 4)
+    for text, kept in zip(texts, answer.kept, strict=True):
+        (alone,) = runner.run([EncodeWork(text, True, False, (0, 2))]).done
+        assert kept is not None
+        for rank, block in zip((0, 2), alone.blocks, strict=True):
+            assert len(kept[rank].indptr) == len(text)
+            np.testing.assert_allclose(dense(kept[rank]), dense(block), atol=1e-4)
+
+
+def dense(rows: Csr) -> np.ndarray:
+    full = np.zeros((len(rows.indptr) - 1, rows.columns), dtype=np.float32)
+    full[np.repeat(np.arange(len(full)), np.diff(rows.indptr)), rows.indices] = rows.data
+    return full
+
+
+class Loud(CountingSource):
+    """A source of which every latent fires."""
+
+    def encode(self, x: torch.Tensor) -> torch.Tensor:
+        return super().encode(x) + 1.0
+
+
+def test_a_source_that_fires_on_nearly_everything_is_not_kept_and_neither_is_its_text(
+    runner: BatchRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counting = Counting(runner, monkeypatch)
+    sources = list(runner._sources)
+    sources[2] = Loud(sources[2], counting)
+    loud = BatchRunner(runner._model, sources, None)
+    works = [search(), search(sources=(0,)), search(sources=(2,)), EncodeWork(TEXT, True, False, (2,))]
+    for _ in range(2):
+        answer = loud.run(works, keep=[True] * 4)
+        assert [kept is not None for kept in answer.kept] == [False, True, False, False]
+        assert answer.done[3].blocks[0].data.size == 7 * 2048  # it is answered all the same
+        assert len(answer.done[2].ranked[0].index) == 25
+
+
+# What nobody waits for any more
+
+
+class Leaving:
+    """Callers of some places leave as the runner has asked about them so many times before."""
+
+    def __init__(self, leaves: dict[int, int]) -> None:
+        self.asked = 0
+        self._leaves = leaves
+
+    def __call__(self) -> set[int]:
+        self.asked += 1
+        return {place for place, when in self._leaves.items() if self.asked > when}
+
+
+OTHER = (0, 100, 200, 300)
+
+
+def test_who_leaves_before_the_forward_pass_costs_nothing(runner: BatchRunner, monkeypatch: pytest.MonkeyPatch) -> None:
+    counting = Counting(runner, monkeypatch)
+    answer = runner.run([search(OTHER), search(), search(OTHER)], [True] * 3, Leaving({0: 0, 2: 0}))
+    assert [type(one) for one in answer.done] == [Abandoned, SearchDone, Abandoned]
+    assert {one.stage for one in answer.done if isinstance(one, Abandoned)} == {"forward"}
+    assert [kept is not None for kept in answer.kept] == [False, True, False]
+    assert counting.sequences == [1]
+    spent = answer.spent
+    assert (spent.forward_passes, spent.forward_tokens, spent.encodes, spent.encode_tokens) == (1, 8, 2, 14)
+
+
+def test_who_leaves_after_the_forward_pass_is_not_encoded(runner: BatchRunner, monkeypatch: pytest.MonkeyPatch) -> None:
+    counting = Counting(runner, monkeypatch)
+    answer = runner.run([search(OTHER), search()], (), Leaving({0: 1}))
+    assert [type(one) for one in answer.done] == [Abandoned, SearchDone]
+    assert answer.done[0].stage == "encode"
+    assert counting.rows == {"0-demo": [7], "1-demo": [7]}
+    spent = answer.spent
+    assert (spent.forward_passes, spent.forward_tokens, spent.encodes, spent.encode_tokens) == (2, 12, 2, 14)
+
+
+def test_who_leaves_between_two_sources_is_encoded_for_no_more_of_them(
+    runner: BatchRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counting = Counting(runner, monkeypatch)
+    # Asked before the forward pass, and before the sources 0, 1 and 2 (which is the SAE of the layer after 0's).
+    answer = runner.run([search(OTHER), search()], [True, True], Leaving({0: 3}))
+    assert [type(one) for one in answer.done] == [Abandoned, SearchDone]
+    assert answer.done[0].stage == "encode"
+    assert answer.kept[0] is None
+    assert counting.rows == {"0-demo": [10], "1-demo": [7]}
+    assert (answer.spent.encodes, answer.spent.encode_tokens) == (3, 17)
+
+
+@pytest.mark.parametrize("when", [0, 1, 3])
+def test_a_shared_text_is_computed_for_those_who_stay(
+    runner: BatchRunner, monkeypatch: pytest.MonkeyPatch, when: int
+) -> None:
+    expected = runner.run([search(limit=5)]).done[0]
+    counting = Counting(runner, monkeypatch)
+    answer = runner.run([search(), search(limit=5), search()], (), Leaving({0: when, 2: when}))
+    assert [type(one) for one in answer.done] == [Abandoned, SearchDone, Abandoned]
+    assert answer.done[1].ranked[0].value.tolist() == expected.ranked[0].value.tolist()
+    assert counting.sequences == [1]
+    assert counting.rows == {"0-demo": [7], "1-demo": [7]}
+
+
+@pytest.mark.parametrize("when", [0, 1, 2])
+def test_nothing_is_computed_once_all_have_left(
+    runner: BatchRunner, monkeypatch: pytest.MonkeyPatch, when: int
+) -> None:
+    counting = Counting(runner, monkeypatch)
+    answer = runner.run([search(), EncodeWork(OTHER, True, False, (0,))], (), Leaving({0: when, 1: when}))
+    assert {one.stage for one in answer.done} == {"encode" if when else "forward"}
+    assert sum(map(len, counting.rows.values())) == max(0, when - 1)
+    assert answer.spent.forward_passes == (2 if when else 0)

@@ -30,8 +30,18 @@ def passages(count: int) -> list[str]:
 
 @pytest.fixture(scope="module")
 def zoo(zoo_config: tuple[Path, Reference]) -> Iterator[tuple[saeserve.Client, Reference]]:
+    """A server that computes every answer."""
     config, reference = zoo_config
-    with saeserve.local(config=config, device=DEVICE, timeout=START_TIMEOUT) as client:
+    uncached = {"cache_bytes": 0, "inner_cache_bytes": 0}
+    with saeserve.local(config=config, device=DEVICE, timeout=START_TIMEOUT, **uncached) as client:
+        yield client, reference
+
+
+@pytest.fixture(scope="module")
+def keeping(zoo_config: tuple[Path, Reference]) -> Iterator[tuple[saeserve.Client, Reference]]:
+    """A server that ranks anew from what it has kept of a text."""
+    config, reference = zoo_config
+    with saeserve.local(config=config, device=DEVICE, timeout=START_TIMEOUT, cache_bytes=0) as client:
         yield client, reference
 
 
@@ -170,4 +180,23 @@ def test_among_fifteen_others(zoo: tuple[saeserve.Client, Reference]) -> None:
     tally = Tally()
     for (check, text), answer in zip(work, answers, strict=True):
         check.hold(answer, reference, text, tally)
+    tally.check()
+
+
+def test_from_kept_activations(keeping: tuple[saeserve.Client, Reference]) -> None:
+    """Once all sources of a text are kept, whatever is asked about it needs neither model nor SAEs."""
+    client, reference = keeping
+    texts = passages(12)
+    for text in texts:
+        client.search(text, kinds="all", include_bos=True)
+    tally = Tally()
+    caches = []
+    for check in CHECKS:
+        if check.name == "stream":  # past the caches
+            continue
+        for text in texts:
+            answer = check.ask(client, reference, text)
+            caches.append(answer.call_info.cache)
+            check.hold(answer, reference, text, tally)
+    assert caches.count(saeserve.Cache.INNER) > 0.9 * len(caches), caches
     tally.check()

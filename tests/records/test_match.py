@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from saeserve_server.records.match import Match, match_token
+from saeserve_server.records.match import Match, UsualPieces
 
 
 @pytest.mark.parametrize(
@@ -28,4 +28,4 @@ from saeserve_server.records.match import Match, match_token
     ],
 )
 def test_match(piece, usual, expected):
-    assert match_token(piece, usual) is expected
+    assert UsualPieces(usual).match(piece) is expected

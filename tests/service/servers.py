@@ -29,7 +29,7 @@ PATIENCE = 60.0
 
 
 class Server:
-    """`saeserve-server start` on a free port, with JSON log lines in a file."""
+    """`saeserve-server start` on a free port, with JSON log lines in a file. A setting of None stays at its default."""
 
     def __init__(self, folder: Path, **settings: object) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -44,7 +44,8 @@ class Server:
             "log_format": "json",
         }
         chosen |= settings
-        flags = [part for name, value in chosen.items() for part in ("--" + name.replace("_", "-"), str(value))]
+        given = {name: value for name, value in chosen.items() if value is not None}
+        flags = [part for name, value in given.items() for part in ("--" + name.replace("_", "-"), str(value))]
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(
                 [*COMMAND, "start", *flags], stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True

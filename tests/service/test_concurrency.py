@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -101,33 +102,84 @@ def requests() -> list[tuple[str, dict[str, Any]]]:
     return [(text, OPTIONS[place % len(OPTIONS)]) for place, text in enumerate(texts)]
 
 
-@pytest.mark.slow
-def test_sixteen_threads_of_mixed_searches_get_the_answers_they_get_alone(demo: saeserve.Client) -> None:
+@pytest.fixture(scope="module")
+def alone(uncached: saeserve.Client) -> list[saeserve.SearchResult]:
+    """What each of `requests` is answered when nobody else asks anything."""
+    return [uncached.search(text, **options) for text, options in requests()]
+
+
+def ask_at_once(target: str, order: Sequence[int]) -> list[tuple[int, saeserve.SearchResult]]:
+    """The requests in that order, shared out among threads: place of each, and its answer."""
     pool = requests()
-    alone = [demo.search(text, **options) for text, options in pool]
-    order = [place % len(pool) for place in range(CALLS)]
-    random.Random(0).shuffle(order)
 
-    def ask(places: Sequence[int]) -> list[saeserve.SearchResult]:
-        with saeserve.Client(demo.target) as client:  # a connection of its own for each thread
-            return [client.search(pool[place][0], **pool[place][1]) for place in places]
+    def ask(places: Sequence[int]) -> list[tuple[int, saeserve.SearchResult]]:
+        with saeserve.Client(target) as client:  # a connection of its own for each thread
+            return [(place, client.search(pool[place][0], **pool[place][1])) for place in places]
 
-    shares = [order[thread::THREADS] for thread in range(THREADS)]
     with ThreadPoolExecutor(THREADS) as threads:
-        answers = list(threads.map(ask, shares))
-    tally = Tally()
-    largest_batch = 0
-    for share, results in zip(shares, answers, strict=True):
-        for place, result in zip(share, results, strict=True):
-            text, options = pool[place]
-            hold(result, alone[place], f"{text!r} {options}", tally)
-            largest_batch = max(largest_batch, result.call_info.batch_size)
-    assert sum(map(len, answers)) == CALLS
-    assert largest_batch > 1
+        return [one for answers in threads.map(ask, [order[n::THREADS] for n in range(THREADS)]) for one in answers]
+
+
+def hold_all(answers: Sequence[tuple[int, saeserve.SearchResult]], alone: Sequence[saeserve.SearchResult]) -> None:
+    pool, tally = requests(), Tally()
+    for place, result in answers:
+        text, options = pool[place]
+        hold(result, alone[place], f"{text!r} {options}", tally)
     # A text that needs an exception needs it nearly every time: what is capped are texts, not calls.
     tally.texts, tally.exceptions = len(pool), sorted(set(tally.exceptions))
-    print(f"largest batch: {largest_batch}")
     tally.check()
+
+
+def shuffled(count: int) -> list[int]:
+    order = [place % len(requests()) for place in range(count)]
+    random.Random(0).shuffle(order)
+    return order
+
+
+@pytest.mark.slow
+def test_sixteen_threads_of_mixed_searches_get_the_answers_they_get_alone(
+    uncached: saeserve.Client, alone: list[saeserve.SearchResult]
+) -> None:
+    answers = ask_at_once(uncached.target, shuffled(CALLS))
+    assert len(answers) == CALLS
+    assert {result.call_info.cache for _, result in answers} == {saeserve.Cache.NONE}
+    assert max(result.call_info.batch_size for _, result in answers) > 1
+    hold_all(answers, alone)
+
+
+@pytest.mark.slow
+def test_sixteen_threads_get_the_same_answers_from_the_caches(
+    demo: saeserve.Client, alone: list[saeserve.SearchResult]
+) -> None:
+    """Each text under every option: what the first computes, the others are answered from."""
+    pool = requests()
+    answers = ask_at_once(demo.target, shuffled(CALLS))
+    assert {result.call_info.cache for _, result in answers} >= {saeserve.Cache.NONE, saeserve.Cache.LOCAL}
+    hold_all(answers, alone)
+
+    tally = Tally()
+    with ThreadPoolExecutor(THREADS) as threads:
+        list(threads.map(lambda one: demo.search(one[0], kinds="all", include_bos=True), pool))
+    # Now the rows of all sources are kept; a limit of its own makes each another question.
+    options = [one | {"limit": one.get("limit", 25) + 1} for _, one in pool]
+    with ThreadPoolExecutor(THREADS) as threads:
+        results = list(threads.map(lambda n: demo.search(pool[n][0], **options[n]), range(len(pool))))
+    kept = [result.call_info.cache for result in results]
+    assert kept.count(saeserve.Cache.INNER) > 0.9 * len(kept), kept
+    for place, result in enumerate(results):
+        text, asked = pool[place]
+        hold(cut(result, asked.get("limit", 25)), alone[place], f"kept: {text!r} {asked}", tally)
+    tally.texts, tally.exceptions = len(pool), sorted(set(tally.exceptions))
+    tally.check()
+
+
+def cut(result: saeserve.SearchResult, limit: int) -> saeserve.SearchResult:
+    """The answer that a smaller limit would have had, but for what is told of its features once."""
+    rows = tuple(
+        replace(row, features=row.features[:limit], values=row.values[:limit], matches=row.matches[:limit])
+        for row in result.token_results
+    )
+    return replace(result, results=result.results[:limit], token_results=rows)
 
 
 def test_calls_of_every_kind_at_once_do_not_mix(demo: saeserve.Client) -> None:

@@ -44,25 +44,34 @@ from tests.service.wire import (
 pytestmark = pytest.mark.slow
 
 RED = service.SearchRequest(input=text_input("My favorite color is red."))
-LONG = service.EncodeRequest(
-    inputs=[text_input(f"{n} red blue green " * 50) for n in range(64)],
-    features=[{"source": "0-demo", "index": 1}],
-    truncate=True,
-    omit_tokens=True,
-)
 LIVENESS = "saeserve.liveness"
 METRICS = {
-    "saeserve_calls_total",
-    "saeserve_call_seconds",
-    "saeserve_calls_in_flight",
-    "saeserve_queue_length",
-    "saeserve_queue_seconds",
-    "saeserve_batch_items",
+    "saeserve_requests_total",
+    "saeserve_request_duration_seconds",
+    "saeserve_requests_in_flight",
+    "saeserve_queue_size",
+    "saeserve_queue_duration_seconds",
+    "saeserve_batch_size",
     "saeserve_batch_tokens",
-    "saeserve_stage_seconds",
+    "saeserve_stage_duration_seconds",
     "saeserve_ready",
     "saeserve_worker_restarts_total",
 }
+
+
+def long(number: int, texts: int = 64) -> service.EncodeRequest:
+    """Work for a while, other work for each number: what is asked twice is computed once."""
+    return service.EncodeRequest(
+        inputs=[text_input(f"{number}-{n} red blue green " * 50) for n in range(texts)],
+        features=[{"source": "0-demo", "index": 1}],
+        truncate=True,
+        omit_tokens=True,
+    )
+
+
+def search(number: int) -> service.SearchRequest:
+    """A search that no other test makes."""
+    return service.SearchRequest(input=text_input(f"My {number}th favorite color is red."))
 
 
 def test_from_loading_to_the_end(tmp_path: Path) -> None:
@@ -88,11 +97,11 @@ def test_from_loading_to_the_end(tmp_path: Path) -> None:
         assert len(stub.Search(RED, timeout=TIMEOUT).results) == 25
         metrics = own.metrics()
         assert metrics["saeserve_ready"] == 1
-        assert metrics['saeserve_calls_total{code="OK",method="Search"}'] == 1
-        assert metrics['saeserve_calls_total{code="UNAVAILABLE",method="Search"}'] == 1
-        assert metrics["saeserve_batch_items_count"] == 1
+        assert metrics['saeserve_requests_total{code="OK",method="Search",reason=""}'] == 1
+        assert metrics['saeserve_requests_total{code="UNAVAILABLE",method="Search",reason="LOADING"}'] == 1
+        assert metrics["saeserve_batch_size_count"] == 1
         assert {name for name in METRICS if not any(sample.startswith(name) for sample in metrics)} <= {
-            "saeserve_stage_seconds"
+            "saeserve_stage_duration_seconds"
         }
 
         # SIGTERM: not ready at once, accepting for a while, finishing what was accepted.
@@ -100,8 +109,8 @@ def test_from_loading_to_the_end(tmp_path: Path) -> None:
             stream = Slowly(stub, config(sources=["0-demo"]))
             stream.send(*(item(n, "red") for n in range(40)))
             next(stream.call)
-            running = [pool.submit(stub.Encode, LONG, timeout=TIMEOUT) for _ in range(4)]
-            until(lambda: own.metrics()["saeserve_calls_in_flight"] >= 5, "calls are in flight")
+            running = [pool.submit(stub.Encode, long(n), timeout=TIMEOUT) for n in range(4)]
+            until(lambda: own.metrics()["saeserve_requests_in_flight"] >= 5, "calls are in flight")
             own.process.send_signal(signal.SIGTERM)
             until(lambda: own.health(channel) == NOT_SERVING, "not ready", 2.5)
             assert own.health(channel, SERVICE) == NOT_SERVING
@@ -148,11 +157,12 @@ def test_sigterm_while_loading_ends_it_with_status_0(tmp_path: Path) -> None:
 def test_a_worker_that_is_killed_is_replaced_and_nobody_hangs(tmp_path: Path) -> None:
     with server(tmp_path) as (own, channel, stub):
         worker = own.worker()
+        stub.Search(search(0), timeout=TIMEOUT)
         stream = Slowly(stub, config(sources=["0-demo"], truncate=True))
         stream.send(*(item(n, "red blue green " * 80) for n in range(32)))
         with ThreadPoolExecutor(6) as pool:
-            running = [pool.submit(outcome, stub, LONG) for _ in range(6)]
-            until(lambda: own.metrics()["saeserve_calls_in_flight"] >= 7, "calls are in flight")
+            running = [pool.submit(outcome, stub, long(n)) for n in range(6)]
+            until(lambda: own.metrics()["saeserve_requests_in_flight"] >= 7, "calls are in flight")
             os.kill(worker, signal.SIGKILL)
             outcomes = [call.result(PATIENCE) for call in running]
         refusals = [one for one in outcomes if one is not None]
@@ -173,13 +183,14 @@ def test_a_worker_that_is_killed_is_replaced_and_nobody_hangs(tmp_path: Path) ->
         assert (refusal.code, refusal.reason) == (StatusCode.UNAVAILABLE, "WORKER_RESTARTING")
         tokens = stub.Tokenize(service.TokenizeRequest(input=text_input("red")), timeout=TIMEOUT).tokens
         assert tokens  # what needs no worker is answered without one
+        assert stub.Search(search(0), timeout=TIMEOUT).call_info.cache == types.CACHE_TIER_LOCAL
 
         own.await_ready(channel)
         assert own.worker() != worker
         assert len(stub.Search(RED, timeout=TIMEOUT).results) == 25
         assert own.metrics()["saeserve_worker_restarts_total"] == 1
-        assert own.metrics()["saeserve_calls_in_flight"] == 0
-        assert own.metrics()["saeserve_queue_length"] == 0
+        assert own.metrics()["saeserve_requests_in_flight"] == 0
+        assert own.metrics()["saeserve_queue_size"] == 0
         assert own.terminate() == 0
 
 
@@ -207,7 +218,7 @@ def test_callers_that_never_finish_do_not_hold_up_the_end(tmp_path: Path) -> Non
         waiting = Slowly(stub, config(sources=["0-demo"]))
         watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
         assert next(watch).status == SERVING
-        until(lambda: own.metrics()["saeserve_calls_in_flight"] == 3, "all of them are open")
+        until(lambda: own.metrics()["saeserve_requests_in_flight"] == 3, "all of them are open")
         try:
             assert own.terminate(30.0) == 0
         finally:
@@ -224,7 +235,7 @@ def test_a_slow_reader_is_held_back(tmp_path: Path) -> None:
         stream.send(*(item(n, "red blue green " * 70) for n in range(count)))
         stream.close()
         seen = -1.0
-        while seen != (now := own.metrics()["saeserve_batch_items_sum"]) or now < 32:
+        while seen != (now := own.metrics()["saeserve_batch_size_sum"]) or now < 32:
             seen = now
             time.sleep(1.0)
         assert 32 <= seen <= 64
@@ -236,8 +247,8 @@ def test_a_slow_reader_is_held_back(tmp_path: Path) -> None:
             time.sleep(0.5)
             stream.call.cancel()
             stream.close()
-        cancelled = 'saeserve_calls_total{code="CANCELLED",method="EncodeStream"}'
-        until(lambda: own.metrics()["saeserve_calls_in_flight"] == 0, "the streams have ended")
+        cancelled = 'saeserve_requests_total{code="CANCELLED",method="EncodeStream",reason=""}'
+        until(lambda: own.metrics()["saeserve_requests_in_flight"] == 0, "the streams have ended")
         assert own.metrics().get(cancelled) == 3
         assert all(line["level"] != "error" for line in own.log())  # a caller who leaves is no fault
 
@@ -294,9 +305,9 @@ def test_limits_of_the_configuration_are_published_and_enforced(tmp_path: Path) 
 def test_a_deadline_that_passes_ends_the_call_and_not_the_server(
     stub: FeatureServiceStub, demo: saeserve.Client
 ) -> None:
-    for timeout in (0.0005, 0.005, 0.02, 0.05):
+    for number, timeout in enumerate((0.0005, 0.005, 0.02, 0.05)):
         with pytest.raises(grpc.RpcError) as caught:
-            stub.Encode(LONG, timeout=timeout)
+            stub.Encode(long(100 + number), timeout=timeout)
         assert caught.value.code() is StatusCode.DEADLINE_EXCEEDED
     assert demo.search("red").results
     with pytest.raises(saeserve.DeadlineExceeded):
@@ -306,8 +317,9 @@ def test_a_deadline_that_passes_ends_the_call_and_not_the_server(
 def test_a_storm_of_cancelled_calls_leaves_the_server_as_it_was(
     stub: FeatureServiceStub, demo: saeserve.Client
 ) -> None:
-    for _ in range(5):
-        calls = [stub.Encode.future(LONG, timeout=TIMEOUT) for _ in range(40)]
+    for storm in range(5):
+        requests = [long(1000 + 40 * storm + number, texts=24) for number in range(40)]
+        calls = [stub.Encode.future(request, timeout=TIMEOUT) for request in requests]
         time.sleep(0.02)
         for call in calls:
             call.cancel()
@@ -318,15 +330,17 @@ def test_a_storm_of_cancelled_calls_leaves_the_server_as_it_was(
 
 
 def test_200_calls_at_once_are_all_answered(stub: FeatureServiceStub) -> None:
-    calls = [stub.Search.future(RED, timeout=TIMEOUT) for _ in range(200)]
+    calls = [stub.Search.future(search(number), timeout=TIMEOUT) for number in range(200)]
     assert {len(call.result().results) for call in calls} == {25}
 
 
 def test_thousands_of_calls_at_once_are_answered_or_told_to_come_again(stub: FeatureServiceStub) -> None:
     """gRPC's own cap on calls that wait to be taken up would cancel some: a status that no caller can act on."""
-    calls = [stub.Search.future(RED, timeout=TIMEOUT) for _ in range(3000)]
-    refused_with = {call.code() for call in calls if call.exception() is not None}
-    assert refused_with <= {StatusCode.RESOURCE_EXHAUSTED}
+    calls = [stub.Search.future(search(1000 + number), timeout=TIMEOUT) for number in range(3000)]
+    refusals = [read_refusal(call) for call in calls if call.exception() is not None]
+    assert {(one.code, one.reason) for one in refusals} <= {(StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED")}
+    assert all(one.retry_after and one.retry_after <= 10 for one in refusals)
+    assert len(calls) - len(refusals) >= 1024
 
 
 def test_reflection_lists_the_service(channel: grpc.Channel) -> None:

@@ -7,17 +7,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from google.protobuf.message import Message
 
 import saeserve_server
 from saeserve.v1 import feature_service_pb2 as service
 from saeserve.v1 import types_pb2 as types
 from saeserve_server.api.call import current_call
+from saeserve_server.cache.answer import Spending, Tier
 from saeserve_server.catalog import DEAD_DENSITY, FloatArray, Kind, SourceInfo
 from saeserve_server.engine.work import Csr
 from saeserve_server.records.density import Origin, density_of, origin_of
-from saeserve_server.records.match import Match, match_token
+from saeserve_server.records.match import Match, UsualPieces
 from saeserve_server.records.store import FeatureStatistics, PeakTokens, Record
-from saeserve_server.scheduler.queue import Outcome
 from saeserve_server.serving import Serving
 from saeserve_server.text.tokenizer import Token, TokenizedText
 
@@ -37,22 +38,34 @@ _MATCHES = {
 }
 
 
+_TIERS = {
+    None: types.CACHE_TIER_UNSPECIFIED,
+    Tier.NONE: types.CACHE_TIER_NONE,
+    Tier.LOCAL: types.CACHE_TIER_LOCAL,
+    Tier.SHARED: types.CACHE_TIER_SHARED,
+    Tier.INNER: types.CACHE_TIER_INNER,
+}
+
+
 @dataclass(slots=True)
 class Timing:
-    """What the parts of a call took, in seconds."""
+    """What the parts of a call took, in seconds, and where its answer came from."""
 
     tokenize: float = 0.0
     queue: float = 0.0
     forward: float = 0.0
     encode: float = 0.0
     batch_size: int = 0
+    tier: Tier | None = None
+    """None where nothing is cached."""
 
-    def add(self, outcome: Outcome) -> None:
-        """Counts an item of the call in: of items in several batches the slowest tells."""
-        self.queue = max(self.queue, outcome.queue_seconds)
-        self.forward = max(self.forward, outcome.forward_seconds)
-        self.encode = max(self.encode, outcome.encode_seconds)
-        self.batch_size = max(self.batch_size, outcome.batch_size)
+    def add(self, spent: Spending, tier: Tier | None = None) -> None:
+        """Counts a part of the call in: of several the slowest tells, and the tier that saved least."""
+        self.queue = max(self.queue, spent.queue)
+        self.forward = max(self.forward, spent.forward)
+        self.encode = max(self.encode, spent.encode)
+        self.batch_size = max(self.batch_size, spent.batch_size)
+        self.tier = tier if self.tier is None or tier is None else max(self.tier, tier)
 
 
 def call_info(serving: Serving, timing: Timing | None = None) -> types.CallInfo:
@@ -69,6 +82,7 @@ def call_info(serving: Serving, timing: Timing | None = None) -> types.CallInfo:
         forward_micros=_micros(timing.forward),
         encode_micros=_micros(timing.encode),
         total_micros=_micros(call.elapsed()),
+        cache=_TIERS[timing.tier],
     )
 
 
@@ -94,11 +108,11 @@ class FactsBuilder:
         """Facts of one feature; not to be changed."""
         return self._known(rank, index)[0]
 
-    def match(self, rank: int, index: int, token: Token) -> types.Match.ValueType:
-        """Whether the token is one on which a feature usually fires."""
-        return _MATCHES[match_token(token.piece, self._known(rank, index)[1])]
+    def match(self, rank: int, index: int, token_id: int) -> types.Match.ValueType:
+        """Whether the token is one on which a feature usually fires. By its id: what is cached knows no text."""
+        return _MATCHES[self._known(rank, index)[1].match(self._serving.tokenizer.piece(token_id))]
 
-    def _look_up(self, rank: int, index: int) -> tuple[types.FeatureFacts, tuple[bytes, ...]]:
+    def _look_up(self, rank: int, index: int) -> tuple[types.FeatureFacts, UsualPieces]:
         """The facts, and the pieces of the usual tokens."""
         serving = self._serving
         source = serving.catalog.sources[rank]
@@ -115,7 +129,7 @@ class FactsBuilder:
         if serving.index is not None and serving.index.covers(source.id):
             facts.index_max_activation = float(serving.index.maximum(source.id)[index])
             facts.usual_tokens.extend(usual_tokens(serving, serving.index.usual_tokens(source.id, index)))
-        return facts, tuple(token.token.piece for token in facts.usual_tokens)
+        return facts, UsualPieces([token.token.piece for token in facts.usual_tokens])
 
 
 @functools.lru_cache(maxsize=1)
@@ -192,6 +206,14 @@ def record_message(serving: Serving, record: Record) -> types.ActivationRecord:
         text_index=record.text_index,
         text_position=record.text_position,
     )
+
+
+def joined(response: Message, payload: bytes) -> bytes:
+    """A response's bytes: call information, tokens and flags, and the cached rest.
+
+    No field may stand in both, and those of the rest have the higher numbers: then the bytes are those of the whole.
+    """
+    return response.SerializeToString() + payload
 
 
 def sparse_message(source: str, rows: Csr) -> service.SparseActivations:

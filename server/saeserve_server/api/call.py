@@ -1,4 +1,4 @@
-"""The call that is being answered: its id and its clock, known to whatever runs inside it."""
+"""The call that is being answered: its id, its caller and its clock, known to whatever runs inside it."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 
 REQUEST_ID_KEY = "x-request-id"
 LONGEST_REQUEST_ID = 128
+CLIENT_KEY = "x-saeserve-client"
+LONGEST_CLIENT = 64
 
 
 @dataclass(slots=True)
@@ -17,6 +19,10 @@ class Call:
     """One RPC in progress."""
 
     request_id: str
+    client: str = ""
+    """Who calls, as the caller says: nobody has checked it. Empty where none is named."""
+    deadline: float | None = None
+    """When its caller stops waiting, in the time of `time.monotonic`; None for one who waits for ever."""
     began: float = field(default_factory=time.monotonic)
 
     def elapsed(self) -> float:
@@ -27,9 +33,19 @@ class Call:
 _current: ContextVar[Call] = ContextVar("saeserve_call")
 
 
-def enter_call(metadata: Iterable[tuple[str, str | bytes]]) -> Call:
-    """Makes the call that the current task answers; the caller's request id is kept if it is fit to be printed."""
-    call = Call(_given_id(metadata) or uuid.uuid4().hex)
+def enter_call(metadata: Iterable[tuple[str, str | bytes]], remaining: float | None) -> Call:
+    """Makes the call that the current task answers; what the caller sent is kept if it is fit to be printed.
+
+    `remaining` are the seconds that its caller goes on waiting, None for ever.
+    """
+    request_id = client = ""
+    for key, value in metadata:
+        if key == REQUEST_ID_KEY:
+            request_id = request_id or _printable(value, LONGEST_REQUEST_ID)
+        elif key == CLIENT_KEY:
+            client = client or _printable(value, LONGEST_CLIENT)
+    deadline = None if remaining is None else time.monotonic() + remaining
+    call = Call(request_id or uuid.uuid4().hex, client, deadline)
     _current.set(call)
     return call
 
@@ -39,9 +55,7 @@ def current_call() -> Call:
     return _current.get()
 
 
-def _given_id(metadata: Iterable[tuple[str, str | bytes]]) -> str | None:
-    for key, value in metadata:
-        if key == REQUEST_ID_KEY and isinstance(value, str):
-            fit = 0 < len(value) <= LONGEST_REQUEST_ID and value.isascii() and value.isprintable()
-            return value if fit else None
-    return None
+def _printable(value: str | bytes, longest: int) -> str:
+    """The value of a header if it is printable ASCII of at most so many characters, else nothing."""
+    fit = isinstance(value, str) and len(value) <= longest and value.isascii() and value.isprintable()
+    return str(value) if fit else ""

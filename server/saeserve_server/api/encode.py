@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import itertools
 import time
 from collections.abc import Coroutine, Sequence
@@ -21,11 +22,12 @@ from saeserve_server.api.build import (
     stack_rows,
     token_message,
 )
+from saeserve_server.api.call import Call, current_call
 from saeserve_server.api.parse import parse_features, parse_input
+from saeserve_server.cache.answer import Answer
 from saeserve_server.catalog import Kind
-from saeserve_server.engine.work import Csr, EncodeDone, EncodeWork, expect
+from saeserve_server.engine.work import Csr, EncodeDone, EncodeWork, expect, row_count
 from saeserve_server.errors import InvalidArgument
-from saeserve_server.scheduler.queue import Outcome, Priority
 from saeserve_server.serving import Serving
 from saeserve_server.text.tokenizer import TokenizedText
 
@@ -43,15 +45,6 @@ class Wanted:
     include_bos: bool
     truncate: bool
     omit_tokens: bool
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Encoded:
-    """One text, encoded."""
-
-    message: service.EncodedText
-    done: EncodeDone
-    outcome: Outcome
 
 
 def parse_wanted(serving: Serving, given: service.EncodeRequest | service.EncodeStreamConfig) -> Wanted:
@@ -73,25 +66,25 @@ def parse_wanted(serving: Serving, given: service.EncodeRequest | service.Encode
     )
 
 
-async def encode_text(
-    serving: Serving, wanted: Wanted, text: TokenizedText, truncated: bool, priority: Priority
-) -> Encoded:
-    """Encodes one text that has been tokenised."""
-    work = EncodeWork(
+def work_on(serving: Serving, wanted: Wanted, text: TokenizedText) -> EncodeWork:
+    """What the engine is asked about a text that has been tokenised."""
+    return EncodeWork(
         ids=serving.model_ids(text),
         led_by_bos=serving.catalog.model.bos_id is not None,
         include_bos=wanted.include_bos,
         sources=wanted.sources,
         features=wanted.features,
     )
-    outcome = await serving.scheduler.submit(work, priority)
+
+
+def text_message(serving: Serving, wanted: Wanted, text: TokenizedText, truncated: bool) -> service.EncodedText:
+    """A text's tokens, as an answer has them."""
     tokens = row_tokens(serving, text, wanted.include_bos)
-    message = service.EncodedText(
+    return service.EncodedText(
         tokens=[] if wanted.omit_tokens else [token_message(token) for token in tokens],
         bos_included=len(tokens) > len(text.tokens),
         truncated=truncated,
     )
-    return Encoded(message, expect(EncodeDone, outcome.done), outcome)
 
 
 async def encode(serving: Serving, request: service.EncodeRequest) -> service.EncodeResponse:
@@ -109,29 +102,75 @@ async def encode(serving: Serving, request: service.EncodeRequest) -> service.En
     ]
     timing = Timing(tokenize=time.perf_counter() - began)
     _refuse_large_dense(serving, wanted, sum(len(text.ids) + wanted.include_bos for text, _ in texts))
-    encoded = await _together(
-        [encode_text(serving, wanted, text, truncated, Priority.UNARY) for text, truncated in texts]
-    )
-    for one in encoded:
-        timing.add(one.outcome)
+    encoded = await _encode_all(serving, [work_on(serving, wanted, text) for text, _ in texts], timing)
     sparse = [
-        stack_rows([block for one in encoded if isinstance(block := one.done.blocks[place], Csr)])
+        stack_rows([block for one in encoded if isinstance(block := one.blocks[place], Csr)])
         for place in range(len(wanted.sources))
     ]
     refuse_large_answer(serving, sum(rows.nbytes for rows in sparse), STREAM_INSTEAD)
     response = service.EncodeResponse(
-        texts=[one.message for one in encoded],
-        text_offsets=[0, *itertools.accumulate(one.done.rows for one in encoded)],
+        texts=[text_message(serving, wanted, text, truncated) for text, truncated in texts],
+        text_offsets=[0, *itertools.accumulate(one.rows for one in encoded)],
         sparse=[
             sparse_message(serving.catalog.sources[rank].id, rows)
             for rank, rows in zip(wanted.sources, sparse, strict=True)
         ],
     )
     if wanted.features:
-        dense = [one.done.dense for one in encoded if one.done.dense is not None]
+        dense = [one.dense for one in encoded if one.dense is not None]
         response.dense.CopyFrom(dense_message("", np.concatenate(dense)))
     response.call_info.CopyFrom(call_info(serving, timing))
     return response
+
+
+async def _encode_all(serving: Serving, works: list[EncodeWork], timing: Timing) -> list[EncodeDone]:
+    """The activations on each text, which is cached by itself."""
+    call = current_call()
+    keys = [serving.keys.encode(work) for work in works]
+    serving.scheduler.check(
+        {key: work for key, work in zip(keys, works, strict=True) if not serving.is_kept(key, work)}.values(),
+        STREAM_INSTEAD,
+    )
+    answers = await _together(
+        [
+            serving.answers.get(key, functools.partial(_compute, serving, work, call))
+            for key, work in zip(keys, works, strict=True)
+        ]
+    )
+    for answer in answers:
+        timing.add(answer.spent, answer.tier)
+    return [_unpack(work, answer.payload) for work, answer in zip(works, answers, strict=True)]
+
+
+async def _compute(serving: Serving, work: EncodeWork, call: Call) -> Answer:
+    computed = await serving.compute(work, client=call.client, deadline=call.deadline)
+    return Answer(_pack(expect(EncodeDone, computed.done)), computed.tier, computed.spent)
+
+
+def _pack(done: EncodeDone) -> bytes:
+    """An answer of the engine as it is cached. Blocks are sparse: whole neuron sources are only streamed."""
+    response = service.EncodeResponse(
+        sparse=[sparse_message("", block) for block in done.blocks if isinstance(block, Csr)]
+    )
+    if done.dense is not None:
+        response.dense.CopyFrom(dense_message("", done.dense))
+    return response.SerializeToString()
+
+
+def _unpack(work: EncodeWork, payload: bytes) -> EncodeDone:
+    response = service.EncodeResponse.FromString(payload)
+    rows = row_count(work)
+    blocks = tuple(
+        Csr(
+            indptr=np.frombuffer(block.indptr, dtype="<i8"),
+            indices=np.frombuffer(block.indices, dtype="<u4"),
+            data=np.frombuffer(block.data, dtype="<f4"),
+            columns=block.columns,
+        )
+        for block in response.sparse
+    )
+    dense = np.frombuffer(response.dense.data, dtype="<f4").reshape(rows, -1) if work.features else None
+    return EncodeDone(rows, blocks, dense)
 
 
 def refuse_large_answer(serving: Serving, size: int, otherwise: str = "") -> None:

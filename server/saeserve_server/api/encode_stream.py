@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,14 +17,16 @@ import numpy as np
 from saeserve.v1 import feature_service_pb2 as service
 from saeserve_server.api.build import Timing, call_info, dense_message, sparse_message
 from saeserve_server.api.call import current_call
-from saeserve_server.api.encode import Encoded, Wanted, encode_text, parse_wanted
+from saeserve_server.api.encode import Wanted, parse_wanted, text_message, work_on
 from saeserve_server.api.errors import to_status
 from saeserve_server.api.parse import parse_input
+from saeserve_server.cache.answer import Spending
 from saeserve_server.catalog import FloatArray, Kind
-from saeserve_server.engine.work import Csr
+from saeserve_server.engine.work import Csr, EncodeDone, expect
 from saeserve_server.errors import Internal, InvalidArgument, Unavailable
 from saeserve_server.scheduler.queue import Priority
 from saeserve_server.serving import Serving
+from saeserve_server.text.tokenizer import TokenizedText
 
 Requests = AsyncIterator[service.EncodeStreamRequest]
 
@@ -37,17 +39,26 @@ CHUNK_MARGIN = 4096
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class _Encoded:
+    """One text, encoded."""
+
+    message: service.EncodedText
+    done: EncodeDone
+    spent: Spending
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class _Answer:
     """What became of one item."""
 
     sequence: int
-    encoded: Encoded | None = None
+    encoded: _Encoded | None = None
     error: Exception | None = None
     tokenize_seconds: float = 0.0
     held_bytes: int = 0
 
 
-async def encode_stream(serving: Serving, requests: Requests) -> AsyncIterator[service.EncodeStreamResponse]:
+async def encode_stream(serving: Serving, requests: Requests) -> AsyncGenerator[service.EncodeStreamResponse, None]:
     """Answers a stream. Raises for a bad configuration, the loss of the engine, or a server that is going away."""
     wanted = parse_wanted(serving, _configuration(await _next(requests, serving.draining)))
     stream = _Stream(serving, wanted, requests)
@@ -67,6 +78,7 @@ class _Stream:
         self._serving = serving
         self._wanted = wanted
         self._requests = requests
+        self._client = current_call().client
         self._room = asyncio.Semaphore(serving.limits.max_stream_items)
         self._unanswered: set[int] = set()
         self._memory = _Memory(MOST_HELD_BYTES)
@@ -130,7 +142,7 @@ class _Stream:
             text, truncated = await parse_input(self._serving, item.input, self._wanted.truncate, "item.input")
             seconds = time.perf_counter() - began
             held = await self._memory.take(self._row_bytes * (len(text.ids) + 1))
-            encoded = await encode_text(self._serving, self._wanted, text, truncated, Priority.STREAM)
+            encoded = await self._compute(text, truncated)
             size = _size(encoded)
             self._row_bytes = max(self._row_bytes, size // max(1, encoded.done.rows))
             self._memory.correct(size - held)
@@ -139,6 +151,13 @@ class _Stream:
             self._done.put_nowait(error)  # the engine is lost: the stream ends, and its caller resumes
         except Exception as error:  # noqa: BLE001 (a bad item fails alone)
             self._done.put_nowait(_Answer(item.sequence, error=error, held_bytes=held))
+
+    async def _compute(self, text: TokenizedText, truncated: bool) -> _Encoded:
+        """Past the caches: a data set would only push out what others come back to."""
+        work = work_on(self._serving, self._wanted, text)
+        outcome = await self._serving.scheduler.submit(work, Priority.STREAM, client=self._client)
+        message = text_message(self._serving, self._wanted, text, truncated)
+        return _Encoded(message, expect(EncodeDone, outcome.done), outcome.spent)
 
 
 class _Memory:
@@ -193,7 +212,7 @@ def _responses(serving: Serving, wanted: Wanted, answer: _Answer) -> Iterator[se
         error = to_status(answer.error or Internal("no answer"), current_call().request_id)
         yield service.EncodeStreamResponse(call_info=call_info(serving, timing), sequence=answer.sequence, error=error)
         return
-    timing.add(answer.encoded.outcome)
+    timing.add(answer.encoded.spent)
     chunks = _chunks(serving, wanted, answer.encoded)
     following = next(chunks, None)
     while following is not None:
@@ -202,7 +221,7 @@ def _responses(serving: Serving, wanted: Wanted, answer: _Answer) -> Iterator[se
         yield service.EncodeStreamResponse(call_info=call_info(serving, timing), sequence=answer.sequence, chunk=chunk)
 
 
-def _chunks(serving: Serving, wanted: Wanted, encoded: Encoded) -> Iterator[service.EncodeChunk]:
+def _chunks(serving: Serving, wanted: Wanted, encoded: _Encoded) -> Iterator[service.EncodeChunk]:
     """An item's chunks: source after source, row after row, each within `max_chunk_bytes`; the first has the text."""
     room = serving.limits.max_chunk_bytes - CHUNK_MARGIN
     blocks: list[tuple[str, Csr | FloatArray]] = [
@@ -217,9 +236,7 @@ def _chunks(serving: Serving, wanted: Wanted, encoded: Encoded) -> Iterator[serv
         while row < encoded.done.rows:
             end = _last_row(block, row, room - (text.ByteSize() if text else 0))
             if isinstance(block, Csr):
-                yield service.EncodeChunk(
-                    text=text, row_start=row, sparse=sparse_message(source, _cut(block, row, end))
-                )
+                yield service.EncodeChunk(text=text, row_start=row, sparse=sparse_message(source, block.cut(row, end)))
             else:
                 yield service.EncodeChunk(text=text, row_start=row, dense=dense_message(source, block[row:end]))
             row, text = end, None
@@ -232,7 +249,7 @@ def _row_bytes(serving: Serving, wanted: Wanted) -> int:
     return whole + 4 * len(wanted.features)
 
 
-def _size(encoded: Encoded) -> int:
+def _size(encoded: _Encoded) -> int:
     """Bytes of an answer's activations."""
     dense = 0 if encoded.done.dense is None else encoded.done.dense.nbytes
     return dense + sum(block.nbytes for block in encoded.done.blocks)
@@ -245,8 +262,3 @@ def _last_row(block: Csr | FloatArray, row: int, room: int) -> int:
     rows = np.arange(1, len(block.indptr) - row)
     size = 8 * (block.indptr[row + 1 :] - block.indptr[row]) + 8 * (rows + 1)
     return row + max(1, int(np.searchsorted(size, room, side="right")))
-
-
-def _cut(block: Csr, row: int, end: int) -> Csr:
-    first, last = int(block.indptr[row]), int(block.indptr[end])
-    return Csr(block.indptr[row : end + 1] - first, block.indices[first:last], block.data[first:last], block.columns)

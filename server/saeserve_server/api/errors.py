@@ -30,8 +30,9 @@ def to_status(error: BaseException, request_id: str) -> status_pb2.Status:
     Faults of the server are logged here, with their cause; callers get their request id and nothing else.
     """
     if not isinstance(error, ServeError) or isinstance(error, Internal):
-        log.error("request %s failed: %r", request_id, error, exc_info=error)
-        error = Internal(f"internal error; request id {request_id}")
+        log.error("a call failed: %s", type(error).__name__, extra={"request_id": request_id}, exc_info=error)
+        reason = error.reason if isinstance(error, Internal) else None
+        error = Internal(f"internal error; request id {request_id}", reason=reason)
     details = [
         error_details_pb2.ErrorInfo(
             reason=error.reason, domain=DOMAIN, metadata={key: clip(text, 200) for key, text in error.metadata.items()}

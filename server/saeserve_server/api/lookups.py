@@ -124,6 +124,12 @@ async def get_server_info(serving: Serving, request: service.GetServerInfoReques
             max_stream_items=limits.max_stream_items,
             max_chunk_bytes=limits.max_chunk_bytes,
             batch_tokens=limits.batch_tokens,
+            max_batch=limits.max_batch or 0,
+            queue_items=limits.queue_items,
+            queue_gflop=limits.queue_gflop,
+            queue_bytes=limits.queue_bytes,
+            max_calls=limits.max_calls,
+            max_streams=limits.max_streams,
         ),
     )
     if store is not None:

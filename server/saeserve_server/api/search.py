@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 from saeserve.v1 import feature_service_pb2 as service
 from saeserve.v1 import types_pb2 as types
-from saeserve_server.api.build import Timing, call_info, facts_builder, row_tokens, token_message
+from saeserve_server.api.build import Timing, call_info, facts_builder, joined, row_tokens, token_message
+from saeserve_server.api.call import Call, current_call
 from saeserve_server.api.parse import parse_count, parse_filter, parse_input
-from saeserve_server.engine.work import Aggregate, SearchDone, SearchWork, SourceFilter, expect
+from saeserve_server.cache.answer import Answer
+from saeserve_server.engine.work import Aggregate, SearchDone, SearchWork, SourceFilter, expect, row_count
 from saeserve_server.errors import FailedPrecondition, InvalidArgument
 from saeserve_server.serving import Limits, Serving
 from saeserve_server.text.sort_tokens import SortTokens
-from saeserve_server.text.tokenizer import Token, TokenizedText
+from saeserve_server.text.tokenizer import TokenizedText
+
+T = TypeVar("T")
 
 DEFAULT_MIN_FIRES = 10
 INLINE_FEATURES = 100
@@ -21,8 +26,8 @@ INLINE_FEATURES = 100
 _RANKINGS = (service.RANKING_UNSPECIFIED, service.RANKING_RAW, service.RANKING_RELATIVE_TO_MAX)
 
 
-async def search(serving: Serving, request: service.SearchRequest) -> service.SearchResponse:
-    """Answers a search: check, tokenise, let the engine rank, describe what it found."""
+async def search(serving: Serving, request: service.SearchRequest) -> bytes:
+    """A serialised SearchResponse: check, tokenise, let the engine rank, describe what it found."""
     limits = serving.limits
     serving.check_model(request.model)
     limit = parse_count(
@@ -53,25 +58,48 @@ async def search(serving: Serving, request: service.SearchRequest) -> service.Se
         limit=limit,
         relative=relative,
     )
+    positions = [] if chosen is None else [place + lead for place in chosen]
+    if filters:
+        call = current_call()
+        answer = await serving.answers.get(
+            serving.keys.search(work, positions), lambda: _compute(serving, work, positions, call)
+        )
+        timing.add(answer.spent, answer.tier)
+        payload = answer.payload
+    else:
+        payload = service.SearchResponse(sort_positions=positions).SerializeToString()
     response = service.SearchResponse(
+        call_info=call_info(serving, timing),
         tokens=[token_message(token) for token in tokens],
         bos_included=lead > 0,
         truncated=truncated,
-        sort_positions=[] if chosen is None else [place + lead for place in chosen],
-        sources_considered=[serving.catalog.sources[one.source].id for one in filters],
     )
-    if filters:
-        outcome = await serving.scheduler.submit(work)
-        timing.add(outcome)
-        done = expect(SearchDone, outcome.done)
-        response.features_considered = done.considered
-        describe = _add_token_results if request.by_token else _add_results
-        if sum(len(ranked.index) for ranked in done.ranked) > INLINE_FEATURES:
-            await serving.aside(describe, serving, response, work, done, tokens)
-        else:
-            describe(serving, response, work, done, tokens)
-    response.call_info.CopyFrom(call_info(serving, timing))
-    return response
+    return joined(response, payload)
+
+
+async def _compute(serving: Serving, work: SearchWork, positions: list[int], call: Call) -> Answer:
+    """All of the answer but the tokens and what the call cost."""
+    computed = await serving.compute(work, client=call.client, deadline=call.deadline)
+    done = expect(SearchDone, computed.done)
+    found = sum(len(ranked.index) for ranked in done.ranked)
+    payload = await (serving.aside if found > INLINE_FEATURES else _at_once)(_describe, serving, work, done, positions)
+    return Answer(payload, computed.tier, computed.spent)
+
+
+async def _at_once(work: Callable[..., T], *arguments: object) -> T:
+    return work(*arguments)
+
+
+def _describe(serving: Serving, work: SearchWork, done: SearchDone, positions: list[int]) -> bytes:
+    response = service.SearchResponse(
+        sort_positions=positions,
+        sources_considered=[serving.catalog.sources[one.source].id for one in work.filters],
+        features_considered=done.considered,
+    )
+    ids = work.ids[len(work.ids) - row_count(work) :]  # of the rows
+    add = _add_token_results if work.aggregate is Aggregate.EACH else _add_results
+    add(serving, response, work, done, ids)
+    return response.SerializeToString()
 
 
 def _parse_ranking(request: service.SearchRequest) -> tuple[bool, int]:
@@ -139,13 +167,13 @@ def _sort_positions(text: TokenizedText, given: Sequence[service.SortToken], lim
 
 
 def _add_results(
-    serving: Serving, response: service.SearchResponse, work: SearchWork, done: SearchDone, tokens: list[Token]
+    serving: Serving, response: service.SearchResponse, work: SearchWork, done: SearchDone, ids: Sequence[int]
 ) -> None:
     if not done.ranked or done.activations is None:
         return
     facts = facts_builder(serving)
     bos = serving.catalog.model.bos_id
-    scored = [place for place, token in enumerate(tokens) if token.id != bos]  # a BOS is no maximum
+    scored = [place for place, token_id in enumerate(ids) if token_id != bos]  # a BOS is no maximum
     ranked = done.ranked[0]
     peaks = done.activations[:, scored].argmax(axis=1).tolist()
     for rank, index, value, activations, peak in zip(
@@ -160,13 +188,13 @@ def _add_results(
                 activations=activations.tolist(),
                 max_activation=float(activations[row]),
                 max_position=row,
-                match=facts.match(rank, index, tokens[row]),
+                match=facts.match(rank, index, ids[row]),
             )
         )
 
 
 def _add_token_results(
-    serving: Serving, response: service.SearchResponse, work: SearchWork, done: SearchDone, tokens: list[Token]
+    serving: Serving, response: service.SearchResponse, work: SearchWork, done: SearchDone, ids: Sequence[int]
 ) -> None:
     facts = facts_builder(serving)
     table: dict[tuple[int, int], int] = {}
@@ -178,7 +206,7 @@ def _add_token_results(
                 table[feature] = len(table)
                 response.features.append(facts.facts(*feature))
             places.append(table[feature])
-            matches.append(facts.match(*feature, tokens[row]))
+            matches.append(facts.match(*feature, ids[row]))
         response.token_results.append(
             service.TokenResult(position=row, features=places, values=ranked.value.tolist(), matches=matches)
         )

@@ -7,7 +7,9 @@ import contextlib
 import logging
 import os
 import signal
+from collections.abc import Coroutine
 from pathlib import Path
+from typing import Any
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -16,7 +18,9 @@ from grpc_reflection.v1alpha import reflection
 from saeserve.v1 import feature_service_pb2 as service
 from saeserve.v1.feature_service_pb2_grpc import add_FeatureServiceServicer_to_server
 from saeserve_server.api.interceptor import CallInterceptor
+from saeserve_server.api.security import credentials_of, token_of, warn_of_exposure
 from saeserve_server.api.servicer import FeatureServicer
+from saeserve_server.cache.answers import make_answer_cache
 from saeserve_server.catalog import Catalog
 from saeserve_server.config import Config
 from saeserve_server.engine.process import ProcessEngine
@@ -24,6 +28,8 @@ from saeserve_server.engine.work import Ready
 from saeserve_server.errors import ConfigError
 from saeserve_server.metrics import Metrics
 from saeserve_server.records.store import RecordStore
+from saeserve_server.scheduler.cost import CostModel
+from saeserve_server.scheduler.queue import WorkQueue
 from saeserve_server.scheduler.scheduler import Scheduler
 from saeserve_server.serving import MAX_REQUEST_BYTES, Serving, make_limits
 
@@ -50,20 +56,31 @@ class FeatureServer:
     def __init__(self, config: Config) -> None:
         self._config = config
         self._metrics = Metrics()
-        self._servicer = FeatureServicer()
+        self._servicer = FeatureServicer(self._metrics)
         self._health = health.aio.HealthServicer()
         self._draining = asyncio.Event()
         self._leaving = False
         self._engine = ProcessEngine(config, self._on_state)
+        self._answers = make_answer_cache(config, self._metrics)
         self._scheduler: Scheduler | None = None
         self._pending: set[asyncio.Task[None]] = set()
         self._server = grpc.aio.server(
-            interceptors=[CallInterceptor(self._metrics, self._draining)],
+            interceptors=[
+                CallInterceptor(
+                    self._metrics,
+                    self._draining,
+                    token=token_of(config),
+                    max_calls=config.max_calls,
+                    log_texts=config.log_texts,
+                )
+            ],
             options=[
                 *KEEPALIVE,
                 ("grpc.max_receive_message_length", 16 * MAX_REQUEST_BYTES),
                 ("grpc.max_send_message_length", config.max_answer_bytes + 1024 * 1024),
                 ("grpc.so_reuseport", 0),
+                ("grpc.max_allowed_incoming_connections", config.max_connections),
+                ("grpc.server_handshake_timeout_ms", 20_000),
                 ("grpc.server.max_pending_requests", 100_000),
                 ("grpc.server.max_pending_requests_hard_limit", 100_000),
             ],
@@ -87,24 +104,34 @@ class FeatureServer:
         await self._engine.start()
         log.info("ready")
 
-    async def stop(self) -> None:
-        """Drains, then stops: not ready at once, accepting for `drain_delay`, then `grace` for what was accepted."""
+    async def stop(self, hurry: asyncio.Event) -> None:
+        """Drains, then stops: not ready at once, accepting for `drain_delay`, then `grace` for what was accepted.
+
+        Once `hurry` is set nothing is waited for any more: calls are cancelled, the worker is killed.
+        """
         self._leaving = True
         await self._set_ready(False)
         if self._servicer.serving is not None:
             log.info("draining")
-            await asyncio.sleep(self._config.drain_delay)
+            await _until(hurry, asyncio.sleep(self._config.drain_delay))
         self._draining.set()
-        await self._server.stop(self._config.grace)
+        await _until(hurry, self._server.stop(self._config.grace))
+        await self._server.stop(None)
         if self._scheduler is not None:
             await self._scheduler.stop()
-        await self._engine.stop()
+        await self._engine.stop(*([0.0] if hurry.is_set() else []))
+        await _until(hurry, self._answers.close())
         log.info("stopped")
 
     def _listen(self) -> str:
         bind = self._config.bind
+        credentials = credentials_of(self._config)
+        warn_of_exposure(self._config)
         try:
-            port = self._server.add_insecure_port(bind)
+            if credentials is None:
+                port = self._server.add_insecure_port(bind)
+            else:
+                port = self._server.add_secure_port(bind, credentials)
         except RuntimeError as error:
             raise ConfigError(f"bind: {bind} cannot be listened on; is it in use?") from error
         return bind if bind.startswith("unix:") else f"{bind.rpartition(':')[0]}:{port}"
@@ -130,13 +157,13 @@ class FeatureServer:
             task.add_done_callback(self._pending.discard)
 
     def _make_serving(self, ready: Ready) -> Serving:
+        catalog, limits = ready.catalog, make_limits(self._config, ready.catalog)
         if self._scheduler is None:
-            tokens = make_limits(self._config, ready.catalog).batch_tokens
-            self._scheduler = Scheduler(self._engine, tokens, self._metrics)
+            queue = WorkQueue(limits.batch_tokens, limits.max_batch)
+            self._scheduler = Scheduler(self._engine, CostModel(catalog), queue, limits.budget, self._metrics)
             self._scheduler.start()
-        return Serving(
-            self._config, ready.catalog, self._scheduler, open_index(ready.index, ready.catalog), self._draining
-        )
+        index = open_index(ready.index, catalog)
+        return Serving(self._config, catalog, self._scheduler, self._answers, index, self._metrics, self._draining)
 
     async def _set_ready(self, ready: bool) -> None:
         state = health_pb2.HealthCheckResponse.SERVING if ready else health_pb2.HealthCheckResponse.NOT_SERVING
@@ -154,13 +181,23 @@ def open_index(folder: Path | None, catalog: Catalog) -> RecordStore | None:
     return index
 
 
-async def run_server(config: Config) -> None:
-    """Serves until SIGTERM or SIGINT. Raises ConfigError if it cannot start."""
+async def _until(event: asyncio.Event, work: Coroutine[Any, Any, None]) -> None:
+    """Does the work, or as much of it as there is time for until the event."""
+    task, waiting = asyncio.ensure_future(work), asyncio.ensure_future(event.wait())
+    await asyncio.wait({task, waiting}, return_when=asyncio.FIRST_COMPLETED)
+    for one in (task, waiting):
+        one.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+
+
+async def run_server(config: Config) -> bool:
+    """Serves until SIGTERM or SIGINT; a second one ends it at once. Whether it ended in order. Raises ConfigError."""
     loop = asyncio.get_running_loop()
-    asked = asyncio.Event()
+    asked, hurry = asyncio.Event(), asyncio.Event()
     signals = (signal.SIGTERM, signal.SIGINT)
     for number in signals:
-        loop.add_signal_handler(number, asked.set)
+        loop.add_signal_handler(number, lambda: (hurry if asked.is_set() else asked).set())
     server = FeatureServer(config)
     starting = asyncio.ensure_future(server.start())
     stopping = asyncio.ensure_future(asked.wait())
@@ -170,16 +207,16 @@ async def run_server(config: Config) -> None:
             starting.result()
             await stopping
     finally:
-        for number in signals:  # whoever asks twice does not want to wait
-            loop.remove_signal_handler(number)
         for task in (starting, stopping):
             task.cancel()
         await asyncio.gather(starting, stopping, return_exceptions=True)
-        await server.stop()
+        asked.set()
+        await server.stop(hurry)
         if config.port_file is not None:
             with contextlib.suppress(OSError):
                 if config.port_file.read_text() == server.address:  # not that of another server
                     config.port_file.unlink()
+    return not hurry.is_set()
 
 
 def write_whole(path: Path, text: str) -> None:

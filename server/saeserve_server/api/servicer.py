@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, TypeVar
 
@@ -13,21 +14,29 @@ from saeserve_server.api import lookups
 from saeserve_server.api.encode import encode, refuse_large_answer
 from saeserve_server.api.encode_stream import encode_stream
 from saeserve_server.api.search import search
-from saeserve_server.engine.process import RESTART_SECONDS
-from saeserve_server.errors import Unavailable
+from saeserve_server.errors import Overloaded, Unavailable
+from saeserve_server.metrics import Metrics
 from saeserve_server.serving import Serving
 
-Response = TypeVar("Response", bound=Message)
+Response = TypeVar("Response", bound=Message | bytes)
 Context = Any
+
+LOADING_RETRY_SECONDS = 3.0
+"""About what loading a small model takes; with gRPC's few retries, a delay much shorter would give up before."""
+STREAM_RETRY_SECONDS = 2.0
 
 
 class FeatureServicer(FeatureServiceServicer):
     """Answers while `serving` is set; UNAVAILABLE before the model is loaded and while its worker restarts."""
 
-    def __init__(self) -> None:
+    def __init__(self, metrics: Metrics) -> None:
         self.serving: Serving | None = None
+        self._streams = 0
+        metrics.streams.set_function(lambda: self._streams)
 
-    async def Search(self, request: service.SearchRequest, context: Context) -> service.SearchResponse:
+    async def Search(  # type: ignore[override]  # serialised already
+        self, request: service.SearchRequest, context: Context
+    ) -> bytes:
         return await self._answer(search, request)
 
     async def Encode(self, request: service.EncodeRequest, context: Context) -> service.EncodeResponse:
@@ -36,8 +45,18 @@ class FeatureServicer(FeatureServiceServicer):
     async def EncodeStream(
         self, requests: AsyncIterator[service.EncodeStreamRequest], context: Context
     ) -> AsyncIterator[service.EncodeStreamResponse]:
-        async for response in encode_stream(self._serving(), requests):
-            yield response
+        serving = self._serving()
+        if self._streams >= serving.limits.max_streams:
+            raise Overloaded(
+                f"{self._streams} streams are open already", reason="TOO_MANY_STREAMS", retry_after=STREAM_RETRY_SECONDS
+            )
+        self._streams += 1
+        try:
+            async with contextlib.aclosing(encode_stream(serving, requests)) as responses:
+                async for response in responses:
+                    yield response
+        finally:
+            self._streams -= 1
 
     async def TopActivations(
         self, request: service.TopActivationsRequest, context: Context
@@ -61,10 +80,10 @@ class FeatureServicer(FeatureServiceServicer):
     async def _answer(self, method: Callable[[Serving, Any], Awaitable[Response]], request: Message) -> Response:
         serving = self._serving()
         response = await method(serving, request)
-        refuse_large_answer(serving, response.ByteSize())
+        refuse_large_answer(serving, len(response) if isinstance(response, bytes) else response.ByteSize())
         return response
 
     def _serving(self) -> Serving:
         if self.serving is None:
-            raise Unavailable("the model is being loaded", reason="LOADING", retry_after=RESTART_SECONDS)
+            raise Unavailable("the model is being loaded", reason="LOADING", retry_after=LOADING_RETRY_SECONDS)
         return self.serving

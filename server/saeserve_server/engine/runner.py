@@ -6,10 +6,9 @@ are encoded one after another, and of each only the candidates' columns are kept
 
 from __future__ import annotations
 
-import logging
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,19 +16,23 @@ import torch
 from torch import Tensor
 
 from saeserve_server.catalog import Catalog, FloatArray, Kind
+from saeserve_server.engine.kept import needed
 from saeserve_server.engine.masks import Masks
 from saeserve_server.engine.ranking import Candidates, aggregate_max, aggregate_sum, candidates, merge
 from saeserve_server.engine.work import (
+    Abandoned,
     Aggregate,
     BatchDone,
     Csr,
     Done,
     EncodeDone,
     EncodeWork,
-    Failed,
+    KeptRows,
     SearchDone,
     SearchWork,
     SourceFilter,
+    SourceRows,
+    Spent,
     Work,
     row_count,
 )
@@ -37,10 +40,12 @@ from saeserve_server.models.load import LoadedModel
 from saeserve_server.records.store import RecordStore
 from saeserve_server.sources.source import Source
 
-log = logging.getLogger(__name__)
-
 CHUNK_ELEMENTS = 2**25
 """Most activations of one source held at a time (128 MiB in float32); a single text may take more."""
+MOST_KEPT_BYTES = 2**24
+"""Largest rows of one item that are given back to be kept: they cross the pipe."""
+KEPT_SHARE = 4
+"""Latents are worth keeping while they take no more than so many times the activations that they were made from."""
 
 
 @dataclass(slots=True)
@@ -52,8 +57,26 @@ class _Text:
     read: dict[str, Tensor] = field(default_factory=dict)  # hook name → [ids, d_in]
 
 
-@dataclass(slots=True)
-class _Search:
+@dataclass(slots=True, kw_only=True)
+class _Job:
+    """A work item in progress."""
+
+    place: int
+    kept: dict[int, SourceRows] | None
+    """The rows of its sources so far, if they are to be given back; None also once they are too large."""
+    kept_bytes: int = 0
+
+    def keep(self, rank: int, rows: SourceRows | None) -> None:
+        """Takes the rows of a source; None for rows not worth keeping, and with them all others."""
+        self.kept_bytes += 0 if rows is None else rows.nbytes
+        if self.kept is not None and rows is not None and self.kept_bytes <= MOST_KEPT_BYTES:
+            self.kept[rank] = rows
+        else:
+            self.kept = None
+
+
+@dataclass(slots=True, kw_only=True)
+class _Search(_Job):
     """A search in progress: its candidates so far, one list for each ranking, and their activations."""
 
     work: SearchWork
@@ -62,13 +85,17 @@ class _Search:
     considered: int = 0
 
 
-@dataclass(slots=True)
-class _Encode:
+@dataclass(slots=True, kw_only=True)
+class _Encode(_Job):
     """An encoding in progress."""
 
     work: EncodeWork
     blocks: dict[int, Csr | FloatArray] = field(default_factory=dict)
     dense: FloatArray | None = None
+
+
+def _nobody() -> Set[int]:
+    return frozenset()
 
 
 class BatchRunner:
@@ -78,20 +105,35 @@ class BatchRunner:
         self._model = model
         self._sources = sources
         self._masks = Masks(sources, index, model.device)
+        self._never_kept: set[int] = set()  # ranks of sources whose latents are too many to keep
         self.catalog = Catalog(model.info, tuple(source.info for source in sources))
 
     @torch.inference_mode()
-    def run(self, batch: Sequence[Work]) -> BatchDone:
-        """The answers to a batch, in its order. Raises what torch raises: the caller decides about the batch."""
+    def run(
+        self, batch: Sequence[Work], keep: Sequence[bool] = (), gone: Callable[[], Set[int]] = _nobody
+    ) -> BatchDone:
+        """The answers to a batch, in its order. Raises what torch raises: the caller decides about the batch.
+
+        `keep` says for each item whether to give its rows back too. `gone` gives the places of the items that nobody
+        waits for any more; it is asked before the forward pass, after it, and before each source.
+        """
         started = time.perf_counter()
-        texts = self._forward(batch)
+        spent = Spent()
+        done: dict[int, Done] = {place: Abandoned("forward") for place in gone()}
+        jobs = [self._begin(place, work, keep) for place, work in enumerate(batch) if place not in done]
+        texts = self._forward([job.work for job in jobs], spent)
         self._synchronize()
         forwarded = time.perf_counter()
-        jobs = [self._begin(work) for work in batch]
         for rank in range(len(self._sources)):
-            self._encode_source(rank, jobs, texts)
-        done = tuple(self._finish(job) for job in jobs)
-        return BatchDone(done, forwarded - started, time.perf_counter() - forwarded)
+            if left := gone():
+                done.update({job.place: Abandoned("encode") for job in jobs if job.place in left})
+                jobs = [job for job in jobs if job.place not in left]
+            self._encode_source(rank, jobs, texts, spent)
+        done.update({job.place: self._finish(job) for job in jobs})
+        spent.forward_seconds, spent.encode_seconds = forwarded - started, time.perf_counter() - forwarded
+        kept: dict[int, KeptRows | None] = {job.place: job.kept for job in jobs}
+        places = range(len(batch))
+        return BatchDone(tuple(done[place] for place in places), spent, tuple(kept.get(place) for place in places))
 
     @torch.inference_mode()
     def encode_blocks(self, blocks: Sequence[Sequence[int]]) -> Iterator[tuple[int, Tensor]]:
@@ -105,11 +147,11 @@ class BatchRunner:
         for rank, source in enumerate(self._sources):
             yield rank, source.encode(torch.cat([text[source.info.hook_name][len(bos) :] for text in read]))
 
-    def _forward(self, batch: Sequence[Work]) -> dict[tuple[int, ...], _Text]:
+    def _forward(self, batch: Sequence[Work], spent: Spent) -> dict[tuple[int, ...], _Text]:
         texts: dict[tuple[int, ...], _Text] = {}
         for work in batch:
             text = texts.setdefault(work.ids, _Text(work.ids))
-            text.hooks.update(self._sources[rank].info.hook_name for rank in _ranks(work))
+            text.hooks.update(self._sources[rank].info.hook_name for rank in needed(work))
         by_hooks: dict[frozenset[str], list[_Text]] = defaultdict(list)
         for text in texts.values():
             by_hooks[frozenset(text.hooks)].append(text)
@@ -117,16 +159,21 @@ class BatchRunner:
             places = {hook: self._model.place(hook) for hook in hooks}
             for text, read in zip(alike, self._model.forward.run([text.ids for text in alike], places), strict=True):
                 text.read = read
+        spent.forward_passes += len(texts)
+        spent.forward_tokens += sum(len(ids) for ids in texts)
         return texts
 
-    def _begin(self, work: Work) -> _Search | _Encode:
+    def _begin(self, place: int, work: Work, keep: Sequence[bool]) -> _Search | _Encode:
+        kept: dict[int, SourceRows] | None = {} if keep and keep[place] else None
         if isinstance(work, SearchWork):
             rankings = len(work.rows) if work.aggregate is Aggregate.EACH else 1
-            return _Search(work, [[] for _ in range(rankings)])
+            return _Search(place=place, kept=kept, work=work, parts=[[] for _ in range(rankings)])
         dense = np.empty((row_count(work), len(work.features)), dtype=np.float32) if work.features else None
-        return _Encode(work, dense=dense)
+        return _Encode(place=place, kept=kept, work=work, dense=dense)
 
-    def _encode_source(self, rank: int, jobs: list[_Search | _Encode], texts: dict[tuple[int, ...], _Text]) -> None:
+    def _encode_source(
+        self, rank: int, jobs: list[_Search | _Encode], texts: dict[tuple[int, ...], _Text], spent: Spent
+    ) -> None:
         """Encodes one source for the texts of every job that asks for it, and lets each job take its part."""
         source = self._sources[rank]
         wanting: dict[tuple[int, ...], list[_Search | _Encode]] = defaultdict(list)
@@ -139,7 +186,7 @@ class BatchRunner:
                 job.considered += taking_part
                 if taking_part == 0 or not job.work.rows:
                     continue
-            elif rank not in _ranks(job.work):
+            elif rank not in needed(job.work):
                 continue
             wanting[job.work.ids].append(job)
         hook = source.info.hook_name
@@ -147,13 +194,30 @@ class BatchRunner:
             lengths = [max(row_count(job.work) for job in wanting[ids]) for ids in group]  # the BOS only if asked for
             read = [texts[ids].read[hook][len(ids) - length :] for ids, length in zip(group, lengths, strict=True)]
             activations = source.encode(torch.cat(read))
+            spent.encodes += len(group)
+            spent.encode_tokens += sum(lengths)
+            asking = [job for ids in group for job in wanting[ids]]
+            if rank in self._never_kept:
+                for job in asking:
+                    job.kept = None
+            wants_rows = any(
+                job.kept is not None or (isinstance(job, _Encode) and rank in job.work.sources) for job in asking
+            )
+            found = _Rows(activations, source) if wants_rows else None
+            if found is not None and found.worth_keeping(0, len(activations)) is None:
+                self._never_kept.add(rank)  # it fires on so much that looking for what is worth keeping costs more
+            end = 0
             for ids, own in zip(group, activations.split(lengths), strict=True):  # own: [rows, n_features]
+                end += len(own)
                 for job in wanting[ids]:
-                    rows = own[len(own) - row_count(job.work) :]
+                    first = end - row_count(job.work)
+                    rows = activations[first:end]
                     if isinstance(job, _Search):
                         self._rank(job, rank, rows)
                     else:
-                        _take(job, rank, source, rows)
+                        _take(job, rank, rows, found, first, end)
+                    if found is not None and job.kept is not None:
+                        job.keep(rank, found.worth_keeping(first, end))
 
     def _rank(self, job: _Search, rank: int, rows: Tensor) -> None:
         work = job.work
@@ -201,21 +265,21 @@ class BatchRunner:
             torch.cuda.synchronize(self._model.device)
 
 
-def run_guarded(runner: BatchRunner, batch: Sequence[Work]) -> BatchDone:
-    """`runner.run`, with a batch that fails answered as failed. One bad item fails its batch for now: isolation goes
-    here."""
-    try:
-        return runner.run(batch)
-    except Exception as error:  # whatever torch raises must not end the worker
-        log.exception("a batch of %d failed", len(batch))
-        return BatchDone(tuple(Failed(f"{type(error).__name__}: {error}") for _ in batch), 0.0, 0.0)
+class _Rows:
+    """What a source gave on the rows of several texts, in the form in which it leaves the engine."""
 
+    def __init__(self, activations: Tensor, source: Source) -> None:
+        self._d_in = source.info.d_in
+        self._rows: SourceRows = activations.cpu().numpy() if source.info.kind is Kind.NEURON else _to_csr(activations)
 
-def _ranks(work: Work) -> set[int]:
-    """Ranks of the sources that an item needs."""
-    if isinstance(work, SearchWork):
-        return {chosen.source for chosen in work.filters}
-    return {*work.sources, *(rank for rank, _ in work.features)}
+    def cut(self, first: int, end: int) -> SourceRows:
+        """The rows from `first` to `end`."""
+        return self._rows.cut(first, end) if isinstance(self._rows, Csr) else self._rows[first:end]
+
+    def worth_keeping(self, first: int, end: int) -> SourceRows | None:
+        """The same, or None where so many latents fire that they are not worth their memory."""
+        rows = self.cut(first, end)
+        return rows if rows.nbytes <= KEPT_SHARE * 4 * self._d_in * (end - first) else None
 
 
 def _chunks(texts: list[tuple[int, ...]], tokens: int) -> Iterator[list[tuple[int, ...]]]:
@@ -232,10 +296,10 @@ def _chunks(texts: list[tuple[int, ...]], tokens: int) -> Iterator[list[tuple[in
         yield group
 
 
-def _take(job: _Encode, rank: int, source: Source, rows: Tensor) -> None:
-    """Takes what an encoding wants of one source's activations [rows, n_features]."""
-    if rank in job.work.sources:
-        job.blocks[rank] = rows.cpu().numpy() if source.info.kind is Kind.NEURON else _to_csr(rows)
+def _take(job: _Encode, rank: int, rows: Tensor, found: _Rows | None, first: int, end: int) -> None:
+    """Takes what an encoding wants of one source's activations [rows, n_features], which are those from `first` on."""
+    if found is not None and rank in job.work.sources:
+        job.blocks[rank] = found.cut(first, end)
     wanted = [(column, index) for column, (own, index) in enumerate(job.work.features) if own == rank]
     if wanted and job.dense is not None:
         columns = [column for column, _ in wanted]
@@ -244,12 +308,11 @@ def _take(job: _Encode, rank: int, source: Source, rows: Tensor) -> None:
 
 
 def _to_csr(rows: Tensor) -> Csr:
-    row, column = (rows > 0).nonzero(as_tuple=True)
+    """The latents [rows, n_features] that fire. Raises FloatingPointError for NaN."""
+    row, column = rows.nonzero(as_tuple=True)  # latents are never negative, and NaN counts as nonzero
+    data = rows[row, column].cpu().numpy()
+    if np.isnan(data).any():
+        raise FloatingPointError("the activations hold NaN")
     indptr = np.zeros(rows.shape[0] + 1, dtype=np.int64)
     np.cumsum(np.bincount(row.cpu().numpy(), minlength=rows.shape[0]), out=indptr[1:])
-    return Csr(
-        indptr=indptr,
-        indices=column.cpu().numpy().astype(np.uint32),
-        data=rows[row, column].cpu().numpy(),
-        columns=rows.shape[1],
-    )
+    return Csr(indptr, column.cpu().numpy().astype(np.uint32), data, rows.shape[1])

@@ -6,6 +6,7 @@ text's tokens, led by the BOS where `include_bos` is set. Positions count rows f
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -113,6 +114,11 @@ class Csr:
         """Size of the arrays."""
         return self.indptr.nbytes + self.indices.nbytes + self.data.nbytes
 
+    def cut(self, row: int, end: int) -> Csr:
+        """The rows from `row` to `end`."""
+        first, last = int(self.indptr[row]), int(self.indptr[end])
+        return Csr(self.indptr[row : end + 1] - first, self.indices[first:last], self.data[first:last], self.columns)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class EncodeDone:
@@ -130,18 +136,80 @@ class Failed:
     """A work item that the engine could not compute. The message is for the log."""
 
     message: str
+    reason: str = "INTERNAL"
 
 
-Done = SearchDone | EncodeDone | Failed
+@dataclass(frozen=True, slots=True)
+class Abandoned:
+    """A work item that nobody waited for any more; the rest of it was not computed."""
+
+    stage: str
+    """Where it was dropped: `forward` or `encode`, before which nothing of that stage was done for it."""
+
+
+Done = SearchDone | EncodeDone | Failed | Abandoned
+
+SourceRows = Csr | FloatArray
+"""What a source gives on the rows of a text: the non-zero latents, or the neurons [rows, n_features]."""
+
+KeptRows = Mapping[int, SourceRows]
+"""By rank of the source. With them, other questions about the same rows need neither model nor sources."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What the worker is asked to compute at a time."""
+
+    number: int
+    works: tuple[Work, ...]
+    keep: tuple[bool, ...]
+    """For each item, whether to give its rows back too, to be kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class Abandon:
+    """Items of a batch, by place, that nobody waits for any more."""
+
+    batch: int
+    places: frozenset[int]
+
+
+@dataclass(slots=True)
+class Spent:
+    """What a batch took."""
+
+    forward_seconds: float = 0.0
+    encode_seconds: float = 0.0
+    forward_passes: int = 0
+    """Distinct texts run through the model."""
+    forward_tokens: int = 0
+    encodes: int = 0
+    """Texts encoded, counted once for each source."""
+    encode_tokens: int = 0
+    splits: int = 0
+    """Failed batches that were run again as halves."""
+    out_of_memory: int = 0
+    memory_bytes: int = 0
+    """Resident memory of the worker."""
+
+    def add(self, other: Spent) -> None:
+        """Counts in what another part of the batch took."""
+        self.forward_seconds += other.forward_seconds
+        self.encode_seconds += other.encode_seconds
+        self.forward_passes += other.forward_passes
+        self.forward_tokens += other.forward_tokens
+        self.encodes += other.encodes
+        self.encode_tokens += other.encode_tokens
 
 
 @dataclass(frozen=True, slots=True)
 class BatchDone:
-    """The answers to a batch, in its order, and how long its two parts took."""
+    """The answers to a batch, in its order, and what they took."""
 
     done: tuple[Done, ...]
-    forward_seconds: float
-    encode_seconds: float
+    spent: Spent
+    kept: tuple[KeptRows | None, ...] = ()
+    """For each item the rows of its sources, where it asked for them and they are worth keeping; empty for none."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """The main of the spawned process: loads model and sources, then answers batches until told to stop.
 
-It is a process because a thread cannot be killed and cannot contain a crash. It reads one message at a time; the pipe's
-end is the order to stop, so that a worker never outlives its front end.
+It is a process because a thread cannot be killed and cannot contain a crash. It computes one batch at a time; where the
+pipe ends it stops, so that a worker never outlives its front end.
 """
 
 from __future__ import annotations
@@ -13,19 +13,23 @@ import signal
 from multiprocessing.connection import Connection
 
 from saeserve_server.config import Config
-from saeserve_server.engine.work import BatchDone, Ready, Work
+from saeserve_server.engine.work import Abandon, Batch, Ready
 from saeserve_server.errors import ConfigError
 from saeserve_server.logs import configure_logging
 
 log = logging.getLogger(__name__)
 
+NICENESS = 10
+"""A worker that computes on the CPU yields to the front end, which needs little of it but soon."""
+
 
 def main(connection: Connection, config: Config) -> None:
-    """Runs the worker. Messages sent: first a `Ready` or a `ConfigError`, then a BatchDone for each batch received."""
-    # A group of its own: Ctrl-C and `kill -TERM -GROUP` are for the front end, which drains before it ends the worker.
+    """Runs the worker. Messages sent: first a `Ready` or a `ConfigError`, then a BatchDone for each Batch received."""
+    # Signals are for the front end, which drains before it ends the worker. A group of its own spares the worker
+    # those of a terminal; ignoring them, those of a process manager that signals every process of the service.
     os.setpgrp()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     configure_logging(config)
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
         _serve(connection, config)
@@ -35,10 +39,12 @@ def main(connection: Connection, config: Config) -> None:
 
 def _serve(connection: Connection, config: Config) -> None:
     # Here, not above: the front end imports this module for its name, and must not import torch.
-    from saeserve_server.engine.build import build_runner
-    from saeserve_server.engine.runner import run_guarded
+    from saeserve_server.engine.build import build_runner, pick_device
+    from saeserve_server.engine.recovery import GuardedRunner
 
     try:
+        if pick_device(config).type == "cpu":  # before torch has threads of its own, which inherit it
+            os.nice(NICENESS)
         runner, index = build_runner(config)
     except ConfigError as error:
         connection.send(error)
@@ -47,10 +53,39 @@ def _serve(connection: Connection, config: Config) -> None:
         log.exception("loading failed")
         connection.send(ConfigError(f"loading failed: {type(error).__name__}: {error}"))
         return
+    guarded = GuardedRunner(runner)
+    mailbox = Mailbox(connection)
     connection.send(Ready(runner.catalog, index))
     while True:
-        batch: tuple[Work, ...] | None = connection.recv()
-        if batch is None:
-            return
-        answer: BatchDone = run_guarded(runner, batch)
-        connection.send(answer)
+        batch = mailbox.next_batch()
+        connection.send(guarded.run(batch, mailbox.abandoned))
+
+
+class Mailbox:
+    """What the front end sends. Raises EOFError, also in the midst of a batch, when the worker is to stop."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._number = -1
+        self._abandoned: set[int] = set()
+
+    def next_batch(self) -> Batch:
+        """Waits for a batch."""
+        while not isinstance(message := self._receive(), Batch):
+            pass  # about a batch that is done
+        self._number, self._abandoned = message.number, set()
+        return message
+
+    def abandoned(self) -> set[int]:
+        """Places of the batch in progress that nobody waits for any more, as far as is known now."""
+        while self._connection.poll():
+            message = self._receive()
+            if isinstance(message, Abandon) and message.batch == self._number:
+                self._abandoned |= message.places
+        return self._abandoned
+
+    def _receive(self) -> Batch | Abandon:
+        message: Batch | Abandon | None = self._connection.recv()
+        if message is None:
+            raise EOFError
+        return message

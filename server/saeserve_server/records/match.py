@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from enum import Enum
 
@@ -21,19 +22,24 @@ class Match(Enum):
     """There are none: no index, or the feature never fired over it."""
 
 
-def match_token(piece: bytes, usual: Sequence[bytes]) -> Match:
-    """Compare a token's piece with the pieces of the feature's first five usual tokens (more are not looked at)."""
-    usual = usual[:USUAL_TOKENS]
-    if not usual:
-        return Match.UNKNOWN
-    if piece in usual:
-        return Match.EXACT
-    folded = _fold(piece)
-    if folded and any(_fold(other) == folded for other in usual):
-        return Match.FOLDED
-    return Match.NONE
+class UsualPieces:
+    """The pieces of a feature's first five usual tokens (more are not looked at), ready to be compared with many."""
+
+    def __init__(self, pieces: Sequence[bytes]) -> None:
+        usual = pieces[:USUAL_TOKENS]
+        self._exact = frozenset(usual)
+        self._folded = frozenset(_fold(piece) for piece in usual) - {""}
+
+    def match(self, piece: bytes) -> Match:
+        """Compares a token's piece."""
+        if not self._exact:
+            return Match.UNKNOWN
+        if piece in self._exact:
+            return Match.EXACT
+        return Match.FOLDED if _fold(piece) in self._folded else Match.NONE
 
 
+@functools.lru_cache(maxsize=2**16)
 def _fold(piece: bytes) -> str:
     """Empty for white space and for a piece that is not whole characters: neither equals anything but itself."""
     try:

@@ -1,14 +1,16 @@
-"""What waits for the engine, and which of it makes the next batch."""
+"""What waits for the engine, whose turn it is, and which of it makes the next batch."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
+from collections import OrderedDict, deque
 from dataclasses import dataclass, field
 from enum import IntEnum
 
-from saeserve_server.engine.work import Done, Work
+from saeserve_server.cache.answer import Spending
+from saeserve_server.engine.work import EncodeDone, KeptRows, SearchDone, Work
+from saeserve_server.scheduler.cost import Cost
 
 STREAM_PATIENCE = 1.0
 """Seconds after which an item of a stream no longer yields to unary calls, so that it is never starved."""
@@ -23,13 +25,12 @@ class Priority(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """An item's answer, and what it took. Seconds."""
+    """An item's answer, and what it took."""
 
-    done: Done
-    batch_size: int
-    queue_seconds: float
-    forward_seconds: float
-    encode_seconds: float
+    done: SearchDone | EncodeDone
+    spent: Spending
+    kept: KeptRows | None = None
+    """The rows of its sources, where it asked for them and they are worth keeping."""
 
 
 @dataclass(slots=True, eq=False)
@@ -38,6 +39,15 @@ class Item:
 
     work: Work
     future: asyncio.Future[Outcome]
+    cost: Cost
+    """What it takes of the budget now."""
+    priority: Priority = Priority.UNARY
+    client: str = ""
+    """Whose turn it takes."""
+    keep: bool = False
+    """Whether its rows are wanted too."""
+    alone: bool = False
+    """Whether it must have a batch of its own."""
     arrived: float = field(default_factory=time.monotonic)
 
     @property
@@ -45,22 +55,61 @@ class Item:
         """What the item takes of a batch's budget."""
         return len(self.work.ids)
 
+    @property
+    def wanted(self) -> bool:
+        """Whether anybody still waits for it."""
+        return not self.future.done()
+
+
+class _Lanes:
+    """Callers take turns, an item each; within a caller's lane first come, first served."""
+
+    def __init__(self) -> None:
+        self._lanes: OrderedDict[str, deque[Item]] = OrderedDict()
+
+    def put(self, item: Item) -> None:
+        self._lanes.setdefault(item.client, deque()).append(item)
+
+    def first(self) -> Item | None:
+        """Whose turn it is. Items that nobody waits for any more are dropped on the way."""
+        while self._lanes:
+            client, lane = next(iter(self._lanes.items()))
+            while lane and not lane[0].wanted:
+                lane.popleft()
+            if lane:
+                return lane[0]
+            del self._lanes[client]
+        return None
+
+    def take(self) -> Item:
+        """The item whose turn it is; its caller goes to the end."""
+        client, lane = next(iter(self._lanes.items()))
+        self._lanes.move_to_end(client)
+        return lane.popleft()
+
+    def last(self, client: str) -> Item | None:
+        """The last in a caller's lane."""
+        return next((item for item in reversed(self._lanes.get(client, ())) if item.wanted), None)
+
 
 class WorkQueue:
-    """First come, first served; items of streams yield to unary calls until they have waited long enough."""
+    """Callers take turns; items of streams yield to unary calls until they have waited long enough."""
 
-    def __init__(self, batch_tokens: int) -> None:
+    def __init__(self, batch_tokens: int, max_batch: int | None = None) -> None:
         self._batch_tokens = batch_tokens
-        self._waiting: dict[Priority, deque[Item]] = {priority: deque() for priority in Priority}
+        self._max_batch = max_batch
+        self._waiting = {priority: _Lanes() for priority in Priority}
         self._arrival = asyncio.Event()
 
-    def put(self, item: Item, priority: Priority) -> None:
-        """Adds an item at the end."""
-        self._waiting[priority].append(item)
+    def put(self, item: Item) -> None:
+        """Adds an item at the end of its caller's lane."""
+        self._waiting[item.priority].put(item)
         self._arrival.set()
 
-    def __len__(self) -> int:
-        return sum(len(waiting) for waiting in self._waiting.values())
+    def oldest(self) -> float | None:
+        """When the item that has waited longest arrived; None if none waits."""
+        firsts = [lanes.first() for lanes in self._waiting.values()]
+        return min((item.arrived for item in firsts if item is not None), default=None)
 
     async def take(self) -> list[Item]:
         """The next batch: what waits, up to the token budget, at least one item. Waits until there is one.
@@ -75,27 +124,30 @@ class WorkQueue:
             self._arrival.clear()
             await self._arrival.wait()
 
+    def newest(self, client: str) -> Item | None:
+        """The unary item of a caller that has waited least."""
+        return self._waiting[Priority.UNARY].last(client)
+
     def _form(self) -> list[Item]:
         batch: list[Item] = []
         texts: set[tuple[int, ...]] = set()
         held = 0
-        while (waiting := self._next()) is not None:
-            item = waiting[0]
-            if item.future.done():
-                waiting.popleft()
-                continue
+        while (lanes := self._next()) is not None and (item := lanes.first()) is not None:
             cost = 1 if item.work.ids in texts else item.tokens
-            if batch and held + cost > self._batch_tokens:
+            full = held + cost > self._batch_tokens or len(batch) == self._max_batch
+            if batch and (full or item.alone):
                 break
-            waiting.popleft()
-            batch.append(item)
+            batch.append(lanes.take())
             texts.add(item.work.ids)
             held += cost
+            if item.alone:
+                break
         return batch
 
-    def _next(self) -> deque[Item] | None:
+    def _next(self) -> _Lanes | None:
         unary, stream = self._waiting[Priority.UNARY], self._waiting[Priority.STREAM]
-        if not unary or not stream:
-            return unary or stream or None
-        overdue = time.monotonic() - stream[0].arrived > STREAM_PATIENCE
-        return stream if overdue and stream[0].arrived < unary[0].arrived else unary
+        first, streamed = unary.first(), stream.first()
+        if first is None or streamed is None:
+            return unary if first is not None else stream if streamed is not None else None
+        overdue = time.monotonic() - streamed.arrived > STREAM_PATIENCE
+        return stream if overdue and streamed.arrived < first.arrived else unary

@@ -1,33 +1,49 @@
 """Where requests meet the engine: everyone submits, one task forms batches and hands back the answers.
 
 Work-conserving: whatever queued while the engine was busy is the next batch; nothing is held back to wait for more.
+What is over the budget is refused at once; what nobody waits for any more is not computed.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import time
+from collections.abc import Iterable
 
-from saeserve_server.engine.process import Engine
-from saeserve_server.engine.work import BatchDone, Failed, Work
+from saeserve_server.cache.answer import Spending
+from saeserve_server.engine.process import Engine, WorkerLost
+from saeserve_server.engine.work import Abandoned, Batch, BatchDone, Failed, Work
 from saeserve_server.errors import Internal, ServeError
 from saeserve_server.metrics import Metrics
+from saeserve_server.scheduler.admission import STREAM_SHARE, Admission
+from saeserve_server.scheduler.cost import Cost, CostModel
 from saeserve_server.scheduler.queue import Item, Outcome, Priority, WorkQueue
+from saeserve_server.scheduler.suspects import Suspects
 
 log = logging.getLogger(__name__)
 
 
 class Scheduler:
-    """Queue and dispatcher in front of one engine."""
+    """Admission, queue and dispatcher in front of one engine."""
 
-    def __init__(self, engine: Engine, batch_tokens: int, metrics: Metrics) -> None:
+    def __init__(self, engine: Engine, costs: CostModel, queue: WorkQueue, budget: Cost, metrics: Metrics) -> None:
         self._engine = engine
-        self._queue = WorkQueue(batch_tokens)
+        self._costs = costs
+        self._queue = queue
+        self._admission = Admission(budget)
+        self._suspects = Suspects()
         self._metrics = metrics
+        self._batches = itertools.count()
+        self._running: dict[Item, int] = {}  # place in the batch that the engine is at
+        self._freed = asyncio.Event()
+        self._stream_turn = asyncio.Lock()
         self._dispatcher: asyncio.Task[None] | None = None
-        metrics.queue_length.set_function(lambda: len(self._queue))
+        metrics.queue_size.set_function(lambda: self._admission.taken.items)
+        metrics.queue_load.set_function(lambda: self._admission.load)
+        metrics.queue_age.set_function(self._age)
 
     def start(self) -> None:
         """Starts forming batches. Call within the event loop."""
@@ -40,24 +56,109 @@ class Scheduler:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._dispatcher
 
-    async def submit(self, work: Work, priority: Priority = Priority.UNARY) -> Outcome:
-        """Waits for an item's answer. Cancelling the wait takes the item out of the queue.
+    def check(self, works: Iterable[Work], otherwise: str) -> None:
+        """Raises InvalidArgument for texts that could never be taken together; `otherwise` says what else can be done.
 
-        Raises Unavailable if the engine died, Internal if it could not compute the item.
+        For requests of several texts, before the first is submitted.
         """
-        item = Item(work, asyncio.get_running_loop().create_future())
-        self._queue.put(item, priority)
-        outcome = await item.future
-        if isinstance(outcome.done, Failed):
-            raise Internal(outcome.done.message)
-        return outcome
+        self._admission.check_possible(sum((self._costs.of(work) for work in works), Cost()), otherwise)
+
+    async def submit(
+        self,
+        work: Work,
+        priority: Priority = Priority.UNARY,
+        *,
+        client: str = "",
+        deadline: float | None = None,
+        keep: bool = False,
+    ) -> Outcome:
+        """Waits for an item's answer. Cancelling the wait takes the item out of the queue, or out of its batch.
+
+        Items of streams wait for room; others are refused if there is none, or if what is there already would keep
+        them waiting beyond their `deadline` (in the time of `time.monotonic`). Raises Overloaded, InvalidArgument for
+        what could never be taken, Unavailable if the engine died, Internal if it could not compute the item or is
+        known to die of it.
+        """
+        self._suspects.check(work)
+        cost = self._costs.of(work)
+        self._admission.check_possible(cost)
+        future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        item = Item(work, future, cost, priority, client, keep, self._suspects.is_suspect(work))
+        if priority is Priority.STREAM:
+            await self._room_for_stream(cost)
+        else:
+            if deadline is not None and self._admission.is_too_late(cost, deadline - time.monotonic()):
+                raise self._admission.refusal(cost)
+            self._make_room(item)
+        self._admission.take(cost, client)
+        self._queue.put(item)
+        try:
+            return await future
+        except asyncio.CancelledError:
+            future.cancel()
+            self._left(item)
+            raise
+        finally:
+            if item not in self._running:  # else its batch holds on to it
+                self._release(item)
+
+    def _left(self, item: Item) -> None:
+        """Nobody waits for an item any more."""
+        place = self._running.get(item)
+        if place is None:
+            self._metrics.abandoned.labels("queue").inc()
+        else:
+            self._engine.abandon(place)
+
+    def _release(self, item: Item) -> None:
+        """Gives back what the item still takes of the budget."""
+        if item.cost != Cost():
+            self._admission.give_back(item.cost, item.client)
+            item.cost = Cost()
+            self._freed.set()
+
+    def _started(self, item: Item) -> None:
+        """It waits no more."""
+        self._admission.give_back(Cost(items=1), item.client)
+        item.cost -= Cost(items=1)
+
+    async def _room_for_stream(self, cost: Cost) -> None:
+        async with self._stream_turn:
+            while not self._admission.has_room(cost, STREAM_SHARE) and self._admission.taken != Cost():
+                self._freed.clear()
+                await self._freed.wait()
+
+    def _make_room(self, item: Item) -> None:
+        """Refuses the newest item of the caller who takes most, if that is more than this one takes; else this one."""
+        admission, own = self._admission, item.cost.share_of(self._admission.budget)
+        while not admission.has_room(item.cost):
+            found = next((one for client in admission.by_share() if (one := self._queue.newest(client))), None)
+            if found is None or admission.share_of(found.client) <= admission.share_of(item.client) + own:
+                raise admission.refusal(item.cost)
+            found.future.set_exception(admission.refusal(found.cost))
+            self._release(found)
 
     async def _dispatch(self) -> None:
         while True:
             batch = await self._queue.take()
+            self._running = {item: place for place, item in enumerate(batch)}
+            flop = sum({item.work.ids: item.cost.flop for item in batch}.values())  # a text is run once
+            for item in batch:
+                self._started(item)
             began = time.monotonic()
+            works = [item.work for item in batch]
+            left_behind = self._admission.taken.items > 0
             try:
-                self._deliver(batch, await self._engine.run([item.work for item in batch]), began)
+                answer = await self._engine.run(
+                    Batch(next(self._batches), tuple(works), tuple(item.keep for item in batch))
+                )
+                self._suspects.survived(works)
+                self._admission.measured(flop, time.monotonic() - began, saturated=left_behind)
+                self._deliver(batch, answer, began)
+            except WorkerLost as error:
+                self._suspects.died(works)
+                for item in batch:
+                    _fail(item, self._verdict(item, error))
             except ServeError as error:
                 for item in batch:
                     _fail(item, error)
@@ -65,18 +166,43 @@ class Scheduler:
                 log.exception("the engine's interface failed")
                 for item in batch:
                     _fail(item, Internal(f"{type(error).__name__}: {error}"))
+            finally:
+                self._running = {}
+                for item in batch:
+                    self._release(item)
+
+    def _verdict(self, item: Item, error: ServeError) -> ServeError:
+        """What an item is told that a worker died over."""
+        try:
+            self._suspects.check(item.work)
+        except ServeError as verdict:
+            return verdict
+        return error
 
     def _deliver(self, batch: list[Item], answer: BatchDone, began: float) -> None:
-        self._metrics.batch(
-            len(batch), sum(item.tokens for item in batch), answer.forward_seconds, answer.encode_seconds
-        )
-        for item, done in zip(batch, answer.done, strict=True):
+        spent = answer.spent
+        self._metrics.batch(len(batch), sum(item.tokens for item in batch), spent.forward_seconds, spent.encode_seconds)
+        self._metrics.work(spent.forward_passes, spent.forward_tokens, spent.encodes, spent.encode_tokens)
+        self._metrics.recovered(spent.splits, spent.out_of_memory)
+        self._metrics.worker_memory.set(spent.memory_bytes)
+        kept = answer.kept or (None,) * len(batch)
+        for item, done, rows in zip(batch, answer.done, kept, strict=True):
             waited = began - item.arrived
             self._metrics.queue_seconds.observe(waited)
-            if not item.future.done():
-                item.future.set_result(Outcome(done, len(batch), waited, answer.forward_seconds, answer.encode_seconds))
+            if isinstance(done, Abandoned):
+                self._metrics.abandoned.labels(done.stage).inc()
+                _fail(item, Internal("the worker abandoned an item that was waited for"))
+            elif isinstance(done, Failed):
+                _fail(item, Internal(done.message, reason=done.reason))
+            elif item.wanted:
+                spending = Spending(len(batch), waited, spent.forward_seconds, spent.encode_seconds)
+                item.future.set_result(Outcome(done, spending, rows))
+
+    def _age(self) -> float:
+        oldest = self._queue.oldest()
+        return 0.0 if oldest is None else time.monotonic() - oldest
 
 
 def _fail(item: Item, error: ServeError) -> None:
-    if not item.future.done():
+    if item.wanted:
         item.future.set_exception(error)

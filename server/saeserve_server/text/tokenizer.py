@@ -84,6 +84,10 @@ class Tokenizer:
         pieces = [self._pieces[token_id] for token_id in ids]
         return _tokens(ids, pieces, _running_spans(pieces))
 
+    def piece(self, token_id: int) -> bytes:
+        """The bytes that a token stands for."""
+        return self._pieces[token_id]
+
     def token(self, token_id: int) -> Token:
         """One token by itself, with offsets 0."""
         piece = self._pieces[token_id]

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from saeserve.results import TokenHits as TokenHits
     from saeserve.results import TokenizeResult as TokenizeResult
     from saeserve.results import TopActivations as TopActivations
+    from saeserve.types import Cache as Cache
     from saeserve.types import CallInfo as CallInfo
     from saeserve.types import DensityOrigin as DensityOrigin
     from saeserve.types import Feature as Feature
@@ -100,6 +101,7 @@ _MODULES = {
         "TopActivations",
     ],
     "types": [
+        "Cache",
         "CallInfo",
         "DensityOrigin",
         "Feature",

@@ -14,11 +14,13 @@ import grpc.aio
 
 from saeserve import channel, request, select
 from saeserve.aio_stream import answers_to
+from saeserve.connection import Connection
 from saeserve.errors import SaeserveError, from_rpc
 from saeserve.readiness import Readiness
 from saeserve.request import Call, Metadata
 from saeserve.results import ServerInfo, StreamItem
 from saeserve.stream import DEFAULT_WINDOW, Ledger
+from saeserve.tls import File
 from saeserve.types import Record
 from saeserve.v1.feature_service_pb2_grpc import FeatureServiceStub
 
@@ -43,19 +45,42 @@ class AsyncClient:
 
     def __init__(
         self,
-        target: str = channel.DEFAULT_TARGET,
+        target: str | Iterable[str] = channel.DEFAULT_TARGET,
         *,
         timeout: float = channel.DEFAULT_TIMEOUT,
+        tls: bool | None = None,
+        ca_cert: File | None = None,
+        client_cert: File | None = None,
+        client_key: File | None = None,
+        server_name: str | None = None,
         credentials: grpc.ChannelCredentials | None = None,
+        token: str | None = None,
+        token_file: File | None = None,
+        allow_insecure_token: bool = False,
+        client_name: str = "",
         metadata: Metadata = (),
         max_message_bytes: int = channel.DEFAULT_MAX_MESSAGE_BYTES,
         options: Iterable[tuple[str, str | int]] = (),
     ) -> None:
-        self.target = target
+        connection = Connection(
+            target,
+            tls=tls,
+            ca_cert=ca_cert,
+            client_cert=client_cert,
+            client_key=client_key,
+            server_name=server_name,
+            credentials=credentials,
+            token=token,
+            token_file=token_file,
+            allow_insecure_token=allow_insecure_token,
+            client_name=client_name,
+            metadata=metadata,
+            max_message_bytes=max_message_bytes,
+            options=options,
+        )
+        self.target = connection.target
         self.timeout = timeout
-        self._credentials = credentials
-        self._metadata = channel.pairs(metadata)
-        self._options = channel.options(target, max_message_bytes, options)
+        self._connection = connection
         self._connected: tuple[asyncio.AbstractEventLoop, grpc.aio.Channel, Any] | None = None
 
     search = _method(request.search)
@@ -92,7 +117,7 @@ class AsyncClient:
             model=model,
         )
         patience = self.timeout if timeout is None else timeout
-        headers = channel.headers(self._metadata, metadata, request_id)
+        headers = self._connection.headers(metadata, request_id)
         ledger = Ledger(config, window, in_order, patience)
         return answers_to(texts, ledger, self._stub().EncodeStream, headers, patience)
 
@@ -135,7 +160,7 @@ class AsyncClient:
 
     async def _call(self, call: Call[T], *, wait_for_ready: bool | None = None) -> T:
         """Send a call: the one way that every unary call goes."""
-        headers = channel.headers(self._metadata, call.metadata, call.request_id)
+        headers = self._connection.headers(call.metadata, call.request_id)
         timeout = self.timeout if call.timeout is None else call.timeout
         send = getattr(self._stub(), call.method)
         try:
@@ -148,10 +173,11 @@ class AsyncClient:
         """The stub on this event loop's channel; connects at the first call."""
         loop = asyncio.get_running_loop()
         if self._connected is None:
-            if self._credentials is None:
-                opened = grpc.aio.insecure_channel(self.target, options=self._options)
+            by = self._connection
+            if by.credentials is None:
+                opened = grpc.aio.insecure_channel(by.address, options=by.options)
             else:
-                opened = grpc.aio.secure_channel(self.target, self._credentials, options=self._options)
+                opened = grpc.aio.secure_channel(by.address, by.credentials, options=by.options)
             self._connected = loop, opened, FeatureServiceStub(opened)
         if self._connected[0] is not loop:
             raise RuntimeError("an AsyncClient belongs to the event loop of its first call; make one for each loop")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from saeserve._version import __version__
 from saeserve.request import Metadata
@@ -16,8 +16,8 @@ DEFAULT_TIMEOUT = 30.0
 DEFAULT_MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 REQUEST_ID = "x-request-id"
 
-MAX_ATTEMPTS = 4
-"""How often a call is sent in all before its error is raised."""
+MAX_ATTEMPTS = 5
+"""How often a call is sent in all before its error is raised; the most that gRPC allows."""
 INITIAL_BACKOFF = 0.1
 """Seconds before the first retry where the server names no delay; doubles with each."""
 MAX_BACKOFF = 2.0
@@ -27,30 +27,37 @@ ChannelOptions: TypeAlias = list[tuple[str, str | int]]
 # gRPC retries by itself, and waits as long as the server's `grpc-retry-pushback-ms` says. A second loop on top would
 # multiply attempts, so unary calls have none. EncodeStream names itself without a policy: gRPC can only repeat a stream
 # from its start, so the client resumes it with the items not yet answered.
-SERVICE_CONFIG = json.dumps(
-    {
-        "loadBalancingConfig": [{"round_robin": {}}],
-        "methodConfig": [
-            {"name": [{"service": SERVICE, "method": "EncodeStream"}]},
-            {
-                "name": [{"service": SERVICE}],
-                "retryPolicy": {
-                    "maxAttempts": MAX_ATTEMPTS,
-                    "initialBackoff": f"{INITIAL_BACKOFF}s",
-                    "maxBackoff": f"{MAX_BACKOFF}s",
-                    "backoffMultiplier": 2,
-                    "retryableStatusCodes": ["UNAVAILABLE", "RESOURCE_EXHAUSTED"],
-                },
+SERVICE_CONFIG: dict[str, Any] = {
+    "loadBalancingConfig": [{"round_robin": {}}],
+    "methodConfig": [
+        {"name": [{"service": SERVICE, "method": "EncodeStream"}]},
+        {
+            "name": [{"service": SERVICE}],
+            "retryPolicy": {
+                "maxAttempts": MAX_ATTEMPTS,
+                "initialBackoff": f"{INITIAL_BACKOFF}s",
+                "maxBackoff": f"{MAX_BACKOFF}s",
+                "backoffMultiplier": 2,
+                "retryableStatusCodes": ["UNAVAILABLE", "RESOURCE_EXHAUSTED"],
             },
-        ],
-    }
-)
+        },
+    ],
+}
+
+# Of several servers, one that loads or drains gets no calls. A single server gets them, and says why it cannot answer.
+HEALTH_CHECK = {"healthCheckConfig": {"serviceName": SERVICE}}
 
 
-def options(target: str, max_message_bytes: int, extra: Iterable[tuple[str, str | int]]) -> ChannelOptions:
-    """Options of a channel; `extra` come last and win."""
+def options(
+    several: bool,
+    local: bool,
+    server_name: str | None,
+    max_message_bytes: int,
+    extra: Iterable[tuple[str, str | int]],
+) -> ChannelOptions:
+    """Options of a channel to one server or several; `extra` come last and win."""
     chosen: dict[str, str | int] = {
-        "grpc.service_config": SERVICE_CONFIG,
+        "grpc.service_config": json.dumps(SERVICE_CONFIG | (HEALTH_CHECK if several else {})),
         "grpc.enable_retries": 1,
         "grpc.max_receive_message_length": max_message_bytes,
         "grpc.primary_user_agent": f"saeserve-python/{__version__}",
@@ -63,7 +70,10 @@ def options(target: str, max_message_bytes: int, extra: Iterable[tuple[str, str 
         "grpc.initial_reconnect_backoff_ms": 200,
         "grpc.max_reconnect_backoff_ms": 5_000,
     }
-    if target.startswith(("127.", "localhost:", "[::1]:", "unix:")):
+    if server_name is not None:
+        chosen["grpc.ssl_target_name_override"] = server_name
+        chosen["grpc.default_authority"] = server_name
+    if local:
         # A proxy from the environment cannot reach this machine's own ports.
         chosen["grpc.enable_http_proxy"] = 0
     return list((chosen | dict(extra)).items())

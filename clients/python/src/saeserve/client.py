@@ -10,12 +10,14 @@ from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 import grpc
 
 from saeserve import channel, request, select
+from saeserve.connection import Connection
 from saeserve.errors import SaeserveError, from_rpc
 from saeserve.readiness import Readiness
 from saeserve.request import Call, Metadata
 from saeserve.results import ServerInfo, StreamItem
 from saeserve.stream import DEFAULT_WINDOW, Ledger
 from saeserve.sync_stream import answers_to
+from saeserve.tls import File
 from saeserve.types import Record
 from saeserve.v1.feature_service_pb2_grpc import FeatureServiceStub
 
@@ -34,35 +36,68 @@ def _method(build: Callable[P, Call[T]]) -> Callable[Concatenate[Client, P], T]:
 class Client:
     """A connection to a server; safe to share between threads. Close it, or use it in `with`.
 
-    target: `host:port`, or any gRPC name; `dns:///name:port` with several addresses is balanced round robin.
+    target: `host:port`, several of them (a list, or with commas) to share the calls, or a gRPC name: `unix:path`, or
+        `dns:///name:port` for a name whose addresses change. Other names among several are looked up once, here.
+        Of several servers, and behind `dns:///`, those that load or drain get no calls.
     timeout: seconds that a call may take in all, retries included, unless the call says otherwise.
-    credentials: of `grpc.ssl_channel_credentials(...)` for TLS; without it the connection is plain.
-    metadata: headers sent with every call, for example {"authorization": "Bearer ..."}.
+    tls: whether to use TLS; so do the four arguments below. By default the connection is plain.
+    ca_cert: PEM file of the authorities to trust; by default those that ship with gRPC.
+    client_cert, client_key: PEM files, for a server that asks for a client's certificate.
+    server_name: the name that the server's certificate has, if it is not that of the target.
+    credentials: instead of these, ready-made `grpc.ChannelCredentials`.
+    token, token_file: a bearer token, or a file with one, which is read again when it changes. Without TLS it is sent
+        to this machine only, unless allow_insecure_token says that the way is secure by other means.
+    client_name: who calls: at most 64 printable ASCII characters. A busy server shares itself out among names.
+    metadata: headers sent with every call.
     max_message_bytes: the largest answer accepted.
     options: further gRPC channel options; they win over the client's own.
 
-    Calls that fail with UNAVAILABLE or RESOURCE_EXHAUSTED are sent up to four times, after the delay that the server
+    Calls that fail with UNAVAILABLE or RESOURCE_EXHAUSTED are sent up to five times, after the delay that the server
     names. Every error is a SaeserveError; arguments that the wire cannot carry are ValueErrors or TypeErrors.
     """
 
     def __init__(
         self,
-        target: str = channel.DEFAULT_TARGET,
+        target: str | Iterable[str] = channel.DEFAULT_TARGET,
         *,
         timeout: float = channel.DEFAULT_TIMEOUT,
+        tls: bool | None = None,
+        ca_cert: File | None = None,
+        client_cert: File | None = None,
+        client_key: File | None = None,
+        server_name: str | None = None,
         credentials: grpc.ChannelCredentials | None = None,
+        token: str | None = None,
+        token_file: File | None = None,
+        allow_insecure_token: bool = False,
+        client_name: str = "",
         metadata: Metadata = (),
         max_message_bytes: int = channel.DEFAULT_MAX_MESSAGE_BYTES,
         options: Iterable[tuple[str, str | int]] = (),
     ) -> None:
-        self.target = target
+        connection = Connection(
+            target,
+            tls=tls,
+            ca_cert=ca_cert,
+            client_cert=client_cert,
+            client_key=client_key,
+            server_name=server_name,
+            credentials=credentials,
+            token=token,
+            token_file=token_file,
+            allow_insecure_token=allow_insecure_token,
+            client_name=client_name,
+            metadata=metadata,
+            max_message_bytes=max_message_bytes,
+            options=options,
+        )
+        self.target = connection.target
         self.timeout = timeout
-        self._metadata = channel.pairs(metadata)
-        chosen = channel.options(target, max_message_bytes, options)
-        if credentials is None:
-            self._channel = grpc.insecure_channel(target, options=chosen)
+        self._connection = connection
+        if connection.credentials is None:
+            self._channel = grpc.insecure_channel(connection.address, options=connection.options)
         else:
-            self._channel = grpc.secure_channel(target, credentials, options=chosen)
+            self._channel = grpc.secure_channel(connection.address, connection.credentials, options=connection.options)
         self._stub = FeatureServiceStub(self._channel)
 
     search = _method(request.search)
@@ -98,7 +133,7 @@ class Client:
         timeout: longest wait for the next answer, in seconds; the whole stream has no deadline.
 
         When the server goes away the stream resumes with the texts not yet answered, and ends with the error only if
-        four calls in a row fail without an answer. A configuration that cannot be served, too, raises.
+        calls fail for as long as `timeout` without an answer. A configuration that cannot be served, too, raises.
         """
         config = request.stream_config(
             sources=sources,
@@ -109,7 +144,7 @@ class Client:
             model=model,
         )
         patience = self.timeout if timeout is None else timeout
-        headers = channel.headers(self._metadata, metadata, request_id)
+        headers = self._connection.headers(metadata, request_id)
         ledger = Ledger(config, window, in_order, patience)
         return answers_to(texts, ledger, self._stub.EncodeStream, headers, patience)
 
@@ -154,7 +189,7 @@ class Client:
 
     def _invoke(self, call: Call[Any], *, wait_for_ready: bool | None = None) -> Any:
         """Send a call and return the protobuf answer: the one way that every unary call goes."""
-        headers = channel.headers(self._metadata, call.metadata, call.request_id)
+        headers = self._connection.headers(call.metadata, call.request_id)
         timeout = self.timeout if call.timeout is None else call.timeout
         send = getattr(self._stub, call.method)
         try:

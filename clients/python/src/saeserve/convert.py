@@ -23,6 +23,12 @@ _MATCHES = {
     wire.MATCH_FOLDED: types.Match.FOLDED,
     wire.MATCH_NONE: types.Match.NONE,
 }
+_CACHES = {
+    wire.CACHE_TIER_NONE: types.Cache.NONE,
+    wire.CACHE_TIER_LOCAL: types.Cache.LOCAL,
+    wire.CACHE_TIER_SHARED: types.Cache.SHARED,
+    wire.CACHE_TIER_INNER: types.Cache.INNER,
+}
 
 
 def floats(values: Sequence[float]) -> Floats:
@@ -48,6 +54,7 @@ def call_info(info: wire.CallInfo) -> types.CallInfo:
         forward_micros=info.forward_micros,
         encode_micros=info.encode_micros,
         total_micros=info.total_micros,
+        cache=_CACHES.get(info.cache),
     )
 
 
@@ -159,4 +166,10 @@ def limits(message: service.Limits) -> types.Limits:
         max_stream_items=message.max_stream_items,
         max_chunk_bytes=message.max_chunk_bytes,
         batch_tokens=message.batch_tokens,
+        max_batch=message.max_batch,
+        queue_items=message.queue_items,
+        queue_gflop=message.queue_gflop,
+        queue_bytes=message.queue_bytes,
+        max_calls=message.max_calls,
+        max_streams=message.max_streams,
     )

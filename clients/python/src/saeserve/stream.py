@@ -6,6 +6,7 @@ Both clients drive it, so that they number, assemble, order and resume alike.
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Sequence
 
 import numpy as np
@@ -47,7 +48,10 @@ class Ledger:
         self._parts: dict[int, _Parts] = {}
         self._waiting: dict[int, StreamItem] = {}
         self._next = 0
-        self._failures = 0
+        self._failing_since: float | None = None
+        """When the first of the calls failed since an item was last answered."""
+        self._backoff = channel.INITIAL_BACKOFF
+        """Seconds before the next call where the server names no delay."""
 
     @property
     def has_room(self) -> bool:
@@ -93,7 +97,8 @@ class Ledger:
     def _answered(self, item: StreamItem) -> list[StreamItem]:
         del self._unanswered[item.sequence]
         self._parts.pop(item.sequence, None)
-        self._failures = 0
+        self._failing_since = None
+        self._backoff = channel.INITIAL_BACKOFF
         if not self._in_order:
             return [item]
         self._waiting[item.sequence] = item
@@ -106,16 +111,21 @@ class Ledger:
     def delay_after(self, failure: CallFailed) -> float:
         """Seconds to wait before resuming after a call's failure; raises the error where resuming is of no use.
 
-        As many calls as any other method makes may fail in a row; an answered item starts the count again.
+        Calls may fail for as long as the stream's timeout; an answered item starts the clock again.
         """
-        self._failures += 1
         error = failure.error
         if error.code not in _RETRYABLE or error.reason == "OVER_MAX_MESSAGE_BYTES":
             raise error from failure.__cause__
-        backoff = min(channel.MAX_BACKOFF, channel.INITIAL_BACKOFF * 2 ** (self._failures - 1))
-        jitter = random.uniform(0.8, 1.2)  # noqa: S311 (nothing secret)
-        delay = error.retry_delay if error.retry_delay is not None else backoff * jitter
-        if self._failures >= channel.MAX_ATTEMPTS or delay > self._timeout:
+        now = time.monotonic()
+        if self._failing_since is None:
+            self._failing_since = now
+        # The server's delay is for this moment. Where calls fail on and on, the wait grows whatever it says.
+        delay = self._backoff * random.uniform(0.8, 1.2)  # noqa: S311 (nothing secret)
+        if error.retry_delay is not None:
+            first = self._backoff == channel.INITIAL_BACKOFF
+            delay = error.retry_delay if first else max(error.retry_delay, delay)
+        self._backoff = min(channel.MAX_BACKOFF, 2 * self._backoff)
+        if now + delay - self._failing_since > self._timeout:
             raise error from failure.__cause__
         return delay
 

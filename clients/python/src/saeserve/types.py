@@ -37,6 +37,19 @@ class Match(StrEnum):
     """There is no index, or the feature never fired over it."""
 
 
+class Cache(StrEnum):
+    """Where an answer came from. All else in it is the same whichever it was."""
+
+    NONE = "none"
+    """Nowhere: it was computed."""
+    LOCAL = "local"
+    """The server had given it before."""
+    SHARED = "shared"
+    """A replica had given it before."""
+    INNER = "inner"
+    """It was ranked anew from activations that the server had kept."""
+
+
 @dataclass(frozen=True, slots=True)
 class CallInfo:
     """What a call cost and who answered it. Times are whole microseconds on the server."""
@@ -53,6 +66,8 @@ class CallInfo:
     forward_micros: int
     encode_micros: int
     total_micros: int
+    cache: Cache | None
+    """None where nothing is cached."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,3 +233,10 @@ class Limits:
     max_stream_items: int
     max_chunk_bytes: int
     batch_tokens: int
+    max_batch: int
+    """Requests in one batch; 0 where only `batch_tokens` bounds it."""
+    queue_items: int
+    queue_gflop: float
+    queue_bytes: int
+    max_calls: int
+    max_streams: int

@@ -9,7 +9,7 @@ from typing import Any
 
 from saeserve import request
 from saeserve.cli.as_json import as_json
-from saeserve.cli.options import listed, read_text
+from saeserve.cli.options import connection, listed, read_text
 from saeserve.client import Client
 from saeserve.request import Call
 from saeserve.types import Kind
@@ -28,7 +28,7 @@ def run(arguments: argparse.Namespace) -> None:
         "tokenize": tokenize,
         "info": info,
     }[arguments.command](arguments)
-    with Client(arguments.target, timeout=arguments.timeout) as client:
+    with Client(timeout=arguments.timeout, **connection(arguments)) as client:
         answer = client._invoke(call)
     if arguments.command == "sources" and arguments.kind != "all":
         _keep_kind(answer, arguments.kind)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from saeserve._version import __version__
 from saeserve.channel import DEFAULT_TARGET, DEFAULT_TIMEOUT
@@ -14,11 +14,15 @@ EXIT_CODES = (0, 1, 2, 3, 4)
 """Answered; failed otherwise; wrong usage or INVALID_ARGUMENT; NOT_FOUND; UNAVAILABLE or DEADLINE_EXCEEDED."""
 
 _EPILOG = """\
+[NAME] is an environment variable, which an option goes before.
 exit codes: 0 answered; 1 refused or failed; 2 wrong usage or INVALID_ARGUMENT; 3 NOT_FOUND;
 4 UNAVAILABLE or DEADLINE_EXCEEDED; 130 interrupted.
 A TEXT of "-" is read from standard input, without its last line break.
 Tokens are shaded by activation on terminals; elsewhere, and with NO_COLOR set, the peak stands in «...».
 In columns a token's leading space is written as ·."""
+
+_CONNECTION = ("token", "token_file", "ca_cert", "client_cert", "client_key", "server_name", "client_name")
+"""Arguments of a client that are options and variables; the token is a variable only: others can see command lines."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -37,7 +41,9 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     top.add_argument("--version", action="version", version=f"saeserve {__version__}")
-    top.set_defaults(target=os.environ.get("SAESERVE_TARGET") or DEFAULT_TARGET, timeout=DEFAULT_TIMEOUT, json=False)
+    top.set_defaults(target=None, timeout=DEFAULT_TIMEOUT, json=False)
+    top.set_defaults(**{name: os.environ.get("SAESERVE_" + name.upper()) or None for name in _CONNECTION})
+    top.set_defaults(tls=_yes("SAESERVE_TLS"), allow_insecure_token=_yes("SAESERVE_ALLOW_INSECURE_TOKEN"))
     common = _common()
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
 
@@ -70,11 +76,42 @@ def _common() -> _Parser:
     common = _Parser(add_help=False, argument_default=argparse.SUPPRESS)
     group = common.add_argument_group("connection and output")
     group.add_argument(
-        "--target", metavar="HOST:PORT", help=f"the server (default: $SAESERVE_TARGET, else {DEFAULT_TARGET})"
+        "--target",
+        metavar="HOST:PORT,...",
+        action="append",
+        help=f"the server, or several that share the calls; repeat (default: {DEFAULT_TARGET}) [SAESERVE_TARGET]",
     )
+    group.add_argument(
+        "--token-file", metavar="FILE", help="file with the bearer token [SAESERVE_TOKEN_FILE, or it: SAESERVE_TOKEN]"
+    )
+    group.add_argument(
+        "--allow-insecure-token",
+        action="store_true",
+        help="send it without TLS to other machines too [SAESERVE_ALLOW_INSECURE_TOKEN]",
+    )
+    group.add_argument("--tls", action="store_true", help="use TLS; so do the four options below [SAESERVE_TLS]")
+    group.add_argument("--ca-cert", metavar="FILE", help="PEM file of the authorities to trust [SAESERVE_CA_CERT]")
+    group.add_argument("--client-cert", metavar="FILE", help="PEM file to be known by [SAESERVE_CLIENT_CERT]")
+    group.add_argument("--client-key", metavar="FILE", help="PEM file of its private key [SAESERVE_CLIENT_KEY]")
+    group.add_argument("--server-name", metavar="NAME", help="name in the certificate [SAESERVE_SERVER_NAME]")
+    group.add_argument("--client-name", metavar="NAME", help="who calls, for fair queueing [SAESERVE_CLIENT_NAME]")
     group.add_argument("--timeout", metavar="SECONDS", type=seconds, help=f"default: {DEFAULT_TIMEOUT:g}")
     group.add_argument("--json", action="store_true", help="print the answer as JSON")
     return common
+
+
+def connection(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Where and how to connect, as a client takes it."""
+    chosen = {name: getattr(arguments, name) for name in _CONNECTION}
+    if arguments.token_file is not None and arguments.token_file != os.environ.get("SAESERVE_TOKEN_FILE"):
+        chosen["token"] = None  # an option goes before a variable
+    chosen["client_name"] = arguments.client_name or ""
+    chosen["target"] = arguments.target or os.environ.get("SAESERVE_TARGET") or DEFAULT_TARGET
+    return chosen | {"tls": arguments.tls or None, "allow_insecure_token": arguments.allow_insecure_token}
+
+
+def _yes(variable: str) -> bool:
+    return os.environ.get(variable, "").lower() not in ("", "0", "false", "no")
 
 
 def _search(search: argparse.ArgumentParser) -> None:

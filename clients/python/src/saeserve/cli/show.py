@@ -166,6 +166,9 @@ def _tokens(result: results.TokenizeResult, screen: Screen) -> None:
 
 def _info(result: results.ServerInfo, screen: Screen) -> None:
     model, index, limits = result.model, result.index, result.limits
+    batch = f"at most {limits.batch_tokens:,} tokens"
+    if limits.max_batch:
+        batch += f", {limits.max_batch:,} requests"
     screen.pairs(
         [
             (
@@ -186,5 +189,11 @@ def _info(result: results.ServerInfo, screen: Screen) -> None:
             ("search", f"at most {limits.max_limit:,} features, {limits.default_limit} by default"),
             ("encode", f"at most {limits.max_inputs:,} texts, {limits.max_features:,} features by name"),
             ("messages", f"requests {limits.max_request_bytes:,} bytes, answers {limits.max_answer_bytes:,} bytes"),
+            ("calls", f"at most {limits.max_calls:,} at a time, {limits.max_streams:,} of them streams"),
+            ("batch", batch),
+            (
+                "queue",
+                f"at most {limits.queue_items:,} texts, {limits.queue_gflop:,.0f} GFLOP, {limits.queue_bytes:,} bytes",
+            ),
         ]
     )

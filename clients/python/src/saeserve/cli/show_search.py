@@ -5,10 +5,15 @@ from __future__ import annotations
 from saeserve.cli.screen import Screen, milliseconds, number, percent, usual
 from saeserve.cli.shading import column, label
 from saeserve.results import Hit, SearchResult
-from saeserve.types import Feature, Match
+from saeserve.types import Cache, Feature, Match
 
 _MARKS = {Match.EXACT: "✓", Match.FOLDED: "~", Match.NONE: "✗", Match.UNKNOWN: " "}
 _ON = 12
+_CACHED: dict[Cache | None, str] = {
+    Cache.LOCAL: ", from the cache",
+    Cache.SHARED: ", from the shared cache",
+    Cache.INNER: ", ranked anew from the cache",
+}
 _LEGEND = "match: ✓ a token it usually fires on, ~ but for case or spaces, ✗ another"
 
 
@@ -72,6 +77,6 @@ def _footer(result: SearchResult, screen: Screen) -> None:
     sources = len(result.sources_considered)
     screen.wrapped(
         f"{result.features_considered:,} features of {sources} {'source' if sources == 1 else 'sources'} considered, "
-        f"{milliseconds(result.call_info.total_micros)}",
+        f"{milliseconds(result.call_info.total_micros)}{_CACHED.get(result.call_info.cache, '')}",
         "dim",
     )

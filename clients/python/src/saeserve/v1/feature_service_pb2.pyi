@@ -1260,6 +1260,12 @@ class Limits(_message.Message):
     MAX_CHUNK_BYTES_FIELD_NUMBER: _builtins.int
     BATCH_TOKENS_FIELD_NUMBER: _builtins.int
     MAX_SORT_TEXT_BYTES_FIELD_NUMBER: _builtins.int
+    MAX_BATCH_FIELD_NUMBER: _builtins.int
+    QUEUE_ITEMS_FIELD_NUMBER: _builtins.int
+    QUEUE_GFLOP_FIELD_NUMBER: _builtins.int
+    QUEUE_BYTES_FIELD_NUMBER: _builtins.int
+    MAX_CALLS_FIELD_NUMBER: _builtins.int
+    MAX_STREAMS_FIELD_NUMBER: _builtins.int
     max_text_bytes: _builtins.int
     """Largest text, in bytes of UTF-8."""
     max_tokens: _builtins.int
@@ -1288,6 +1294,20 @@ class Limits(_message.Message):
     """Tokens of distinct texts that one batch holds, BOS included."""
     max_sort_text_bytes: _builtins.int
     """Longest text of a sort token, in bytes of UTF-8."""
+    max_batch: _builtins.int
+    """Most requests in one batch; 0 where only `batch_tokens` bounds it."""
+    queue_items: _builtins.int
+    """Most texts that wait for the model. Over this or the two following, RESOURCE_EXHAUSTED with RetryInfo; what is over
+    them by itself is INVALID_ARGUMENT, reason REQUEST_TOO_COSTLY.
+    """
+    queue_gflop: _builtins.float
+    """Most computation waiting or running, in GFLOP: of a text, tokens times the weights of model and sources, times 2."""
+    queue_bytes: _builtins.int
+    """Most memory that answers not yet given may take, in bytes."""
+    max_calls: _builtins.int
+    """Most calls being answered at a time; RESOURCE_EXHAUSTED, reason TOO_MANY_CALLS."""
+    max_streams: _builtins.int
+    """Most EncodeStreams at a time; RESOURCE_EXHAUSTED, reason TOO_MANY_STREAMS."""
     def __init__(
         self,
         *,
@@ -1305,10 +1325,16 @@ class Limits(_message.Message):
         max_chunk_bytes: _builtins.int = ...,
         batch_tokens: _builtins.int = ...,
         max_sort_text_bytes: _builtins.int = ...,
+        max_batch: _builtins.int = ...,
+        queue_items: _builtins.int = ...,
+        queue_gflop: _builtins.float = ...,
+        queue_bytes: _builtins.int = ...,
+        max_calls: _builtins.int = ...,
+        max_streams: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_tokens", b"batch_tokens", "default_limit", b"default_limit", "max_answer_bytes", b"max_answer_bytes", "max_chunk_bytes", b"max_chunk_bytes", "max_features", b"max_features", "max_inputs", b"max_inputs", "max_limit", b"max_limit", "max_page_size", b"max_page_size", "max_request_bytes", b"max_request_bytes", "max_sort_text_bytes", b"max_sort_text_bytes", "max_sort_tokens", b"max_sort_tokens", "max_stream_items", b"max_stream_items", "max_text_bytes", b"max_text_bytes", "max_tokens", b"max_tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_tokens", b"batch_tokens", "default_limit", b"default_limit", "max_answer_bytes", b"max_answer_bytes", "max_batch", b"max_batch", "max_calls", b"max_calls", "max_chunk_bytes", b"max_chunk_bytes", "max_features", b"max_features", "max_inputs", b"max_inputs", "max_limit", b"max_limit", "max_page_size", b"max_page_size", "max_request_bytes", b"max_request_bytes", "max_sort_text_bytes", b"max_sort_text_bytes", "max_sort_tokens", b"max_sort_tokens", "max_stream_items", b"max_stream_items", "max_streams", b"max_streams", "max_text_bytes", b"max_text_bytes", "max_tokens", b"max_tokens", "queue_bytes", b"queue_bytes", "queue_gflop", b"queue_gflop", "queue_items", b"queue_items"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -24,6 +24,38 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _CacheTier:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _CacheTierEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CacheTier.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    CACHE_TIER_UNSPECIFIED: _CacheTier.ValueType  # 0
+    """Answers of this method are not cached."""
+    CACHE_TIER_NONE: _CacheTier.ValueType  # 1
+    """Nowhere: the model computed it for this request, or for an identical one at the same time."""
+    CACHE_TIER_LOCAL: _CacheTier.ValueType  # 2
+    """This server had given it before."""
+    CACHE_TIER_SHARED: _CacheTier.ValueType  # 3
+    """A replica had given it before, and shared it."""
+    CACHE_TIER_INNER: _CacheTier.ValueType  # 4
+    """It was ranked anew from activations that this server had kept: neither model nor SAEs ran."""
+
+class CacheTier(_CacheTier, metaclass=_CacheTierEnumTypeWrapper):
+    """Where an answer came from. All else in an answer is the same whichever it was."""
+
+CACHE_TIER_UNSPECIFIED: CacheTier.ValueType  # 0
+"""Answers of this method are not cached."""
+CACHE_TIER_NONE: CacheTier.ValueType  # 1
+"""Nowhere: the model computed it for this request, or for an identical one at the same time."""
+CACHE_TIER_LOCAL: CacheTier.ValueType  # 2
+"""This server had given it before."""
+CACHE_TIER_SHARED: CacheTier.ValueType  # 3
+"""A replica had given it before, and shared it."""
+CACHE_TIER_INNER: CacheTier.ValueType  # 4
+"""It was ranked anew from activations that this server had kept: neither model nor SAEs ran."""
+Global___CacheTier: _TypeAlias = CacheTier  # noqa: Y015
+
 class _FeatureKind:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -120,6 +152,7 @@ class CallInfo(_message.Message):
     FORWARD_MICROS_FIELD_NUMBER: _builtins.int
     ENCODE_MICROS_FIELD_NUMBER: _builtins.int
     TOTAL_MICROS_FIELD_NUMBER: _builtins.int
+    CACHE_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """The caller's `x-request-id` metadata if it sent one (at most 128 printable ASCII characters), else one made here."""
     batch_size: _builtins.int
@@ -140,6 +173,8 @@ class CallInfo(_message.Message):
     """Time of encoding and ranking of the whole batch."""
     total_micros: _builtins.int
     """Time from the arrival of the request until the answer was built."""
+    cache: Global___CacheTier.ValueType
+    """Where the answer came from. Of an Encode of several texts, the tier that saved least. Unset where nothing is cached."""
     def __init__(
         self,
         *,
@@ -153,10 +188,11 @@ class CallInfo(_message.Message):
         forward_micros: _builtins.int = ...,
         encode_micros: _builtins.int = ...,
         total_micros: _builtins.int = ...,
+        cache: Global___CacheTier.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_size", b"batch_size", "encode_micros", b"encode_micros", "forward_micros", b"forward_micros", "index_revision", b"index_revision", "model_revision", b"model_revision", "queue_micros", b"queue_micros", "request_id", b"request_id", "server_version", b"server_version", "tokenize_micros", b"tokenize_micros", "total_micros", b"total_micros"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_size", b"batch_size", "cache", b"cache", "encode_micros", b"encode_micros", "forward_micros", b"forward_micros", "index_revision", b"index_revision", "model_revision", b"model_revision", "queue_micros", b"queue_micros", "request_id", b"request_id", "server_version", b"server_version", "tokenize_micros", b"tokenize_micros", "total_micros", b"total_micros"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,84 @@
+"""What both clients open a channel with, and what they send with every call: from the arguments of either."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import grpc
+
+from saeserve import channel
+from saeserve.bearer import Bearer
+from saeserve.request import Metadata
+from saeserve.target import parse_target
+from saeserve.tls import File, channel_credentials
+
+CLIENT_KEY = "x-saeserve-client"
+LONGEST_CLIENT = 64
+
+
+class Connection:
+    """The address, the credentials and the options of a channel, and the headers of its calls."""
+
+    def __init__(
+        self,
+        target: str | Iterable[str],
+        *,
+        credentials: grpc.ChannelCredentials | None,
+        tls: bool | None,
+        ca_cert: File | None,
+        client_cert: File | None,
+        client_key: File | None,
+        server_name: str | None,
+        token: str | None,
+        token_file: File | None,
+        allow_insecure_token: bool,
+        client_name: str,
+        metadata: Metadata,
+        max_message_bytes: int,
+        options: Iterable[tuple[str, str | int]],
+    ) -> None:
+        where = parse_target(target)
+        asked = any(value is not None for value in (ca_cert, client_cert, client_key, server_name))
+        if credentials is not None and (tls is not None or ca_cert or client_cert or client_key):
+            raise ValueError("credentials stand for tls, ca_cert, client_cert and client_key: give one or the others")
+        if credentials is None and tls is False and asked:
+            raise ValueError("tls=False, but ca_cert, client_cert, client_key and server_name are for TLS")
+        if credentials is None and (tls or asked):
+            credentials = channel_credentials(ca_cert, client_cert, client_key)
+        secure = credentials is not None
+        if secure and server_name is None and where.several and "," in where.given:
+            server_name = where.server_name
+            if server_name is None:
+                raise ValueError("several addresses over TLS need server_name: the name in their certificates")
+        self.target = where.given
+        """As the caller wrote it."""
+        self.address = where.address
+        """As gRPC takes it."""
+        self.credentials = credentials
+        """None for a plain connection."""
+        self.options = channel.options(
+            where.several, where.local, server_name if secure else None, max_message_bytes, options
+        )
+        self._metadata = [*channel.pairs(metadata), *_named(client_name)]
+        self._bearer = Bearer(token, token_file)
+        if self._bearer.header is not None and not (secure or where.local or allow_insecure_token):
+            raise ValueError(
+                f"the token would go to {where.given} in plain text: use TLS, or allow_insecure_token if the way there "
+                "is secure by other means"
+            )
+
+    def headers(self, metadata: Metadata | None, request_id: str | None) -> list[tuple[str, str | bytes]]:
+        """A call's metadata: the client's, the call's own, the token, and a request id."""
+        sent = channel.headers(self._metadata, metadata, request_id)
+        header = self._bearer.header
+        if header is not None and all(key != "authorization" for key, _ in sent):
+            sent.append(("authorization", header))
+        return sent
+
+
+def _named(client_name: str) -> list[tuple[str, str]]:
+    if not client_name:
+        return []
+    if len(client_name) > LONGEST_CLIENT or not client_name.isascii() or not client_name.isprintable():
+        raise ValueError(f"client_name {client_name!r} is not of at most {LONGEST_CLIENT} printable ASCII characters")
+    return [(CLIENT_KEY, client_name)]

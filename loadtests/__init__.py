@@ -1,0 +1,1 @@
+"""Load tests of the service: Locust, an open-loop driver, and a sweep over concurrency and rate."""

@@ -1,0 +1,74 @@
+"""One computation for identical questions that are asked while it runs."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from saeserve_server.cache.answer import Answer
+from saeserve_server.metrics import Metrics
+
+
+@dataclass(slots=True, eq=False)
+class _Flight:
+    """A computation and how many wait for it."""
+
+    task: asyncio.Task[Answer]
+    waiters: int = 0
+
+
+class Flights:
+    """The computations in progress. Each lives until it is done or its last waiter leaves."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._joined = metrics.cache_joined
+        self._flights: dict[bytes, _Flight] = {}
+
+    def __len__(self) -> int:
+        return len(self._flights)
+
+    async def join(self, key: bytes, start: Callable[[], Awaitable[Answer]]) -> Answer:
+        """The answer of the computation in progress under this key, or else of one begun by `start`.
+
+        Its error goes to all who wait, and is not kept. A waiter that is cancelled, the first one too, does not cancel
+        it for the others.
+        """
+        flight = self._flights.get(key)
+        # One that is done but not yet taken off is over: who comes now must not get its error.
+        if flight is None or flight.task.done():
+            flight = self._begin(key, start)
+        else:
+            self._joined.inc()
+        flight.waiters += 1
+        try:
+            # Not awaited itself, which would cancel it together with this waiter.
+            await asyncio.wait({flight.task})
+        finally:
+            flight.waiters -= 1
+            if not flight.waiters and not flight.task.done():
+                # Off the table first: it takes its time to end, and a newcomer needs a computation of its own.
+                self._end(key, flight)
+                flight.task.cancel()
+        return flight.task.result()
+
+    def _begin(self, key: bytes, start: Callable[[], Awaitable[Answer]]) -> _Flight:
+        flight = _Flight(asyncio.create_task(_run(start)))
+        self._flights[key] = flight
+        flight.task.add_done_callback(lambda _: self._end(key, flight))
+        flight.task.add_done_callback(_retrieve)
+        return flight
+
+    def _end(self, key: bytes, flight: _Flight) -> None:
+        if self._flights.get(key) is flight:
+            del self._flights[key]
+
+
+async def _run(start: Callable[[], Awaitable[Answer]]) -> Answer:
+    return await start()
+
+
+def _retrieve(task: asyncio.Task[Answer]) -> None:
+    """Looks at the error of a computation that nobody waits for, so that asyncio does not complain about it."""
+    if not task.cancelled():
+        task.exception()

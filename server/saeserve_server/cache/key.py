@@ -1,0 +1,164 @@
+"""The digest of a question: everything that its answer follows from, and nothing else.
+
+Two questions with the same digest have the same answer, in every replica, down to the byte. So revisions are content
+hashes, names are resolved to sources, a text to its ids, and defaults to their values before anything is hashed. Tokens
+and their offsets are no part of what is cached: they are made anew for each request.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from collections.abc import Sequence
+
+from saeserve_server.catalog import Catalog, SourceInfo
+from saeserve_server.engine.work import EncodeWork, SearchWork, SourceFilter
+
+SCHEMA = 1
+"""Version of what is cached. To be raised with every change of what an answer says to the same question."""
+
+IN_KEY = {
+    "SearchRequest": {
+        "input.text": "as ids",
+        "input.token_ids.ids": "as ids",
+        "filter.include.kinds": "as the sources that take part",
+        "filter.include.sets": "as the sources that take part",
+        "filter.include.sources": "as the sources that take part",
+        "filter.include.layers.first": "as the sources that take part",
+        "filter.include.layers.last": "as the sources that take part",
+        "filter.include.features.source": "as the sources that take part",
+        "filter.include.features.index": "as indices of a source",
+        "filter.exclude.kinds": "as the sources that take part",
+        "filter.exclude.sets": "as the sources that take part",
+        "filter.exclude.sources": "as the sources that take part",
+        "filter.exclude.layers.first": "as the sources that take part",
+        "filter.exclude.layers.last": "as the sources that take part",
+        "filter.exclude.features.source": "as indices of a source",
+        "filter.exclude.features.index": "as indices of a source",
+        "filter.min_density": "as it is",
+        "filter.max_density": "as it is",
+        "sort_tokens.position": "as rows",
+        "sort_tokens.text": "as rows",
+        "ranking": "as whether it is relative",
+        "min_fires": "as it is, or its default",
+        "limit": "as it is, or its default",
+        "by_token": "as the kind of ranking",
+        "include_bos": "as it is",
+    },
+    "EncodeRequest": {
+        "inputs.text": "as ids, each text by itself",
+        "inputs.token_ids.ids": "as ids, each text by itself",
+        "sources": "as ranks",
+        "features.source": "as ranks",
+        "features.index": "as indices",
+        "include_bos": "as it is",
+    },
+}
+"""Fields of the requests that the answer follows from, and how they enter the key."""
+
+NOT_IN_KEY = {
+    "SearchRequest": {
+        "model": "one model is served; its revision is in the key",
+        "truncate": "what is left of the text is in the key; that it was cut is said anew in each answer",
+    },
+    "EncodeRequest": {
+        "model": "one model is served; its revision is in the key",
+        "truncate": "what is left of the text is in the key; that it was cut is said anew in each answer",
+        "omit_tokens": "tokens are not cached",
+    },
+}
+"""All other fields, and why they may be left out. A test walks the messages: a new field must stand in either."""
+
+
+class Keys:
+    """Digests of questions to one model with its sources and index."""
+
+    def __init__(self, catalog: Catalog, index_revision: str) -> None:
+        self._sources = [_source(source) for source in catalog.sources]
+        self._base = _Encoder()
+        self._base.numbers(SCHEMA)
+        self._base.strings(catalog.model.revision, index_revision)
+
+    def search(self, work: SearchWork, positions: Sequence[int]) -> bytes:
+        """32 bytes. `positions` are the rows that the sort tokens named; those of them that are a BOS do not rank."""
+        encoder = self._base.copy()
+        encoder.strings("search", work.aggregate.value)
+        encoder.numbers(work.led_by_bos, work.include_bos, work.relative, work.limit)
+        encoder.numbers(*work.ids)
+        encoder.numbers(*work.rows)
+        encoder.numbers(*positions)
+        for chosen in work.filters:
+            self._filter(encoder, chosen)
+        return encoder.digest()
+
+    def encode(self, work: EncodeWork) -> bytes:
+        """32 bytes."""
+        encoder = self._base.copy()
+        encoder.strings("encode")
+        encoder.numbers(work.led_by_bos, work.include_bos)
+        encoder.numbers(*work.ids)
+        encoder.strings(*(self._sources[rank] for rank in work.sources))
+        encoder.strings(*(self._sources[rank] for rank, _ in work.features))
+        encoder.numbers(*(index for _, index in work.features))
+        return encoder.digest()
+
+    def _filter(self, encoder: _Encoder, chosen: SourceFilter) -> None:
+        encoder.strings(self._sources[chosen.source])
+        encoder.optional_numbers(chosen.only)
+        encoder.numbers(*chosen.without)
+        encoder.optional_float(chosen.min_density)
+        encoder.optional_float(chosen.max_density)
+        encoder.optional_numbers(None if chosen.min_fires is None else (chosen.min_fires,))
+
+
+class _Encoder:
+    """Hashes values one after another, each with its kind and length, so that no two sequences run together."""
+
+    def __init__(self) -> None:
+        self._hash = hashlib.sha256()
+
+    def copy(self) -> _Encoder:
+        """Another that goes on from here."""
+        other = _Encoder()
+        other._hash = self._hash.copy()
+        return other
+
+    def strings(self, *values: str) -> None:
+        self._head(b"s", len(values))
+        for value in values:
+            data = value.encode()
+            self._head(b"b", len(data))
+            self._hash.update(data)
+
+    def numbers(self, *values: int) -> None:
+        self._head(b"n", len(values))
+        self._hash.update(struct.pack(f"<{len(values)}q", *values))
+
+    def optional_numbers(self, values: Sequence[int] | None) -> None:
+        if values is None:
+            self._head(b"-", 0)
+        else:
+            self.numbers(*values)
+
+    def optional_float(self, value: float | None) -> None:
+        if value is None:
+            self._head(b"-", 0)
+        else:
+            self._head(b"f", 1)
+            self._hash.update(struct.pack("<d", value))
+
+    def digest(self) -> bytes:
+        return self._hash.digest()
+
+    def _head(self, kind: bytes, count: int) -> None:
+        self._hash.update(kind + struct.pack("<q", count))
+
+
+def _source(source: SourceInfo) -> str:
+    """What is told of a source in answers, and what its activations follow from."""
+    encoder = _Encoder()
+    encoder.strings(
+        source.id, source.revision, source.hook_name, source.architecture, source.normalization, source.kind.name
+    )
+    encoder.numbers(source.layer, source.d_in, source.n_features, source.fold_decoder_norm)
+    return encoder.digest().hex()

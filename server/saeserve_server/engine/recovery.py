@@ -1,0 +1,142 @@
+"""What stands between a batch that fails and its innocent requests: halving, and smaller parts when memory runs out."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import resource
+from collections import deque
+from collections.abc import Callable, Set
+from pathlib import Path
+
+import torch
+
+from saeserve_server.engine.runner import BatchRunner
+from saeserve_server.engine.work import Batch, BatchDone, Done, Failed, KeptRows, Spent
+
+log = logging.getLogger(__name__)
+
+CALM_BATCHES = 16
+"""After so many batches that fitted, twice as much is tried again."""
+PAGE_BYTES = resource.getpagesize()
+
+Gone = Callable[[], Set[int]]
+
+
+class GuardedRunner:
+    """A runner whose batches are always answered: each item with its answer, or with an error of its own."""
+
+    def __init__(self, runner: BatchRunner) -> None:
+        self._runner = runner
+        self._most_tokens: int | None = None
+        """What is run at a time since memory ran out; None for whole batches."""
+        self._too_many = 0
+        """Tokens that it ran out with."""
+        self._calm = 0
+
+    def run(self, batch: Batch, gone: Gone) -> BatchDone:
+        """The answers to a batch, in its order. `gone` gives the places that nobody waits for any more.
+
+        A batch that fails is run again as two halves, until what fails is alone. One that runs out of memory is run
+        again in parts of half its tokens, and so are those that follow for a while: nobody is at fault.
+        """
+        done: dict[int, Done] = {}
+        kept: dict[int, KeptRows | None] = {}
+        spent = Spent()
+        waiting = deque(self._parts(batch, list(range(len(batch.works)))))
+        freed: set[int] = set()
+        while waiting:
+            part = waiting.popleft()
+            try:
+                answer = self._run_part(batch, part, gone)
+            except EOFError:  # the order to stop
+                raise
+            except Exception as error:  # whatever torch raises must not end the worker
+                if len(part) == 1 and not (is_out_of_memory(error) and part[0] not in freed):
+                    log.exception("a request failed")
+                    done[part[0]] = _failed(error)
+                elif is_out_of_memory(error):
+                    spent.out_of_memory += 1
+                    self._shrink(batch, part)
+                    freed.update(part)
+                    waiting.extendleft(reversed(self._parts(batch, part)))
+                else:
+                    spent.splits += 1
+                    half = len(part) // 2
+                    waiting.extendleft([part[half:], part[:half]])
+                continue
+            spent.add(answer.spent)
+            done.update(zip(part, answer.done, strict=True))
+            kept.update(zip(part, answer.kept, strict=True))
+        self._relax()
+        spent.memory_bytes = resident_bytes()
+        places = range(len(batch.works))
+        return BatchDone(tuple(done[place] for place in places), spent, tuple(kept.get(place) for place in places))
+
+    def _run_part(self, batch: Batch, part: list[int], gone: Gone) -> BatchDone:
+        works = [batch.works[place] for place in part]
+        keep = [batch.keep[place] for place in part]
+        return self._runner.run(works, keep, lambda: _local(part, gone()))
+
+    def _parts(self, batch: Batch, places: list[int]) -> list[list[int]]:
+        """The places in groups of at most `_most_tokens` tokens, at least one place each."""
+        if self._most_tokens is None:
+            return [places]
+        parts: list[list[int]] = []
+        held = 0
+        for place in places:
+            tokens = len(batch.works[place].ids)
+            if parts and held + tokens <= self._most_tokens:
+                parts[-1].append(place)
+                held += tokens
+            else:
+                parts.append([place])
+                held = tokens
+        return parts
+
+    def _shrink(self, batch: Batch, part: list[int]) -> None:
+        """Halves what is run at a time, and frees what can be freed."""
+        tokens = sum(len(batch.works[place].ids) for place in part)
+        if self._most_tokens is None:
+            self._too_many = tokens
+        self._most_tokens = max(1, tokens // 2)
+        self._calm = 0
+        log.warning("out of memory with %d tokens; %d at a time from now on", tokens, self._most_tokens)
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def _relax(self) -> None:
+        """After some batches that fitted, twice as much is tried again."""
+        if self._most_tokens is None:
+            return
+        self._calm += 1
+        if self._calm == CALM_BATCHES:
+            self._calm = 0
+            self._most_tokens *= 2
+            if self._most_tokens >= self._too_many:
+                self._most_tokens = None
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out, of the device or of the machine: torch says the latter in words only."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    )
+
+
+def resident_bytes() -> int:
+    """Memory of this process; 0 where the system does not tell."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * PAGE_BYTES
+    except OSError:
+        return 0
+
+
+def _failed(error: Exception) -> Failed:
+    return Failed(f"{type(error).__name__}: {error}", "OUT_OF_MEMORY" if is_out_of_memory(error) else "INTERNAL")
+
+
+def _local(part: list[int], gone: Set[int]) -> set[int]:
+    """Places in the batch as places in a part of it."""
+    return {place for place, own in enumerate(part) if own in gone} if gone else set()

@@ -1,0 +1,127 @@
+"""Who is let in: a budget of what may wait and run, and for those refused the time when there will be room."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from saeserve_server.errors import InvalidArgument, Overloaded
+from saeserve_server.scheduler.cost import Cost
+
+STREAM_SHARE = 0.5
+"""Share of the budget that items of streams may fill: the rest is for unary calls, which do not wait for room."""
+LEAST_DELAY, MOST_DELAY = 0.05, 10.0
+"""Seconds after which a refused call is told to come again."""
+RATE_MEMORY = 0.8
+"""Weight of the past in the measured rate, for each batch."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """A part of the budget, as callers know it."""
+
+    name: str
+    unit: str
+    scale: float
+
+
+_LIMITS = {
+    "items": Limit("queue_items", "texts", 1),
+    "flop": Limit("queue_gflop", "GFLOP", 1e-9),
+    "bytes": Limit("queue_bytes", "bytes", 1),
+}
+
+
+class Admission:
+    """The budget, what is taken of it, and how fast it is given back."""
+
+    def __init__(self, budget: Cost) -> None:
+        self.budget = budget
+        self.taken = Cost()
+        self._by_client: dict[str, Cost] = {}
+        self._rate: float | None = None  # flop a second, while the engine is busy
+        self._saturated = False  # whether it is that of batches as full as they get
+        self._next_slot = 0.0
+
+    @property
+    def load(self) -> float:
+        """Share of the budget that is taken."""
+        return self.taken.share_of(self.budget)
+
+    def has_room(self, cost: Cost, share: float = 1.0) -> bool:
+        """Whether that much more fits into a share of the budget."""
+        return (self.taken + cost).share_of(self.budget) <= share
+
+    def check_possible(self, cost: Cost, otherwise: str = "") -> None:
+        """Raises InvalidArgument for what would not fit into an empty server."""
+        for part, limit in _LIMITS.items():
+            needed, most = getattr(cost, part) * limit.scale, getattr(self.budget, part) * limit.scale
+            if needed > most:
+                raise InvalidArgument(
+                    f"the request would take {needed:.0f} {limit.unit}; at most {most:.0f} ({limit.name}) may be asked "
+                    f"for at a time: ask for less{otherwise}",
+                    reason="REQUEST_TOO_COSTLY",
+                    metadata={"limit": limit.name, limit.name: f"{most:.0f}", "cost": f"{needed:.0f}"},
+                )
+
+    def take(self, cost: Cost, client: str) -> None:
+        """A caller's item is in."""
+        self.taken += cost
+        self._by_client[client] = self._by_client.get(client, Cost()) + cost
+
+    def give_back(self, cost: Cost, client: str) -> None:
+        """Some of what a caller's item took is free again."""
+        self.taken -= cost
+        left = self._by_client[client] - cost
+        if left == Cost():
+            del self._by_client[client]
+        else:
+            self._by_client[client] = left
+
+    def share_of(self, client: str) -> float:
+        """Share of the budget that a caller has taken."""
+        return self._by_client.get(client, Cost()).share_of(self.budget)
+
+    def by_share(self) -> list[str]:
+        """The callers, who has taken most first."""
+        return sorted(self._by_client, key=self.share_of, reverse=True)
+
+    def measured(self, flop: float, seconds: float, *, saturated: bool) -> None:
+        """A batch of that much took that long; `saturated` if it left something behind.
+
+        Small batches are slower by the flop than full ones: they only tell how fast the engine is at least.
+        """
+        if seconds <= 0 or flop <= 0:
+            return
+        now = flop / seconds
+        if self._rate is None or (saturated and not self._saturated):
+            self._rate = max(now, self._rate or 0.0)
+        elif saturated:
+            self._rate = RATE_MEMORY * self._rate + (1 - RATE_MEMORY) * now
+        else:
+            self._rate = max(now, self._rate)
+        self._saturated |= saturated
+
+    def is_too_late(self, cost: Cost, remaining: float) -> bool:
+        """Whether what is there already would keep an item waiting beyond the seconds that its caller has left."""
+        if not self._saturated or self._rate is None:
+            return False
+        return (self.taken.flop + cost.flop) / self._rate > remaining
+
+    def refusal(self, cost: Cost) -> Overloaded:
+        """The error for a call that finds no room, with a time of its own to come again.
+
+        Were all told the same, they would all come back at once. So each gets a slot, as long after the one before as
+        its work takes, from the time on when half of what is there has been done.
+        """
+        now = time.monotonic()
+        if self._rate is None:
+            delay = 1.0
+        else:
+            slot = max(self._next_slot, now + self.taken.flop / self._rate / 2)
+            self._next_slot = min(slot + cost.flop / self._rate, now + MOST_DELAY)
+            delay = slot - now
+        return Overloaded(
+            f"{self.taken.items} texts are waiting already",
+            retry_after=min(max(delay, LEAST_DELAY), MOST_DELAY),
+        )

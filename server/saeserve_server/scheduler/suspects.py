@@ -1,0 +1,52 @@
+"""Requests that were being computed when a worker died: run alone once, refused after a second death."""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Sequence
+
+from saeserve_server.engine.work import Work
+from saeserve_server.errors import Internal
+
+HELD_SECONDS = 600.0
+MOST_SUSPECTS = 4096
+"""Of more, the oldest are forgotten: they would be found again."""
+
+
+class Suspects:
+    """What is held against requests."""
+
+    def __init__(self) -> None:
+        self._deaths: OrderedDict[Work, tuple[int, float]] = OrderedDict()  # how many, and when the last
+
+    def died(self, works: Sequence[Work]) -> None:
+        """A worker died over these."""
+        now = time.monotonic()
+        for work in dict.fromkeys(works):
+            self._deaths[work] = (self._count(work) + 1, now)
+            self._deaths.move_to_end(work)
+        while len(self._deaths) > MOST_SUSPECTS:
+            self._deaths.popitem(last=False)
+
+    def survived(self, works: Sequence[Work]) -> None:
+        """A worker lived through these: nothing is held against them any more."""
+        if self._deaths:
+            for work in works:
+                self._deaths.pop(work, None)
+
+    def is_suspect(self, work: Work) -> bool:
+        """Whether it must run alone."""
+        return self._count(work) == 1
+
+    def check(self, work: Work) -> None:
+        """Raises Internal, reason REQUEST_CRASHED, for what was present at two deaths."""
+        if self._count(work) >= 2:
+            raise Internal("present at two deaths of the worker", reason="REQUEST_CRASHED")
+
+    def _count(self, work: Work) -> int:
+        deaths, last = self._deaths.get(work, (0, 0.0))
+        if deaths and time.monotonic() - last > HELD_SECONDS:
+            del self._deaths[work]
+            return 0
+        return deaths

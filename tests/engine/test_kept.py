@@ -1,0 +1,355 @@
+"""Answers from kept rows are those of a plain computation and those of the runner, to the bit."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import subprocess
+import sys
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from saeserve_server.catalog import Catalog, Kind, SourceInfo
+from saeserve_server.config import load_config
+from saeserve_server.engine.build import build_runner
+from saeserve_server.engine.filtering import ArrayFilters
+from saeserve_server.engine.kept import answer_from, last_rows, needed
+from saeserve_server.engine.runner import BatchRunner
+from saeserve_server.engine.work import (
+    Aggregate,
+    Csr,
+    EncodeDone,
+    EncodeWork,
+    KeptRows,
+    SearchDone,
+    SearchWork,
+    SourceFilter,
+    Work,
+    row_count,
+)
+from saeserve_server.records.store import RecordStore
+from tests.conftest import DEVICE
+
+pytestmark = pytest.mark.device
+
+TEXT = (0, 1524, 4708, 547, 5635, 372, 1305, 14)
+LONG = (0, *range(100, 190))
+TIMES = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+
+
+class FakeIndex:
+    """What filters ask of an index, for synthetic sources."""
+
+    def __init__(self, fires: dict[str, np.ndarray]) -> None:
+        self._fires = fires
+
+    def covers(self, source: str) -> bool:
+        return source in self._fires
+
+    def fires(self, source: str) -> np.ndarray:
+        return self._fires[source]
+
+    def density(self, source: str) -> np.ndarray:
+        return self._fires[source] / 16
+
+    def maximum(self, source: str) -> np.ndarray:
+        return (self._fires[source] % 3).astype(np.float32)
+
+
+def csr_of(dense: np.ndarray) -> Csr:
+    row, column = np.nonzero(dense > 0)
+    indptr = np.concatenate([[0], np.cumsum((dense > 0).sum(axis=1))])
+    return Csr(indptr, column.astype(np.uint32), dense[row, column], dense.shape[1])
+
+
+def same(one: Any, other: Any) -> None:
+    """Holds two answers to be the same: values, shapes, types."""
+    assert type(one) is type(other)
+    if isinstance(one, np.ndarray):
+        assert (one.dtype, one.shape) == (other.dtype, other.shape)
+        assert np.array_equal(one, other)
+    elif isinstance(one, Csr):
+        assert one.columns == other.columns
+        for name in ("indptr", "indices", "data"):
+            same(getattr(one, name), getattr(other, name))
+    elif isinstance(one, SearchDone):
+        assert one.considered == other.considered
+        assert len(one.ranked) == len(other.ranked)
+        for left, right in zip(one.ranked, other.ranked, strict=True):
+            for name in ("source", "index", "value"):
+                same(getattr(left, name), getattr(right, name))
+        same(one.activations, other.activations)
+    elif isinstance(one, EncodeDone):
+        assert one.rows == other.rows
+        assert len(one.blocks) == len(other.blocks)
+        for left, right in zip(one.blocks, other.blocks, strict=True):
+            same(left, right)
+        same(one.dense, other.dense)
+    else:
+        assert one is other is None
+
+
+def plainly(
+    work: SearchWork, dense: Sequence[np.ndarray], index: FakeIndex, ids: Sequence[str]
+) -> tuple[list[list[tuple[int, int, float]]], int]:
+    """(source, index, value) of each ranking, and how many features were considered: loops, nothing else."""
+    rankings: list[list[tuple[int, int, float]]] = [
+        [] for _ in (work.rows if work.aggregate is Aggregate.EACH else [0])
+    ]
+    considered = 0
+    for chosen in work.filters:
+        known = ids[chosen.source]
+        for feature in range(dense[chosen.source].shape[1]):
+            density, fires = index.density(known)[feature], index.fires(known)[feature]
+            if (
+                (chosen.only is not None and feature not in chosen.only)
+                or feature in chosen.without
+                or (chosen.min_density is not None and density < chosen.min_density)
+                or (chosen.max_density is not None and density > chosen.max_density)
+                or (chosen.min_fires is not None and fires < max(1, chosen.min_fires))
+            ):
+                continue
+            considered += 1
+            own = [dense[chosen.source][row, feature] for row in work.rows]
+            if not own:
+                continue
+            values = {Aggregate.MAX: [max(own)], Aggregate.SUM: [np.float32(sum(own))], Aggregate.EACH: own}
+            for ranking, value in zip(rankings, values[work.aggregate], strict=True):
+                divisor = index.maximum(known)[feature] if work.relative else 0
+                scaled = value / divisor if divisor > 0 else value
+                if scaled > 0:
+                    ranking.append((chosen.source, feature, float(scaled)))
+    ranked = [sorted(ranking, key=lambda one: (-one[2], one[0], one[1]))[: work.limit] for ranking in rankings]
+    return ranked, considered
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> tuple[list[np.ndarray], list[Kind], FakeIndex, SearchWork]:
+    """A few sources on a few rows, with many ties, and a search on them. Sums of these values are exact."""
+    rows = draw(st.integers(1, 40))
+    random = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    dense, kinds, fires = [], [], {}
+    for rank in range(draw(st.integers(1, 4))):
+        kind = draw(st.sampled_from(Kind))
+        width = draw(st.integers(1, 30))
+        lowest = -4 if kind is Kind.NEURON else 0
+        values = random.integers(lowest, draw(st.integers(1, 12)), (rows, width)).astype(np.float32) / 4
+        values *= random.random((rows, width)) < draw(st.sampled_from([0, 0.1, 0.5, 1]))  # 0: a source without entries
+        values[random.random(rows) < 0.2] = 0
+        dense.append(values)
+        kinds.append(kind)
+        fires[f"s{rank}"] = random.integers(0, 16, width)
+    relative = draw(st.booleans())
+    filters = []
+    for rank, values in enumerate(dense):
+        features = st.lists(st.integers(0, values.shape[1] - 1), unique=True).map(sorted).map(tuple)
+        density = st.none() | st.sampled_from([0.0, 0.25, 0.5, 1.0])
+        filters.append(
+            SourceFilter(
+                rank,
+                only=draw(st.none() | features),
+                without=draw(st.just(()) | features),
+                min_density=draw(density),
+                max_density=draw(density),
+                min_fires=draw(st.integers(0, 8)) if relative else draw(st.none() | st.integers(0, 8)),
+            )
+            if draw(st.booleans()) or relative
+            else SourceFilter(rank)
+        )
+    work = SearchWork(
+        ids=(0, *range(100, 100 + rows - 1)),
+        led_by_bos=True,
+        include_bos=True,
+        filters=tuple(filters),
+        aggregate=draw(st.sampled_from(Aggregate)),
+        rows=tuple(draw(st.sets(st.integers(0, rows - 1)).map(sorted) | st.just(range(rows)))),
+        limit=draw(st.sampled_from([1, 2, 5, 25, 1000])),
+        relative=relative,
+    )
+    return dense, kinds, FakeIndex(fires), work
+
+
+def info_of(rank: int, kind: Kind, width: int) -> SourceInfo:
+    hook = "blocks.0.mlp.hook_post"
+    return SourceInfo(f"s{rank}", "set", 0, kind, hook, "standard", 8, width)
+
+
+@TIMES
+@given(case=cases())
+def test_the_same_as_a_plain_computation_and_as_the_runner(
+    runner: BatchRunner, case: tuple[list[np.ndarray], list[Kind], FakeIndex, SearchWork]
+) -> None:
+    dense, kinds, index, work = case
+    infos = [info_of(rank, kind, one.shape[1]) for rank, (kind, one) in enumerate(zip(kinds, dense, strict=True))]
+    kept = {
+        rank: one if kind is Kind.NEURON else csr_of(one)
+        for rank, (kind, one) in enumerate(zip(kinds, dense, strict=True))
+    }
+    done = answer_from(work, kept, ArrayFilters(infos, index))  # type: ignore[arg-type]
+
+    ranked, considered = plainly(work, dense, index, [info.id for info in infos])
+    assert done.considered == considered
+    answered = [
+        list(zip(one.source.tolist(), one.index.tolist(), one.value.tolist(), strict=True)) for one in done.ranked
+    ]
+    takes_part = bool(considered and work.rows)
+    assert answered == (ranked if takes_part else [])
+    if work.aggregate is not Aggregate.EACH:
+        expected = [dense[source][:, feature] for source, feature, _ in ranked[0]] if takes_part else []
+        assert done.activations.tolist() == [column.tolist() for column in expected]
+
+    sources = [
+        SimpleNamespace(info=info, encode=lambda x, one=one: torch.from_numpy(one[len(one) - len(x) :]).to(x.device))
+        for info, one in zip(infos, dense, strict=True)
+    ]
+    same(done, BatchRunner(runner._model, sources, index).run([work]).done[0])  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def served() -> tuple[BatchRunner, ArrayFilters]:
+    built, folder = build_runner(load_config(None, {"device": DEVICE}, {}))
+    assert folder is not None
+    return built, ArrayFilters(built.catalog.sources, RecordStore.open(folder))
+
+
+@pytest.fixture(scope="module")
+def runner(served: tuple[BatchRunner, ArrayFilters]) -> BatchRunner:
+    return served[0]
+
+
+def kept_of(runner: BatchRunner, ids: tuple[int, ...], include_bos: bool) -> KeptRows:
+    ranks = tuple(range(len(runner.catalog.sources)))
+    (done,) = runner.run([EncodeWork(ids, True, include_bos, ranks)]).done
+    assert isinstance(done, EncodeDone)
+    return dict(zip(ranks, done.blocks, strict=True))
+
+
+def filters_of(catalog: Catalog, relative: bool) -> list[tuple[SourceFilter, ...]]:
+    """Mixed sources under each kind of filter."""
+    ranks = range(len(catalog.sources))
+    latents = [rank for rank in ranks if catalog.sources[rank].kind is Kind.LATENT]
+    narrowed: list[dict[str, Any]] = [
+        {},
+        {"only": tuple(range(0, 200, 3))},
+        {"without": tuple(range(100)), "max_density": 0.02},
+        {"min_density": 0.001, "max_density": 0.05},
+        {"only": ()},
+    ]
+    fires = [{"min_fires": 1}, {"min_fires": 10}] if relative else [{}]
+    found = []
+    for chosen, narrow, least in itertools.product([latents, ranks], narrowed, fires):
+        found.append(tuple(SourceFilter(rank, **narrow, **least) for rank in chosen))
+    return found
+
+
+@pytest.mark.parametrize("include_bos", [False, True])
+@pytest.mark.parametrize("ids", [TEXT, LONG], ids=["short", "long"])
+@pytest.mark.parametrize("aggregate", Aggregate)
+def test_the_same_as_the_demo_runner(
+    served: tuple[BatchRunner, ArrayFilters], ids: tuple[int, ...], include_bos: bool, aggregate: Aggregate
+) -> None:
+    runner, filters = served
+    kept = kept_of(runner, ids, include_bos)
+    rows = len(ids) - 1 + include_bos
+    subsets = [tuple(range(include_bos, rows)), (rows - 1,), tuple(range(1, rows, 2)), ()]
+    works = [
+        SearchWork(ids, True, include_bos, chosen, aggregate, picked, limit, relative)
+        for relative in (False, True)
+        for chosen, picked, limit in itertools.product(
+            filters_of(runner.catalog, relative), subsets, (1, 25, 1000) if ids is TEXT else (25,)
+        )
+    ]
+    for work, computed in zip(works, runner.run(works).done, strict=True):  # in one batch: the text is run once
+        answered = answer_from(work, kept, filters)
+        if torch.device(DEVICE).type == "cpu" or aggregate is not Aggregate.SUM:
+            same(answered, computed)
+        else:  # a GPU adds in another order
+            assert isinstance(answered, SearchDone)
+            for one, other in zip(answered.ranked, computed.ranked, strict=True):
+                np.testing.assert_allclose(one.value, other.value, rtol=1e-5)
+
+
+@pytest.mark.parametrize("include_bos", [False, True])
+def test_encodings_are_the_demo_runners(served: tuple[BatchRunner, ArrayFilters], include_bos: bool) -> None:
+    runner, filters = served
+    kept = kept_of(runner, TEXT, include_bos)
+    last = len(runner.catalog.sources) - 1
+    csr = kept[0]
+    assert isinstance(csr, Csr)
+    fired = int(csr.indices[0])
+    features = ((last, 5), (0, fired), (0, 3), (last, 0), (0, fired), (1, 7))
+    for work in (
+        EncodeWork(TEXT, True, include_bos, (last, 0)),
+        EncodeWork(TEXT, True, include_bos, (), features),
+        EncodeWork(TEXT, True, include_bos, (1,), features),
+    ):
+        same(answer_from(work, {rank: kept[rank] for rank in needed(work)}, filters), runner.run([work]).done[0])
+
+
+@pytest.mark.parametrize("aggregate", Aggregate)
+def test_rows_without_their_bos_answer_requests_without_it(
+    served: tuple[BatchRunner, ArrayFilters], aggregate: Aggregate
+) -> None:
+    runner, filters = served
+    led, plain = kept_of(runner, TEXT, True), kept_of(runner, TEXT, False)
+    rows = tuple(range(len(TEXT) - 1))
+    chosen = tuple(SourceFilter(rank) for rank in led)
+    work: Work = SearchWork(TEXT, True, False, chosen, aggregate, rows, 25, False)
+    cut = answer_from(work, {rank: last_rows(led[rank], row_count(work)) for rank in led}, filters)
+    whole = answer_from(work, plain, filters)
+    assert isinstance(cut, SearchDone)
+    assert isinstance(whole, SearchDone)
+    for one, other in zip(cut.ranked, whole.ranked, strict=True):
+        np.testing.assert_allclose(one.value, other.value, rtol=1e-4)
+    if whole.activations is not None and cut.activations is not None:
+        assert cut.activations.shape == whole.activations.shape
+
+
+@pytest.mark.parametrize("count", [1, 15, 16, 17, 60, 200, 256])
+@pytest.mark.parametrize("sparse", [False, True])
+def test_sums_are_torchs_to_the_bit(count: int, sparse: bool) -> None:
+    random = np.random.default_rng(count)
+    dense = random.random((count, 2048)).astype(np.float32)
+    if sparse:
+        dense[random.random(dense.shape) < 0.8] = 0
+    kind = Kind.LATENT if sparse else Kind.NEURON
+    work = SearchWork(
+        tuple(range(count)), False, False, (SourceFilter(0),), Aggregate.SUM, tuple(range(count)), 5000, False
+    )
+    done = answer_from(work, {0: csr_of(dense) if sparse else dense}, ArrayFilters([info_of(0, kind, 2048)], None))
+    assert isinstance(done, SearchDone)
+    summed = np.zeros(2048, dtype=np.float32)
+    summed[done.ranked[0].index] = done.ranked[0].value
+    assert (summed == torch.from_numpy(dense).sum(0, dtype=torch.float32).numpy()).all()
+
+
+def test_neurons_that_are_not_numbers_fail_and_are_not_dropped() -> None:
+    filters = ArrayFilters([info_of(0, Kind.NEURON, 2)], None)
+    kept = {0: np.array([[1.0, math.nan]], dtype=np.float32)}
+    for aggregate in Aggregate:
+        with pytest.raises(FloatingPointError, match="NaN"):
+            answer_from(SearchWork((5,), False, False, (SourceFilter(0),), aggregate, (0,), 1, False), kept, filters)
+
+
+def test_masks_are_kept_and_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("saeserve_server.engine.filtering.KEPT_BYTES", 5000)
+    filters = ArrayFilters([info_of(0, Kind.LATENT, 2048)], None)
+    first = filters.mask(SourceFilter(0, without=(0,)))
+    assert filters.mask(SourceFilter(0, without=(0,))) is first
+    for index in range(1, 20):
+        assert filters.count(SourceFilter(0, without=(index,))) == 2047
+    assert filters.mask(SourceFilter(0, without=(0,))) is not first
+    assert filters.mask(SourceFilter(0)) is None
+    assert len(filters._kept) <= 2
+
+
+def test_it_needs_no_torch() -> None:
+    code = "import sys, saeserve_server.engine.kept, saeserve_server.cache.inner; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

@@ -1,0 +1,26 @@
+"""The server that most fault runs share, and the undisturbed one that knows the right answers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+import saeserve
+from tests.faults.harness import Faulty, answer_with, faulty
+
+QUEUE_ITEMS = 256
+NO_CACHES = {"cache_bytes": 0, "inner_cache_bytes": 0}
+"""So that every question is work."""
+
+
+@pytest.fixture(autouse=True)
+def right_answers(demo: saeserve.Client) -> None:
+    answer_with(demo)
+
+
+@pytest.fixture(scope="session")
+def own(demo: saeserve.Client, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Faulty]:
+    """A server that fails on request, with a queue that is soon full and without caches."""
+    with faulty(tmp_path_factory.mktemp("faulty"), queue_items=QUEUE_ITEMS, **NO_CACHES) as one:
+        yield one
