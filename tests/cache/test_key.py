@@ -400,6 +400,12 @@ def test_values_do_not_run_together(served: tuple[Catalog, RecordStore]) -> None
         replace(SEARCH, ids=(0, 5), rows=(6, 0, 1)),
         replace(SEARCH, ids=(0, 5, 6, 0), rows=(1,)),
         replace(SEARCH, ids=(0, 5, 6, 0, 1), rows=()),
+        replace(SEARCH, rows=(0,)),
+        replace(SEARCH, relative=True),
+        replace(SEARCH, limit=24),
+        replace(SEARCH, aggregate=Aggregate.SUM),
+        replace(SEARCH, led_by_bos=False),
+        replace(SEARCH, include_bos=True),
         replace(SEARCH, led_by_bos=False, include_bos=True),
         replace(SEARCH, filters=(SourceFilter(0, (1, 2)), SourceFilter(2))),
         replace(SEARCH, filters=(SourceFilter(0), SourceFilter(2, None, (1, 2)))),
@@ -421,3 +427,14 @@ def test_values_do_not_run_together(served: tuple[Catalog, RecordStore]) -> None
     ]
     assert len(set(found)) == len(found)
     assert {len(key) for key in found} == {32}
+
+
+def test_no_two_rows_of_numbers_run_together_even_where_one_looks_like_the_mark_between_them(
+    served: tuple[Catalog, RecordStore],
+) -> None:
+    keys = Keys(served[0], "")
+    mark, body = b"n", bytes(range(1, 8))  # the mark of numbers, and seven bytes of one
+    last, first = (int.from_bytes(data, "little") for data in (body + mark, mark + body))
+    one = replace(SEARCH, ids=(5,), rows=(last, 7))
+    other = replace(SEARCH, ids=(5, first), rows=(7,))
+    assert keys.search(one, []) != keys.search(other, [])

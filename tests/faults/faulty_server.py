@@ -1,8 +1,8 @@
 """`saeserve-server` with a worker that fails on request: run instead of `python -m saeserve_server`.
 
-The worker is spawned, so multiprocessing imports this script in it once more, as `__mp_main__`. Only there the runner is
-patched; the front end is the one that is shipped. What goes wrong is said by the first word of a text, and by files in
-the folder FAULTS_FOLDER.
+The worker is spawned, so multiprocessing imports this script in it once more, as `__mp_main__`. Only there the runner
+is patched; the front end is the one that is shipped. What goes wrong is said by the first word of a text, and by files
+in the folder FAULTS_FOLDER.
 """
 
 from __future__ import annotations

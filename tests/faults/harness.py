@@ -1,4 +1,4 @@
-"""What the fault runs share: servers that fail on request, questions with their right answers, and how a call may end."""
+"""What fault runs share: servers that fail on request, questions with their right answers, and how a call may end."""
 
 from __future__ import annotations
 
@@ -68,6 +68,14 @@ class Faulty(Server):
         """A sample of the metrics; 0 for one that is not there yet."""
         return self.metrics().get(f"saeserve_{sample}", 0.0)
 
+    def await_value(self, sample: str, value: float) -> None:
+        """Waits until a sample has a value."""
+        until(lambda: self.value(sample) == value, f"{sample} is {value:g}")
+
+    def await_more(self, sample: str, than: float) -> None:
+        """Waits until a sample has grown."""
+        until(lambda: self.value(sample) > than, f"{sample} is more than {than:g}")
+
     @contextmanager
     def closed(self, marker: str) -> Iterator[None]:
         """Batches with the marker stand still meanwhile."""
@@ -119,7 +127,7 @@ def faulty(folder: Path, **settings: object) -> Iterator[Faulty]:
 def healthy_after(own: Faulty, *expected: str, replaced: bool = False) -> Iterator[FeatureServiceStub]:
     """A stub on a connection of its own; at the end the server must be as if nothing had happened.
 
-    `expected` are beginnings of messages that may be logged as errors; `replaced` says whether the worker may be another.
+    `expected` are beginnings of messages that may be logged as errors; `replaced`: whether the worker may be another.
     """
     lines, worker = len(own.log()), own.worker()
     with connect(own.target, **{"grpc.use_local_subchannel_pool": 1}) as channel:

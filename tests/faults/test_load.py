@@ -62,7 +62,7 @@ def thousand() -> list[Question]:
 
 
 def test_a_thousand_calls_at_once_are_all_answered_by_the_clients(own: Faulty) -> None:
-    """Half through the AsyncClient, half through the blocking one, whose callers are 100 threads; streams beside them."""
+    """Half through the AsyncClient, half through the blocking one, whose callers are threads; streams beside them."""
     questions = thousand()
     half = len(questions) // 2
     texts = passages(ITEMS)
@@ -198,7 +198,7 @@ def test_who_asks_one_by_one_is_never_refused_while_another_floods(own: Faulty) 
 
 
 def test_streams_that_wait_for_room_hold_up_no_unary_call(own: Faulty) -> None:
-    """Items of streams fill half of the queue at most, and go behind: a search among hundreds of them is soon answered."""
+    """Items of streams fill half of the queue at most, however many there are: the other half is for searches."""
     with healthy_after(own) as stub:
         with own.closed(HOLD):
             first = marked(HOLD, 1)[0].send(stub)

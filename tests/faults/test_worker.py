@@ -64,7 +64,7 @@ def test_poison_fails_alone_whatever_its_batch(own: Faulty) -> None:
                 first = marked(HOLD, 1)[0].send(stub)
                 until(lambda: own.stands_still(HOLD), "the worker is occupied")
                 calls = [question.send(stub) for question in questions]
-                until(lambda: own.value("queue_size") == count + poisons - poisons // 2, "all are waiting")
+                own.await_value("queue_size", count + poisons - poisons // 2)
             ends = ends_of(questions, calls)
             first.result(60)
             for question, end in zip(questions, ends, strict=True):
@@ -132,9 +132,9 @@ def test_no_call_is_lost_when_the_worker_is_killed_under_load(own: Faulty) -> No
                 if round_:
                     until(lambda: own.stands_still(HOLD), "a batch stands still")
                 else:
-                    until(lambda: own.value("forward_passes_total") > passes + 10, "some have been answered")
+                    own.await_more("forward_passes_total", passes + 10)
                 os.kill(worker, signal.SIGKILL)
-                until(lambda: own.value("worker_restarts_total") > restarts, "the death is seen")
+                own.await_more("worker_restarts_total", restarts)
             assert own.health(channel) == NOT_SERVING
             check_all([(question, answer.result(TIMEOUT)) for question, answer in zip(questions, answers, strict=True)])
             for text, encoded in zip(texts, streamed.result(TIMEOUT), strict=True):
@@ -208,12 +208,13 @@ def test_a_worker_that_hangs_is_replaced(fragile: Faulty) -> None:
         assert fragile.worker() != worker
         # The hanging request too: the gate is open now.
         questions = [hanging, *waiting]
-        ends = [end_of(question, call) for question, call in zip(questions, [one.send(stub) for one in questions])]
+        calls = [question.send(stub) for question in questions]
+        ends = [end_of(question, call) for question, call in zip(questions, calls, strict=True)]
         assert {end.code for end in ends} == {StatusCode.OK}
 
 
 def test_a_batch_that_follows_one_that_took_too_long_gets_no_answer_of_it_and_no_blame() -> None:
-    """The answer to the first may lie in the pipe when its time is over; and of the worker's end the second is innocent."""
+    """The answer may lie in the pipe when the time is over; and the worker's end is not the fault of those who waited."""
 
     class Silent:
         """A worker that says nothing by itself."""

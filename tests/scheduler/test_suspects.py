@@ -90,11 +90,6 @@ def test_what_is_held_against_a_request_is_forgotten_after_a_while(monkeypatch: 
     run(story)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="whether an item is suspect is asked when it is submitted, not when it runs",
-)
 def test_one_that_waits_while_another_like_it_kills_the_worker_runs_alone_too() -> None:
     async def story(engine: SlowEngine, scheduler: Scheduler) -> None:
         first = await occupied(scheduler, work(1))
@@ -109,11 +104,6 @@ def test_one_that_waits_while_another_like_it_kills_the_worker_runs_alone_too() 
     run(story)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="the same: a request that is known to kill is given to the worker once more",
-)
 def test_one_that_waits_while_another_like_it_kills_the_worker_twice_is_refused() -> None:
     async def story(engine: SlowEngine, scheduler: Scheduler) -> None:
         await die_over(engine, scheduler, 1)

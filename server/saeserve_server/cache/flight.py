@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from saeserve_server.cache.answer import Answer
+from saeserve_server.errors import Overloaded
 from saeserve_server.metrics import Metrics
 
 
@@ -32,9 +33,19 @@ class Flights:
         """The answer of the computation in progress under this key, or else of one begun by `start`.
 
         Its error goes to all who wait, and is not kept. A waiter that is cancelled, the first one too, does not cancel
-        it for the others.
+        it for the others. That the first was refused says nothing of the others: they ask once more.
         """
+        led, answer = await self._wait(key, start)
+        if not led and isinstance(answer, Overloaded):
+            _, answer = await self._wait(key, start)
+        if isinstance(answer, Answer):
+            return answer
+        raise answer
+
+    async def _wait(self, key: bytes, start: Callable[[], Awaitable[Answer]]) -> tuple[bool, Answer | BaseException]:
+        """Whether the computation was begun here, and what became of it."""
         flight = self._flights.get(key)
+        led = flight is None or flight.task.done()
         # One that is done but not yet taken off is over: who comes now must not get its error.
         if flight is None or flight.task.done():
             flight = self._begin(key, start)
@@ -50,7 +61,9 @@ class Flights:
                 # Off the table first: it takes its time to end, and a newcomer needs a computation of its own.
                 self._end(key, flight)
                 flight.task.cancel()
-        return flight.task.result()
+        if flight.task.cancelled():
+            raise asyncio.CancelledError
+        return led, flight.task.exception() or flight.task.result()
 
     def _begin(self, key: bytes, start: Callable[[], Awaitable[Answer]]) -> _Flight:
         flight = _Flight(asyncio.create_task(_run(start)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import resource
+import traceback
 from collections import deque
 from collections.abc import Callable, Set
 from pathlib import Path
@@ -43,40 +44,45 @@ class GuardedRunner:
         done: dict[int, Done] = {}
         kept: dict[int, KeptRows | None] = {}
         spent = Spent()
-        waiting = deque(self._parts(batch, list(range(len(batch.works)))))
-        freed: set[int] = set()
+        waiting = deque([list(range(len(batch.works)))])
+        freed_for: set[int] = set()
         while waiting:
-            part = waiting.popleft()
-            try:
-                answer = self._run_part(batch, part, gone)
-            except EOFError:  # the order to stop
-                raise
-            except Exception as error:  # whatever torch raises must not end the worker
-                if len(part) == 1 and not (is_out_of_memory(error) and part[0] not in freed):
-                    log.exception("a request failed")
-                    done[part[0]] = _failed(error)
-                elif is_out_of_memory(error):
-                    spent.out_of_memory += 1
-                    self._shrink(batch, part)
-                    freed.update(part)
-                    waiting.extendleft(reversed(self._parts(batch, part)))
-                else:
-                    spent.splits += 1
-                    half = len(part) // 2
-                    waiting.extendleft([part[half:], part[:half]])
-                continue
-            spent.add(answer.spent)
-            done.update(zip(part, answer.done, strict=True))
-            kept.update(zip(part, answer.kept, strict=True))
-        self._relax()
+            part, *others = self._parts(batch, waiting.popleft())
+            waiting.extendleft(reversed(others))
+            answer = self._try(batch, part, gone)
+            if isinstance(answer, BatchDone):
+                spent.add(answer.spent)
+                done.update(zip(part, answer.done, strict=True))
+                kept.update(zip(part, answer.kept, strict=True))
+            elif is_out_of_memory(answer) and freed_for.isdisjoint(part):
+                spent.out_of_memory += 1
+                self._shrink(batch, part)
+                if len(part) == 1:
+                    freed_for.update(part)
+                waiting.appendleft(part)
+            elif len(part) > 1:
+                spent.splits += 1
+                half = len(part) // 2
+                waiting.extendleft([part[half:], part[:half]])
+            else:
+                log.error("a request failed", exc_info=answer)
+                done[part[0]] = _failed(answer)
+        self._relax(spent)
         spent.memory_bytes = resident_bytes()
         places = range(len(batch.works))
         return BatchDone(tuple(done[place] for place in places), spent, tuple(kept.get(place) for place in places))
 
-    def _run_part(self, batch: Batch, part: list[int], gone: Gone) -> BatchDone:
+    def _try(self, batch: Batch, part: list[int], gone: Gone) -> BatchDone | Exception:
+        """The answers to a part of a batch, or what went wrong, without the tensors that it held."""
         works = [batch.works[place] for place in part]
         keep = [batch.keep[place] for place in part]
-        return self._runner.run(works, keep, lambda: _local(part, gone()))
+        try:
+            return self._runner.run(works, keep, lambda: _local(part, gone()))
+        except EOFError:  # the order to stop
+            raise
+        except Exception as error:  # noqa: BLE001 (whatever torch raises must not end the worker)
+            traceback.clear_frames(error.__traceback__)
+            return error
 
     def _parts(self, batch: Batch, places: list[int]) -> list[list[int]]:
         """The places in groups of at most `_most_tokens` tokens, at least one place each."""
@@ -99,16 +105,16 @@ class GuardedRunner:
         tokens = sum(len(batch.works[place].ids) for place in part)
         if self._most_tokens is None:
             self._too_many = tokens
-        self._most_tokens = max(1, tokens // 2)
+        self._most_tokens = max(1, min(tokens // 2, self._most_tokens or tokens))
         self._calm = 0
         log.warning("out of memory with %d tokens; %d at a time from now on", tokens, self._most_tokens)
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
-    def _relax(self) -> None:
+    def _relax(self, spent: Spent) -> None:
         """After some batches that fitted, twice as much is tried again."""
-        if self._most_tokens is None:
+        if self._most_tokens is None or spent.out_of_memory:
             return
         self._calm += 1
         if self._calm == CALM_BATCHES:

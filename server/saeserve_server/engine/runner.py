@@ -44,6 +44,8 @@ CHUNK_ELEMENTS = 2**25
 """Most activations of one source held at a time (128 MiB in float32); a single text may take more."""
 MOST_KEPT_BYTES = 2**24
 """Largest rows of one item that are given back to be kept: they cross the pipe."""
+PATIENCE_WITH_DENSE = 8
+"""After so many times in a row that a source fired on too much to be kept, it is not tried any more."""
 KEPT_SHARE = 4
 """Latents are worth keeping while they take no more than so many times the activations that they were made from."""
 
@@ -105,7 +107,7 @@ class BatchRunner:
         self._model = model
         self._sources = sources
         self._masks = Masks(sources, index, model.device)
-        self._never_kept: set[int] = set()  # ranks of sources whose latents are too many to keep
+        self._too_dense = [0] * len(sources)  # how many times in a row a source's latents were too many to keep
         self.catalog = Catalog(model.info, tuple(source.info for source in sources))
 
     @torch.inference_mode()
@@ -197,15 +199,16 @@ class BatchRunner:
             spent.encodes += len(group)
             spent.encode_tokens += sum(lengths)
             asking = [job for ids in group for job in wanting[ids]]
-            if rank in self._never_kept:
+            if self._too_dense[rank] >= PATIENCE_WITH_DENSE:
                 for job in asking:
                     job.kept = None
             wants_rows = any(
                 job.kept is not None or (isinstance(job, _Encode) and rank in job.work.sources) for job in asking
             )
             found = _Rows(activations, source) if wants_rows else None
-            if found is not None and found.worth_keeping(0, len(activations)) is None:
-                self._never_kept.add(rank)  # it fires on so much that looking for what is worth keeping costs more
+            if found is not None and any(job.kept is not None for job in asking):
+                too_dense = found.worth_keeping(0, len(activations)) is None
+                self._too_dense[rank] = self._too_dense[rank] + 1 if too_dense else 0
             end = 0
             for ids, own in zip(group, activations.split(lengths), strict=True):  # own: [rows, n_features]
                 end += len(own)

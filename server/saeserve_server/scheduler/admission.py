@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import time
 from dataclasses import dataclass
 
@@ -12,6 +13,8 @@ STREAM_SHARE = 0.5
 """Share of the budget that items of streams may fill: the rest is for unary calls, which do not wait for room."""
 LEAST_DELAY, MOST_DELAY = 0.05, 10.0
 """Seconds after which a refused call is told to come again."""
+UNKNOWN_DELAY = (0.5, 2.0)
+"""The same while the rate is not known."""
 RATE_MEMORY = 0.8
 """Weight of the past in the measured rate, for each batch."""
 
@@ -78,13 +81,9 @@ class Admission:
         else:
             self._by_client[client] = left
 
-    def share_of(self, client: str) -> float:
-        """Share of the budget that a caller has taken."""
-        return self._by_client.get(client, Cost()).share_of(self.budget)
-
-    def by_share(self) -> list[str]:
-        """The callers, who has taken most first."""
-        return sorted(self._by_client, key=self.share_of, reverse=True)
+    def by_client(self) -> dict[str, Cost]:
+        """What each caller has taken."""
+        return dict(self._by_client)
 
     def measured(self, flop: float, seconds: float, *, saturated: bool) -> None:
         """A batch of that much took that long; `saturated` if it left something behind.
@@ -102,11 +101,16 @@ class Admission:
             self._rate = max(now, self._rate)
         self._saturated |= saturated
 
-    def is_too_late(self, cost: Cost, remaining: float) -> bool:
-        """Whether what is there already would keep an item waiting beyond the seconds that its caller has left."""
+    def is_too_late(self, cost: Cost, client: str, remaining: float) -> bool:
+        """Whether a caller's item would wait longer than the seconds that are left to it.
+
+        Callers take turns: of what another has there no more comes first than what this one has itself.
+        """
         if not self._saturated or self._rate is None:
             return False
-        return (self.taken.flop + cost.flop) / self._rate > remaining
+        own = self._by_client.get(client, Cost()).flop + cost.flop
+        before = sum(min(taken.flop, own) for other, taken in self._by_client.items() if other != client)
+        return (own + before) / self._rate > remaining
 
     def refusal(self, cost: Cost) -> Overloaded:
         """The error for a call that finds no room, with a time of its own to come again.
@@ -116,12 +120,11 @@ class Admission:
         """
         now = time.monotonic()
         if self._rate is None:
-            delay = 1.0
+            delay = random.uniform(*UNKNOWN_DELAY)  # noqa: S311
         else:
-            slot = max(self._next_slot, now + self.taken.flop / self._rate / 2)
+            slot = max(self._next_slot, now + LEAST_DELAY, now + self.taken.flop / self._rate / 2)
             self._next_slot = min(slot + cost.flop / self._rate, now + MOST_DELAY)
             delay = slot - now
-        return Overloaded(
-            f"{self.taken.items} texts are waiting already",
-            retry_after=min(max(delay, LEAST_DELAY), MOST_DELAY),
-        )
+            if delay + cost.flop / self._rate >= MOST_DELAY:  # no slot is left
+                delay = random.uniform(MOST_DELAY / 2, MOST_DELAY)  # noqa: S311
+        return Overloaded(f"{self.taken.items} texts are waiting already", retry_after=delay)

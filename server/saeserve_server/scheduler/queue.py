@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict, deque
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from enum import IntEnum
 
@@ -46,8 +47,6 @@ class Item:
     """Whose turn it takes."""
     keep: bool = False
     """Whether its rows are wanted too."""
-    alone: bool = False
-    """Whether it must have a batch of its own."""
     arrived: float = field(default_factory=time.monotonic)
 
     @property
@@ -87,9 +86,14 @@ class _Lanes:
         self._lanes.move_to_end(client)
         return lane.popleft()
 
-    def last(self, client: str) -> Item | None:
-        """The last in a caller's lane."""
-        return next((item for item in reversed(self._lanes.get(client, ())) if item.wanted), None)
+    def newest(self, client: str) -> Iterator[Item]:
+        """A caller's items, the last first."""
+        return (item for item in reversed(self._lanes.get(client, ())) if item.wanted)
+
+    def oldest(self) -> float | None:
+        """When the item that has waited longest arrived."""
+        heads = (next((item for item in lane if item.wanted), None) for lane in self._lanes.values())
+        return min((item.arrived for item in heads if item is not None), default=None)
 
 
 class WorkQueue:
@@ -108,39 +112,41 @@ class WorkQueue:
 
     def oldest(self) -> float | None:
         """When the item that has waited longest arrived; None if none waits."""
-        firsts = [lanes.first() for lanes in self._waiting.values()]
-        return min((item.arrived for item in firsts if item is not None), default=None)
+        ages = [age for lanes in self._waiting.values() if (age := lanes.oldest()) is not None]
+        return min(ages, default=None)
 
-    async def take(self) -> list[Item]:
+    async def take(self, runs_alone: Callable[[Work], bool] = lambda work: False) -> list[Item]:
         """The next batch: what waits, up to the token budget, at least one item. Waits until there is one.
 
+        Work of which `runs_alone` says so has a batch of its own.
         Items that nobody waits for any more are dropped. A text that is there already is run once, and costs next to
         nothing.
         """
         while True:
-            batch = self._form()
+            batch = self._form(runs_alone)
             if batch:
                 return batch
             self._arrival.clear()
             await self._arrival.wait()
 
-    def newest(self, client: str) -> Item | None:
-        """The unary item of a caller that has waited least."""
-        return self._waiting[Priority.UNARY].last(client)
+    def newest(self, client: str) -> Iterator[Item]:
+        """The unary items of a caller, who has waited least first."""
+        return self._waiting[Priority.UNARY].newest(client)
 
-    def _form(self) -> list[Item]:
+    def _form(self, runs_alone: Callable[[Work], bool]) -> list[Item]:
         batch: list[Item] = []
         texts: set[tuple[int, ...]] = set()
         held = 0
         while (lanes := self._next()) is not None and (item := lanes.first()) is not None:
             cost = 1 if item.work.ids in texts else item.tokens
             full = held + cost > self._batch_tokens or len(batch) == self._max_batch
-            if batch and (full or item.alone):
+            alone = runs_alone(item.work)
+            if batch and (full or alone):
                 break
             batch.append(lanes.take())
             texts.add(item.work.ids)
             held += cost
-            if item.alone:
+            if alone:
                 break
         return batch
 

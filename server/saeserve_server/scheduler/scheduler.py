@@ -83,11 +83,11 @@ class Scheduler:
         cost = self._costs.of(work)
         self._admission.check_possible(cost)
         future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-        item = Item(work, future, cost, priority, client, keep, self._suspects.is_suspect(work))
+        item = Item(work, future, cost, priority, client, keep)
         if priority is Priority.STREAM:
             await self._room_for_stream(cost)
         else:
-            if deadline is not None and self._admission.is_too_late(cost, deadline - time.monotonic()):
+            if deadline is not None and self._admission.is_too_late(cost, client, deadline - time.monotonic()):
                 raise self._admission.refusal(cost)
             self._make_room(item)
         self._admission.take(cost, client)
@@ -95,8 +95,8 @@ class Scheduler:
         try:
             return await future
         except asyncio.CancelledError:
-            future.cancel()
-            self._left(item)
+            if future.cancelled():
+                self._left(item)
             raise
         finally:
             if item not in self._running:  # else its batch holds on to it
@@ -121,6 +121,7 @@ class Scheduler:
         """It waits no more."""
         self._admission.give_back(Cost(items=1), item.client)
         item.cost -= Cost(items=1)
+        self._freed.set()
 
     async def _room_for_stream(self, cost: Cost) -> None:
         async with self._stream_turn:
@@ -130,17 +131,31 @@ class Scheduler:
 
     def _make_room(self, item: Item) -> None:
         """Refuses the newest item of the caller who takes most, if that is more than this one takes; else this one."""
-        admission, own = self._admission, item.cost.share_of(self._admission.budget)
-        while not admission.has_room(item.cost):
-            found = next((one for client in admission.by_share() if (one := self._queue.newest(client))), None)
-            if found is None or admission.share_of(found.client) <= admission.share_of(item.client) + own:
+        admission, taken = self._admission, self._admission.by_client()
+        own = (taken.get(item.client, Cost()) + item.cost).share_of(admission.budget)
+        newest = {client: self._queue.newest(client) for client in taken}
+        displaced: list[Item] = []
+        missing = item.cost
+        while not admission.has_room(missing):
+            client = max(newest, key=lambda one: taken[one].share_of(admission.budget), default=None)
+            if client is None or taken[client].share_of(admission.budget) <= own:
                 raise admission.refusal(item.cost)
-            found.future.set_exception(admission.refusal(found.cost))
-            self._release(found)
+            other = next(newest[client], None)
+            if other is None:  # all it has is running, or streamed
+                del newest[client]
+                continue
+            displaced.append(other)
+            taken[client] -= other.cost
+            missing -= other.cost
+        for other in displaced:
+            other.future.set_exception(admission.refusal(other.cost))
+            self._release(other)
 
     async def _dispatch(self) -> None:
         while True:
-            batch = await self._queue.take()
+            batch = [item for item in await self._queue.take(self._suspects.is_suspect) if self._is_admissible(item)]
+            if not batch:
+                continue
             self._running = {item: place for place, item in enumerate(batch)}
             flop = sum({item.work.ids: item.cost.flop for item in batch}.values())  # a text is run once
             for item in batch:
@@ -170,6 +185,16 @@ class Scheduler:
                 self._running = {}
                 for item in batch:
                     self._release(item)
+
+    def _is_admissible(self, item: Item) -> bool:
+        """Whether nothing has come to be held against an item while it waited. Refuses it otherwise."""
+        try:
+            self._suspects.check(item.work)
+        except ServeError as verdict:
+            _fail(item, verdict)
+            self._release(item)
+            return False
+        return True
 
     def _verdict(self, item: Item, error: ServeError) -> ServeError:
         """What an item is told that a worker died over."""
