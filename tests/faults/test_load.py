@@ -158,7 +158,7 @@ def test_who_asks_little_has_a_turn_among_hundreds_of_another(
 def test_who_asks_one_by_one_is_never_refused_while_another_floods(own: Faulty) -> None:
     """The flood calls again soon after it has been answered or refused."""
     floods = [Question("search", (f"flood {place}, and again",), {"limit": 3}) for place in range(2 * QUEUE_ITEMS)]
-    questions = [*searches(5), *encodes(5)]
+    questions = [*searches(3), *encodes(3)]
     over = threading.Event()
     counts = dict.fromkeys(StatusCode, 0)
     to_send: SimpleQueue[Question] = SimpleQueue()

@@ -214,7 +214,7 @@ def test_a_worker_that_hangs_is_replaced(fragile: Faulty) -> None:
 
 
 def test_a_batch_that_follows_one_that_took_too_long_gets_no_answer_of_it_and_no_blame() -> None:
-    """The answer may lie in the pipe when the time is over; and the worker's end is not the fault of those who waited."""
+    """The first answer may be in the pipe when its time is over; and those who waited did not do in the worker."""
 
     class Silent:
         """A worker that says nothing by itself."""

@@ -74,6 +74,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             return None
         if not open_to_all and self._calls >= self._max_calls:
             return self._refusal(name, self._too_many())
+        if not open_to_all and self._draining.is_set():
+            return self._refusal(name, Unavailable("the server is going away", reason="DRAINING", retry_after=1.0))
         most = None if open_to_all else self._max_calls
         parse = _forgiving(handler.request_deserializer)
         if handler.request_streaming and handler.response_streaming:

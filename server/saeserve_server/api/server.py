@@ -36,6 +36,8 @@ from saeserve_server.serving import MAX_REQUEST_BYTES, Serving, make_limits
 log = logging.getLogger(__name__)
 
 SERVICE = service.DESCRIPTOR.services_by_name["FeatureService"].full_name
+REFUSING_SECONDS = 0.5
+"""How long calls that still arrive at the end of a drain are told to go elsewhere."""
 LIVENESS = "saeserve.liveness"
 """SERVING while the event loop runs, also while draining: readiness and liveness are two things."""
 
@@ -115,6 +117,8 @@ class FeatureServer:
             log.info("draining")
             await _until(hurry, asyncio.sleep(self._config.drain_delay))
         self._draining.set()
+        # gRPC cancels what arrives while it stops, and no caller retries that: for a moment calls are refused by us.
+        await _until(hurry, asyncio.sleep(min(REFUSING_SECONDS, self._config.grace)))
         await _until(hurry, self._server.stop(self._config.grace))
         await self._server.stop(None)
         if self._scheduler is not None:

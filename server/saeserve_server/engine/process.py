@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import random
 import time
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -56,6 +57,7 @@ class ProcessEngine:
         self._answer: asyncio.Future[BatchDone] | None = None
         self._supervisor: asyncio.Task[None] | None = None
         self._load_seconds = LEAST_RETRY
+        self._backoff = FIRST_BACKOFF
 
     async def start(self) -> None:
         """Starts the worker and waits until it is up. Raises ConfigError if it cannot be started."""
@@ -73,6 +75,7 @@ class ProcessEngine:
                 return await self._answer
         except TimeoutError:
             log.error("the worker has not answered for %.0f s and is replaced", self._config.batch_timeout)
+            self._up = False  # else the next batch would go to the worker that is being killed
             self._link.kill()
             raise self._lost() from None
         finally:
@@ -108,7 +111,7 @@ class ProcessEngine:
                     if ended.done()
                     else f"the worker was not ready after {self._config.start_timeout:g} s (start_timeout)"
                 )
-            ready = self._first.result()
+            self._on_state(self._first.result())
         except BaseException:
             link.kill()
             raise
@@ -116,7 +119,6 @@ class ProcessEngine:
             ended.cancel()
         self._load_seconds = time.monotonic() - began
         self._up = True
-        self._on_state(ready)
 
     def _on_message(self, message: Any) -> None:
         if isinstance(message, BatchDone):
@@ -129,7 +131,6 @@ class ProcessEngine:
                 self._first.set_result(message)
 
     async def _supervise(self) -> None:
-        backoff = FIRST_BACKOFF
         while True:
             started = time.monotonic()
             if self._link is not None:
@@ -140,21 +141,23 @@ class ProcessEngine:
                 self._on_state(None)
                 await self._link.end(0.0)
             if time.monotonic() - started > STEADY_SECONDS:
-                backoff = FIRST_BACKOFF
+                self._backoff = FIRST_BACKOFF
             log.error(
                 "the worker died (exit code %s); restarting in %.1f s",
                 self._link.exit_code if self._link else None,
-                backoff,
+                self._backoff,
             )
-            await asyncio.sleep(backoff)
-            backoff = min(backoff * 2, MOST_BACKOFF)
+            await asyncio.sleep(self._backoff)
+            self._backoff = min(self._backoff * 2, MOST_BACKOFF)
             try:
                 await self._launch()
             except Exception as error:  # noqa: BLE001 (whatever it is: nobody else would try again)
                 log.error("the worker could not be restarted: %s", error)
 
     def _retry_after(self) -> float:
-        return min(max(FIRST_BACKOFF + self._load_seconds, LEAST_RETRY), MOST_RETRY)
+        """About when the worker is back, for each caller a little different: not all are to return at once."""
+        delay = (self._backoff + self._load_seconds) * random.uniform(1.0, 1.25)  # noqa: S311
+        return min(max(delay, LEAST_RETRY), MOST_RETRY)
 
     def _lost(self) -> WorkerLost:
         return WorkerLost("the worker is restarting", reason="WORKER_RESTARTING", retry_after=self._retry_after())

@@ -17,6 +17,10 @@ STREAM_PATIENCE = 1.0
 """Seconds after which an item of a stream no longer yields to unary calls, so that it is never starved."""
 
 
+SWEEP_AT_LEAST = 4096
+"""After so many arrivals, and twice as many as then waited, items that nobody waits for are looked for everywhere."""
+
+
 class Priority(IntEnum):
     """Who goes first."""
 
@@ -86,6 +90,18 @@ class _Lanes:
         self._lanes.move_to_end(client)
         return lane.popleft()
 
+    def __len__(self) -> int:
+        return sum(len(lane) for lane in self._lanes.values())
+
+    def sweep(self) -> None:
+        """Drops all items that nobody waits for any more."""
+        for client, lane in list(self._lanes.items()):
+            kept = deque(item for item in lane if item.wanted)
+            if kept:
+                self._lanes[client] = kept
+            else:
+                del self._lanes[client]
+
     def newest(self, client: str) -> Iterator[Item]:
         """A caller's items, the last first."""
         return (item for item in reversed(self._lanes.get(client, ())) if item.wanted)
@@ -104,11 +120,18 @@ class WorkQueue:
         self._max_batch = max_batch
         self._waiting = {priority: _Lanes() for priority in Priority}
         self._arrival = asyncio.Event()
+        self._puts = 0
+        self._swept_to = 0
 
     def put(self, item: Item) -> None:
         """Adds an item at the end of its caller's lane."""
         self._waiting[item.priority].put(item)
         self._arrival.set()
+        self._puts += 1
+        if self._puts >= 2 * self._swept_to + SWEEP_AT_LEAST:  # behind a worker that hangs callers come and give up
+            for one in self._waiting.values():
+                one.sweep()
+            self._puts, self._swept_to = 0, sum(len(one) for one in self._waiting.values())
 
     def oldest(self) -> float | None:
         """When the item that has waited longest arrived; None if none waits."""
