@@ -30,6 +30,8 @@ T = TypeVar("T")
 DEFAULT_MOST_TOKENS = 2048
 """Longest text of a model whose context holds more, unless `max_tokens` is set."""
 MAX_REQUEST_BYTES = 4 * 1024 * 1024
+INLINE_BYTES = 512
+"""A text of no more is cut into tokens at once: it takes less time than to hand it to a thread."""
 INLINE_IDS = 1024
 """More token ids than this are given their pieces in a thread."""
 BATCH_TOKENS_CPU = 512
@@ -159,6 +161,8 @@ class Serving:
             )
         if not text:
             raise InvalidArgument.field(field, "empty; a text is expected", reason="TEXT_EMPTY")
+        if size <= INLINE_BYTES:
+            return self.tokenizer.tokenize(text)
         return await self.aside(self.tokenizer.tokenize, text)
 
     async def detokenize(self, ids: list[int], field: str = "input.token_ids.ids") -> TokenizedText:

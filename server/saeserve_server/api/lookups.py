@@ -6,6 +6,7 @@ import time
 
 import saeserve_server
 from saeserve.v1 import feature_service_pb2 as service
+from saeserve.v1 import types_pb2 as types
 from saeserve_server.api.build import (
     Timing,
     call_info,
@@ -21,6 +22,10 @@ from saeserve_server.errors import FailedPrecondition
 from saeserve_server.records.density import density_of
 from saeserve_server.records.page import decode_page_token, encode_page_token
 from saeserve_server.serving import Serving
+from saeserve_server.text.tokenizer import TokenizedText
+
+INLINE_TOKENS = 256
+"""More tokens than this are described in a thread: it would hold up every other call."""
 
 
 async def top_activations(serving: Serving, request: service.TopActivationsRequest) -> service.TopActivationsResponse:
@@ -84,12 +89,18 @@ async def tokenize(serving: Serving, request: service.TokenizeRequest) -> servic
     began = time.perf_counter()
     text = await parse_text(serving, request.input)
     timing = Timing(tokenize=time.perf_counter() - began)
+    few = len(text.tokens) <= INLINE_TOKENS
+    tokens = _token_messages(text) if few else await serving.aside(_token_messages, text)
     return service.TokenizeResponse(
-        tokens=await serving.aside(lambda: [token_message(token) for token in text.tokens]),
+        tokens=tokens,
         bos_id=serving.catalog.model.bos_id,
         over_limit=len(text.ids) > serving.limits.max_tokens,
         call_info=call_info(serving, timing),
     )
+
+
+def _token_messages(text: TokenizedText) -> list[types.Token]:
+    return [token_message(token) for token in text.tokens]
 
 
 async def get_server_info(serving: Serving, request: service.GetServerInfoRequest) -> service.GetServerInfoResponse:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import signal
@@ -104,6 +105,8 @@ class FeatureServer:
             write_whole(self._config.port_file, self.address)
         log.info("listening on %s, loading %s", self.address, self._config.model)
         await self._engine.start()
+        gc.collect()
+        gc.freeze()  # what is loaded stays: later collections, which hold up every call, need not look at it
         log.info("ready")
 
     async def stop(self, hurry: asyncio.Event) -> None:

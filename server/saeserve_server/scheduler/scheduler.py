@@ -25,6 +25,9 @@ from saeserve_server.scheduler.suspects import Suspects
 
 log = logging.getLogger(__name__)
 
+ANSWERS_AT_ONCE = 2
+"""Callers who are woken before the event loop looks at what else there is: each goes on to describe its answer."""
+
 
 class Scheduler:
     """Admission, queue and dispatcher in front of one engine."""
@@ -41,6 +44,7 @@ class Scheduler:
         self._freed = asyncio.Event()
         self._stream_turn = asyncio.Lock()
         self._dispatcher: asyncio.Task[None] | None = None
+        self._deliveries: set[asyncio.Task[None]] = set()
         metrics.queue_size.set_function(lambda: self._admission.taken.items)
         metrics.queue_load.set_function(lambda: self._admission.load)
         metrics.queue_age.set_function(self._age)
@@ -104,11 +108,10 @@ class Scheduler:
 
     def _left(self, item: Item) -> None:
         """Nobody waits for an item any more."""
-        place = self._running.get(item)
-        if place is None:
+        if item.cost.items:
             self._metrics.abandoned.labels("queue").inc()
-        else:
-            self._engine.abandon(place)
+        elif item in self._running:
+            self._engine.abandon(self._running[item])
 
     def _release(self, item: Item) -> None:
         """Gives back what the item still takes of the budget."""
@@ -169,7 +172,7 @@ class Scheduler:
                 )
                 self._suspects.survived(works)
                 self._admission.measured(flop, time.monotonic() - began, saturated=left_behind)
-                self._deliver(batch, answer, began)
+                self._hand_back(batch, answer, began)
             except WorkerLost as error:
                 self._suspects.died(works)
                 for item in batch:
@@ -204,14 +207,31 @@ class Scheduler:
             return verdict
         return error
 
-    def _deliver(self, batch: list[Item], answer: BatchDone, began: float) -> None:
+    def _hand_back(self, batch: list[Item], answer: BatchDone, began: float) -> None:
+        """Has the answers delivered while the next batch is on its way."""
+
+        async def deliver() -> None:
+            try:
+                await self._deliver(batch, answer, began)
+            except Exception as error:  # nobody may be left waiting
+                log.exception("the engine's answer cannot be delivered")
+                for item in batch:
+                    _fail(item, Internal(f"{type(error).__name__}: {error}"))
+
+        task = asyncio.create_task(deliver())
+        self._deliveries.add(task)
+        task.add_done_callback(self._deliveries.discard)
+
+    async def _deliver(self, batch: list[Item], answer: BatchDone, began: float) -> None:
         spent = answer.spent
         self._metrics.batch(len(batch), sum(item.tokens for item in batch), spent.forward_seconds, spent.encode_seconds)
         self._metrics.work(spent.forward_passes, spent.forward_tokens, spent.encodes, spent.encode_tokens)
         self._metrics.recovered(spent.splits, spent.out_of_memory)
         self._metrics.worker_memory.set(spent.memory_bytes)
         kept = answer.kept or (None,) * len(batch)
-        for item, done, rows in zip(batch, answer.done, kept, strict=True):
+        for place, (item, done, rows) in enumerate(zip(batch, answer.done, kept, strict=True)):
+            if place % ANSWERS_AT_ONCE == ANSWERS_AT_ONCE - 1:
+                await asyncio.sleep(0)
             waited = began - item.arrived
             self._metrics.queue_seconds.observe(waited)
             if isinstance(done, Abandoned):
