@@ -127,6 +127,7 @@ class Serving:
         self._inner = InnerTier(config.inner_cache_bytes, metrics) if config.inner_cache_bytes else None
         self._filters = ArrayFilters(catalog.sources, index)
         self._threads = ThreadPoolExecutor(2, thread_name_prefix="aside")
+        self._cutting = ThreadPoolExecutor(1, thread_name_prefix="tokenizer")
 
     async def compute(self, work: Work, *, client: str, deadline: float | None) -> Computed:
         """What the engine answers: from activations kept of the same text, else computed. Raises ServeError."""
@@ -163,7 +164,7 @@ class Serving:
             raise InvalidArgument.field(field, "empty; a text is expected", reason="TEXT_EMPTY")
         if size <= INLINE_BYTES:
             return self.tokenizer.tokenize(text)
-        return await self.aside(self.tokenizer.tokenize, text)
+        return await asyncio.get_running_loop().run_in_executor(self._cutting, self.tokenizer.tokenize, text)
 
     async def detokenize(self, ids: list[int], field: str = "input.token_ids.ids") -> TokenizedText:
         """Tokens of given ids. Raises InvalidArgument for none, too many, or one outside the vocabulary."""

@@ -219,7 +219,9 @@ class Life(RuleBasedStateMachine):
     def the_budget_holds(self) -> None:
         admission = self.scheduler._admission
         for part in ("items", "flop", "bytes"):
-            assert 0 <= getattr(admission.taken, part) <= getattr(ROOM, part)
+            streamed = getattr(self.scheduler._streamed, part)
+            assert 0 <= streamed <= getattr(ROOM, part)
+            assert 0 <= getattr(admission.taken, part) - streamed <= getattr(ROOM, part)
             assert getattr(admission.taken, part) == sum(getattr(one, part) for one in admission._by_client.values())
         assert all(one != Cost() for one in admission._by_client.values())
 
@@ -251,3 +253,23 @@ TestLife = Life.TestCase
 TestLife.settings = settings(
     max_examples=60, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
 )
+
+
+def test_what_was_given_up_behind_a_worker_that_hangs_is_forgotten() -> None:
+    """Callers come, wait for as long as they may and leave, over and over, while the batch in progress never ends."""
+
+    async def story(engine: SlowEngine, scheduler: Scheduler) -> None:
+        busy = await occupied(scheduler)
+        (patient,) = submit(scheduler, work(2))
+        await settle()
+        for _ in range(30):
+            for task in submit(scheduler, *(work(number) for number in range(10, 510))):
+                await asyncio.sleep(0)
+                task.cancel()
+            await settle()
+        assert sum(len(lanes) for lanes in scheduler._queue._waiting.values()) < 15_000 / 2
+        engine.let_go()
+        await asyncio.gather(*busy)
+        assert (await patient).done.rows == 2
+
+    run(story)

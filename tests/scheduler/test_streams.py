@@ -50,9 +50,9 @@ def test_the_half_is_of_each_part_of_the_budget(room: Cost) -> None:
 def test_streams_come_first_come_first_served_the_small_behind_the_large() -> None:
     async def story(engine: SlowEngine, scheduler: Scheduler) -> None:
         busy = await occupied(scheduler, work(1, 20))
-        streamed = submit(scheduler, work(10, 40), work(11, 1), work(12, 1), priority=STREAM)
+        streamed = submit(scheduler, work(10, 40), work(11, 40), work(12, 1), priority=STREAM)
         await settle()
-        assert taken(scheduler).items == 0  # the small would fit beside what runs, the large would not
+        assert taken(scheduler).items == 1  # the small would fit beside the first, the large would not
         engine.let_go()
         await asyncio.gather(*busy, *streamed)
         assert [one for batch in engine.batches for one in batch] == [1, 10, 11, 12]
@@ -60,20 +60,49 @@ def test_streams_come_first_come_first_served_the_small_behind_the_large() -> No
     run(story, room=budget(flop=10))
 
 
-def test_one_that_takes_more_than_half_goes_when_nothing_else_is_taken() -> None:
+def test_one_that_takes_more_than_half_goes_when_no_other_is_there() -> None:
     async def story(engine: SlowEngine, scheduler: Scheduler) -> None:
         busy = await occupied(scheduler, work(1, 1))
-        (large,) = submit(scheduler, work(10, 80), priority=STREAM)
+        small, large = submit(scheduler, work(9, 10), work(10, 80), priority=STREAM)
         await settle()
-        assert taken(scheduler).items == 0
+        assert taken(scheduler).items == 1
         engine.let_go()
-        await asyncio.gather(*busy, large)
-        assert engine.batches == [[1], [10]]
+        await asyncio.gather(*busy, small, large)
+        assert engine.batches == [[1], [9], [10]]
         with pytest.raises(InvalidArgument) as caught:
             await scheduler.submit(work(11, 101), STREAM)
         assert caught.value.reason == "REQUEST_TOO_COSTLY"
 
     run(story, room=budget(flop=10))
+
+
+def test_unary_calls_that_take_all_there_is_do_not_keep_streams_waiting() -> None:
+    async def story(engine: SlowEngine, scheduler: Scheduler) -> None:
+        busy = await occupied(scheduler)
+        unary = submit(scheduler, *(work(number) for number in range(20, 28)))
+        await settle()
+        assert taken(scheduler).items == 8
+        (streamed,) = submit(scheduler, work(10), priority=STREAM)
+        await settle()
+        assert taken(scheduler).items == 9
+        engine.let_go()
+        await asyncio.gather(*busy, *unary, streamed)
+
+    run(story, room=budget(items=8))
+
+
+def test_callers_take_turns_for_the_room_of_streams() -> None:
+    async def story(engine: SlowEngine, scheduler: Scheduler) -> None:
+        busy = await occupied(scheduler)
+        many = submit(scheduler, *(work(number) for number in range(10, 30)), priority=STREAM, client="many")
+        await settle()
+        (one,) = submit(scheduler, work(50), priority=STREAM, client="one")
+        await settle()
+        engine.let_go()
+        await asyncio.gather(*busy, *many, one)
+        assert [number for batch in engine.batches for number in batch].index(50) <= 5
+
+    run(story, room=budget(items=4))
 
 
 def test_one_that_is_given_up_while_it_waits_for_room_takes_nothing_and_holds_nobody_up() -> None:

@@ -31,6 +31,8 @@ from saeserve_server.errors import InvalidArgument
 from saeserve_server.serving import Serving
 from saeserve_server.text.tokenizer import TokenizedText
 
+INLINE_ANSWER_BYTES = 256 * 1024
+"""Larger ones are packed in a thread: it would hold up every other call."""
 STREAM_INSTEAD = ", or call EncodeStream, which answers in chunks"
 
 T = TypeVar("T")
@@ -137,6 +139,7 @@ async def _encode_all(serving: Serving, works: list[EncodeWork], timing: Timing)
             for key, work in zip(keys, works, strict=True)
         ]
     )
+    refuse_large_answer(serving, sum(len(answer.payload) for answer in answers), STREAM_INSTEAD)
     for answer in answers:
         timing.add(answer.spent, answer.tier)
     return [_unpack(work, answer.payload) for work, answer in zip(works, answers, strict=True)]
@@ -144,7 +147,11 @@ async def _encode_all(serving: Serving, works: list[EncodeWork], timing: Timing)
 
 async def _compute(serving: Serving, work: EncodeWork, call: Call) -> Answer:
     computed = await serving.compute(work, client=call.client, deadline=call.deadline)
-    return Answer(_pack(expect(EncodeDone, computed.done)), computed.tier, computed.spent)
+    done = expect(EncodeDone, computed.done)
+    size = sum(block.nbytes for block in done.blocks) + (0 if done.dense is None else done.dense.nbytes)
+    refuse_large_answer(serving, size, STREAM_INSTEAD)
+    payload = _pack(done) if size <= INLINE_ANSWER_BYTES else await serving.aside(_pack, done)
+    return Answer(payload, computed.tier, computed.spent)
 
 
 def _pack(done: EncodeDone) -> bytes:

@@ -90,8 +90,6 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 request_deserializer=parse,
                 response_serializer=handler.response_serializer,
             )
-        if handler.request_streaming:  # none of our services has one
-            return handler
         return grpc.unary_unary_rpc_method_handler(
             self._unary(name, handler.unary_unary, most),
             request_deserializer=parse,

@@ -126,7 +126,8 @@ class FeatureServer:
         await self._server.stop(None)
         if self._scheduler is not None:
             await self._scheduler.stop()
-        await self._engine.stop(*([0.0] if hurry.is_set() else []))
+        await _until(hurry, self._engine.stop())
+        await self._engine.stop(0.0)
         await _until(hurry, self._answers.close())
         log.info("stopped")
 
@@ -154,9 +155,9 @@ class FeatureServer:
         log.info("metrics on %s:%d", self._config.metrics_bind.rpartition(":")[0], port)
 
     def _on_state(self, ready: Ready | None) -> None:
-        if ready is None:
-            self._metrics.worker_restarts.inc()
-        else:
+        if ready is not None:
+            if self._servicer.serving is not None:
+                self._metrics.worker_restarts.inc()
             self._servicer.serving = self._make_serving(ready)
         if not self._leaving:
             task = asyncio.ensure_future(self._set_ready(ready is not None))
@@ -170,6 +171,9 @@ class FeatureServer:
             self._scheduler = Scheduler(self._engine, CostModel(catalog), queue, limits.budget, self._metrics)
             self._scheduler.start()
         index = open_index(ready.index, catalog)
+        before = self._servicer.serving
+        if before is not None and _revisions(before.catalog, before.index) != _revisions(catalog, index):
+            raise ConfigError("the files of model, sources or index have changed: the server must be started anew")
         return Serving(self._config, catalog, self._scheduler, self._answers, index, self._metrics, self._draining)
 
     async def _set_ready(self, ready: bool) -> None:
@@ -186,6 +190,12 @@ def open_index(folder: Path | None, catalog: Catalog) -> RecordStore | None:
     index = RecordStore.open(folder)
     index.check(catalog)
     return index
+
+
+def _revisions(catalog: Catalog, index: RecordStore | None) -> tuple[object, ...]:
+    """What answers follow from."""
+    sources = [(source.id, source.revision) for source in catalog.sources]
+    return catalog.model.revision, sources, index.revision if index else None
 
 
 async def _until(event: asyncio.Event, work: Coroutine[Any, Any, None]) -> None:

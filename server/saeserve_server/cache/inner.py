@@ -48,6 +48,7 @@ class InnerTier:
         self._hits = metrics.cache_hits.labels(tier)
         self._misses = metrics.cache_misses.labels(tier)
         self._gauge = metrics.cache_bytes.labels(tier)
+        self._gauge.set(0)
         self.bytes = 0
         """Memory that is taken."""
 

@@ -1,6 +1,6 @@
 """The digest of a question: everything that its answer follows from, and nothing else.
 
-Two questions with the same digest have the same answer, in every replica, down to the byte. So revisions are content
+Two questions with the same digest have the same answer, in every replica. So revisions are content
 hashes, names are resolved to sources, a text to its ids, and defaults to their values before anything is hashed. Tokens
 and their offsets are no part of what is cached: they are made anew for each request.
 """

@@ -36,7 +36,13 @@ class Link:
         context = multiprocessing.get_context("spawn")  # never fork: gRPC's threads do not survive it
         ours, theirs = context.Pipe()
         process = context.Process(target=worker.main, args=(theirs, config), name="saeserve-worker", daemon=True)
-        await loop.run_in_executor(None, process.start)
+        starting = loop.run_in_executor(None, process.start)
+        try:
+            await asyncio.shield(starting)
+        except asyncio.CancelledError:  # it starts all the same, and nobody would hold it
+            await starting
+            process.kill()
+            raise
         theirs.close()
         link = cls(process, ours)
         threading.Thread(target=link._read, args=(loop, on_message), name="worker-reader", daemon=True).start()

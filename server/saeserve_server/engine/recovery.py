@@ -80,7 +80,9 @@ class GuardedRunner:
             return self._runner.run(works, keep, lambda: _local(part, gone()))
         except EOFError:  # the order to stop
             raise
-        except Exception as error:  # noqa: BLE001 (whatever torch raises must not end the worker)
+        except Exception as error:
+            if is_device_lost(error):
+                raise
             traceback.clear_frames(error.__traceback__)
             return error
 
@@ -125,10 +127,16 @@ class GuardedRunner:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out, of the device or of the machine: torch says the latter in words only."""
+    """Whether memory ran out, of the device or of the machine: torch says some of it in words only."""
+    words = ("can't allocate memory", "out of memory", "ALLOC_FAILED")
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
-        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+        isinstance(error, RuntimeError) and any(word in str(error) for word in words)
     )
+
+
+def is_device_lost(error: BaseException) -> bool:
+    """Whether CUDA failed in a way after which nothing succeeds in this process: only another worker helps."""
+    return isinstance(error, RuntimeError) and "CUDA error" in str(error) and not is_out_of_memory(error)
 
 
 def resident_bytes() -> int:

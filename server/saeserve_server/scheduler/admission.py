@@ -10,7 +10,7 @@ from saeserve_server.errors import InvalidArgument, Overloaded
 from saeserve_server.scheduler.cost import Cost
 
 STREAM_SHARE = 0.5
-"""Share of the budget that items of streams may fill: the rest is for unary calls, which do not wait for room."""
+"""Share of the budget that items of streams may fill, whatever unary calls take, which do not wait for room."""
 LEAST_DELAY, MOST_DELAY = 0.05, 10.0
 """Seconds after which a refused call is told to come again."""
 UNKNOWN_DELAY = (0.5, 2.0)
@@ -51,9 +51,9 @@ class Admission:
         """Share of the budget that is taken."""
         return self.taken.share_of(self.budget)
 
-    def has_room(self, cost: Cost, share: float = 1.0) -> bool:
-        """Whether that much more fits into a share of the budget."""
-        return (self.taken + cost).share_of(self.budget) <= share
+    def has_room(self, cost: Cost) -> bool:
+        """Whether that much more fits into the budget."""
+        return (self.taken + cost).share_of(self.budget) <= 1
 
     def check_possible(self, cost: Cost, otherwise: str = "") -> None:
         """Raises InvalidArgument for what would not fit into an empty server."""

@@ -108,7 +108,8 @@ class _Lanes:
 
     def oldest(self) -> float | None:
         """When the item that has waited longest arrived."""
-        heads = (next((item for item in lane if item.wanted), None) for lane in self._lanes.values())
+        # Copies: the metrics ask from a thread of their own.
+        heads = (next((item for item in list(lane) if item.wanted), None) for lane in list(self._lanes.values()))
         return min((item.arrived for item in heads if item is not None), default=None)
 
 

@@ -12,6 +12,7 @@ import itertools
 import logging
 import time
 from collections.abc import Iterable
+from weakref import WeakValueDictionary
 
 from saeserve_server.cache.answer import Spending
 from saeserve_server.engine.process import Engine, WorkerLost
@@ -42,7 +43,8 @@ class Scheduler:
         self._batches = itertools.count()
         self._running: dict[Item, int] = {}  # place in the batch that the engine is at
         self._freed = asyncio.Event()
-        self._stream_turn = asyncio.Lock()
+        self._streamed = Cost()  # what items of streams take of the budget
+        self._stream_turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._dispatcher: asyncio.Task[None] | None = None
         self._deliveries: set[asyncio.Task[None]] = set()
         metrics.queue_size.set_function(lambda: self._admission.taken.items)
@@ -89,7 +91,8 @@ class Scheduler:
         future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         item = Item(work, future, cost, priority, client, keep)
         if priority is Priority.STREAM:
-            await self._room_for_stream(cost)
+            await self._room_for_stream(cost, client)
+            self._streamed += cost
         else:
             if deadline is not None and self._admission.is_too_late(cost, client, deadline - time.monotonic()):
                 raise self._admission.refusal(cost)
@@ -116,19 +119,30 @@ class Scheduler:
     def _release(self, item: Item) -> None:
         """Gives back what the item still takes of the budget."""
         if item.cost != Cost():
-            self._admission.give_back(item.cost, item.client)
-            item.cost = Cost()
-            self._freed.set()
+            self._give_back(item, item.cost)
 
     def _started(self, item: Item) -> None:
         """It waits no more."""
-        self._admission.give_back(Cost(items=1), item.client)
-        item.cost -= Cost(items=1)
+        self._give_back(item, Cost(items=1))
+
+    def _computed(self, item: Item) -> None:
+        """What it still takes is the memory of its answer, until that is handed back."""
+        self._give_back(item, Cost(flop=item.cost.flop))
+
+    def _give_back(self, item: Item, cost: Cost) -> None:
+        self._admission.give_back(cost, item.client)
+        item.cost -= cost
+        if item.priority is Priority.STREAM:
+            self._streamed -= cost
         self._freed.set()
 
-    async def _room_for_stream(self, cost: Cost) -> None:
-        async with self._stream_turn:
-            while not self._admission.has_room(cost, STREAM_SHARE) and self._admission.taken != Cost():
+    async def _room_for_stream(self, cost: Cost, client: str) -> None:
+        """Waits until the items of streams leave room for one more; unary calls do not keep it waiting.
+
+        Within a caller's lane first come, first served.
+        """
+        async with self._stream_turns.setdefault(client, asyncio.Lock()):
+            while self._streamed != Cost() and (self._streamed + cost).share_of(self._admission.budget) > STREAM_SHARE:
                 self._freed.clear()
                 await self._freed.wait()
 
@@ -160,7 +174,6 @@ class Scheduler:
             if not batch:
                 continue
             self._running = {item: place for place, item in enumerate(batch)}
-            flop = sum({item.work.ids: item.cost.flop for item in batch}.values())  # a text is run once
             for item in batch:
                 self._started(item)
             began = time.monotonic()
@@ -170,9 +183,14 @@ class Scheduler:
                 answer = await self._engine.run(
                     Batch(next(self._batches), tuple(works), tuple(item.keep for item in batch))
                 )
-                self._suspects.survived(works)
+                ran = [item for item, done in zip(batch, answer.done, strict=True) if not isinstance(done, Abandoned)]
+                self._suspects.survived([item.work for item in ran])
+                flop = sum({item.work.ids: item.cost.flop for item in ran}.values())  # a text is run once
                 self._admission.measured(flop, time.monotonic() - began, saturated=left_behind)
+                for item in batch:
+                    self._computed(item)
                 self._hand_back(batch, answer, began)
+                batch = []
             except WorkerLost as error:
                 self._suspects.died(works)
                 for item in batch:
@@ -217,6 +235,7 @@ class Scheduler:
                 log.exception("the engine's answer cannot be delivered")
                 for item in batch:
                     _fail(item, Internal(f"{type(error).__name__}: {error}"))
+                    self._release(item)
 
         task = asyncio.create_task(deliver())
         self._deliveries.add(task)
@@ -230,6 +249,7 @@ class Scheduler:
         self._metrics.worker_memory.set(spent.memory_bytes)
         kept = answer.kept or (None,) * len(batch)
         for place, (item, done, rows) in enumerate(zip(batch, answer.done, kept, strict=True)):
+            self._release(item)
             if place % ANSWERS_AT_ONCE == ANSWERS_AT_ONCE - 1:
                 await asyncio.sleep(0)
             waited = began - item.arrived
