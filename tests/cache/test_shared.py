@@ -17,7 +17,8 @@ from typing import Any
 import pytest
 
 from saeserve_server.cache import shared
-from saeserve_server.cache.shared import FAILURES, FIRST_DELAY, LARGEST_PAYLOAD, LAST_DELAY, Breaker, SharedTier
+from saeserve_server.cache.breaker import FAILURES, FIRST_DELAY, LAST_DELAY, Breaker
+from saeserve_server.cache.shared import LARGEST_PAYLOAD, SharedTier
 from saeserve_server.errors import ConfigError
 from saeserve_server.metrics import Metrics
 from tests.cache.valkey import Valkey, free_port

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
-import random
 import struct
 import time
 from collections import deque
@@ -22,10 +20,9 @@ from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
+from saeserve_server.cache.breaker import Breaker
 from saeserve_server.errors import ConfigError
 from saeserve_server.metrics import Metrics, SharedFault
-
-log = logging.getLogger(__name__)
 
 LOOKUP_SECONDS: Final = 0.03
 """How long an answer waits for a look-up, all in all."""
@@ -47,12 +44,6 @@ WRITERS: Final = 4
 LOOKUPS_AT_ONCE: Final = 32
 """Look-ups that share a round trip. One by one each costs redis-py four times the CPU time that it does among these."""
 
-FAILURES: Final = 3
-"""Failures in a row after which Redis is left alone."""
-FIRST_DELAY: Final = 0.5
-LAST_DELAY: Final = 30.0
-"""Seconds for which it is: twice as long each time, from the first to the last."""
-
 _MAGIC: Final = b"saeserve"
 _FORMAT: Final = 1
 _HEADER: Final = struct.Struct(">8sB32s16s")  # magic, format, key, checksum of the payload
@@ -62,57 +53,6 @@ _EXPECTED: Final = (
     "with no options but db, username, password and ssl_*"
 )
 _TIMEOUTS: Final = (TimeoutError, redis_errors.TimeoutError)
-
-
-class Breaker:
-    """Whether Redis is worth asking: not for a while once it has failed several times in a row.
-
-    After each such while one look-up is let through as a probe; the first that succeeds ends it.
-    """
-
-    def __init__(self, metrics: Metrics) -> None:
-        self._gauge = metrics.shared_open
-        self._gauge.set(0)
-        self._failures = 0
-        self._delay = 0.0
-        self._probe_at: float | None = None
-
-    @property
-    def open(self) -> bool:
-        """Whether Redis is being left alone."""
-        return self._probe_at is not None
-
-    def allows(self) -> bool:
-        """Whether a look-up may be made now. While open, True is the permission for one probe."""
-        if self._probe_at is None:
-            return True
-        if time.monotonic() < self._probe_at:
-            return False
-        # The next probe is fixed now, so that one whose outcome is never told costs no more than its turn.
-        self._delay = min(2 * self._delay, LAST_DELAY)
-        self._probe_at = self._after_delay()
-        return True
-
-    def succeeded(self) -> None:
-        """A look-up was answered in time."""
-        self._failures = 0
-        if self._probe_at is not None:
-            self._probe_at = None
-            self._gauge.set(0)
-            log.info("the shared cache is in use again")
-
-    def failed(self, why: str) -> None:
-        """A look-up or a write was not."""
-        self._failures += 1
-        if self._probe_at is None and self._failures >= FAILURES:
-            self._delay = FIRST_DELAY
-            self._probe_at = self._after_delay()
-            self._gauge.set(1)
-            log.warning("the shared cache is left alone until it answers again", extra={"failure": why})
-
-    def _after_delay(self) -> float:
-        # Replicas that lost the same Redis at the same moment do not return to it at the same moment.
-        return time.monotonic() + self._delay * random.uniform(0.75, 1.25)  # noqa: S311
 
 
 @dataclass(slots=True, eq=False)
