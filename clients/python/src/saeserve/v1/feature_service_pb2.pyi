@@ -6,6 +6,10 @@ What a language model's features respond to.
 Errors carry a google.rpc.ErrorInfo with an upper-case reason and domain `saeserve.dev`, a google.rpc.RequestInfo with
 the request id, and where they apply google.rpc.BadRequest (which field, and what was expected) and
 google.rpc.RetryInfo. Server reflection and grpc.health.v1 are served beside this service.
+
+Metadata that a caller may send: `x-request-id` (names the call in log and answer), `x-saeserve-client` (who calls, at
+most 64 printable ASCII characters: callers take turns by it), `authorization: Bearer TOKEN` where the server asks for
+a token.
 """
 
 from collections import abc as _abc
