@@ -197,6 +197,7 @@ def test_nobody_is_taken_to_be_too_late_before_the_engine_was_seen_at_work() -> 
     assert not admission.is_too_late(Cost(1, 1, 1), "somebody", 0.1)
     admission.measured(10, 1, saturated=True)
     assert admission.is_too_late(Cost(1, 1, 1), "somebody", 5.0)
+    assert not admission.is_too_late(Cost(1, 60, 1), "somebody", 5.0)  # late by itself: no retry would mend that
     assert not admission.is_too_late(Cost(1, 1, 1), "somebody", 5.2)
 
 

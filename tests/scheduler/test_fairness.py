@@ -223,7 +223,7 @@ def test_who_waits_for_an_answer_that_another_has_asked_for_is_not_refused_with_
 
         scheduler._admission.measured(COSTS.of(work(1)).flop, 1.0, saturated=True)  # a text a second
         busy = await occupied(scheduler)
-        first, second = asked(time.monotonic() + 0.5), asked(None)
+        first, second = asked(time.monotonic() + 1.5), asked(None)
         await settle()
         await settle()
         await settle()

@@ -132,6 +132,8 @@ async def _encode_all(serving: Serving, works: list[EncodeWork], timing: Timing)
     serving.scheduler.check(
         {key: work for key, work in zip(keys, works, strict=True) if not serving.is_kept(key, work)}.values(),
         STREAM_INSTEAD,
+        call.client,
+        call.deadline,
     )
     answers = await _together(
         [
@@ -146,7 +148,7 @@ async def _encode_all(serving: Serving, works: list[EncodeWork], timing: Timing)
 
 
 async def _compute(serving: Serving, work: EncodeWork, call: Call) -> Answer:
-    computed = await serving.compute(work, client=call.client, deadline=call.deadline)
+    computed = await serving.compute(work, client=call.client, deadline=None)
     done = expect(EncodeDone, computed.done)
     size = sum(block.nbytes for block in done.blocks) + (0 if done.dense is None else done.dense.nbytes)
     refuse_large_answer(serving, size, STREAM_INSTEAD)

@@ -102,11 +102,12 @@ class Admission:
         self._saturated |= saturated
 
     def is_too_late(self, cost: Cost, client: str, remaining: float) -> bool:
-        """Whether a caller's item would wait longer than the seconds that are left to it.
+        """Whether a caller's request would be answered in the seconds left to it but for what is there already.
 
-        Callers take turns: of what another has there no more comes first than what this one has itself.
+        Callers take turns: of what another has there no more comes first than what this one has itself. What would be
+        late in an empty server too is let in, and ends with its deadline: no retry could mend it.
         """
-        if not self._saturated or self._rate is None:
+        if not self._saturated or self._rate is None or cost.flop / self._rate > remaining:
             return False
         own = self._by_client.get(client, Cost()).flop + cost.flop
         before = sum(min(taken.flop, own) for other, taken in self._by_client.items() if other != client)

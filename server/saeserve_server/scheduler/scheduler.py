@@ -62,12 +62,15 @@ class Scheduler:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._dispatcher
 
-    def check(self, works: Iterable[Work], otherwise: str) -> None:
-        """Raises InvalidArgument for texts that could never be taken together; `otherwise` says what else can be done.
+    def check(self, works: Iterable[Work], otherwise: str, client: str = "", deadline: float | None = None) -> None:
+        """For requests of several texts, before the first is submitted (without a deadline of its own).
 
-        For requests of several texts, before the first is submitted.
+        Raises InvalidArgument for texts that could never be taken together, where `otherwise` says what else can be
+        done; Overloaded if what is there already would keep them waiting beyond the deadline.
         """
-        self._admission.check_possible(sum((self._costs.of(work) for work in works), Cost()), otherwise)
+        cost = sum((self._costs.of(work) for work in works), Cost())
+        self._admission.check_possible(cost, otherwise)
+        self._check_in_time(cost, client, deadline)
 
     async def submit(
         self,
@@ -94,8 +97,7 @@ class Scheduler:
             await self._room_for_stream(cost, client)
             self._streamed += cost
         else:
-            if deadline is not None and self._admission.is_too_late(cost, client, deadline - time.monotonic()):
-                raise self._admission.refusal(cost)
+            self._check_in_time(cost, client, deadline)
             self._make_room(item)
         self._admission.take(cost, client)
         self._queue.put(item)
@@ -108,6 +110,10 @@ class Scheduler:
         finally:
             if item not in self._running:  # else its batch holds on to it
                 self._release(item)
+
+    def _check_in_time(self, cost: Cost, client: str, deadline: float | None) -> None:
+        if deadline is not None and self._admission.is_too_late(cost, client, deadline - time.monotonic()):
+            raise self._admission.refusal(cost)
 
     def _left(self, item: Item) -> None:
         """Nobody waits for an item any more."""
