@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from typing import TypeVar
+from collections.abc import Sequence
 
 from saeserve.v1 import feature_service_pb2 as service
 from saeserve.v1 import types_pb2 as types
@@ -17,8 +16,6 @@ from saeserve_server.errors import FailedPrecondition, InvalidArgument
 from saeserve_server.serving import Limits, Serving
 from saeserve_server.text.sort_tokens import SortTokens
 from saeserve_server.text.tokenizer import TokenizedText
-
-T = TypeVar("T")
 
 DEFAULT_MIN_FIRES = 10
 INLINE_FEATURES = 100
@@ -82,12 +79,11 @@ async def _compute(serving: Serving, work: SearchWork, positions: list[int], cal
     computed = await serving.compute(work, client=call.client, deadline=call.deadline)
     done = expect(SearchDone, computed.done)
     found = sum(len(ranked.index) for ranked in done.ranked)
-    payload = await (serving.aside if found > INLINE_FEATURES else _at_once)(_describe, serving, work, done, positions)
+    if found > INLINE_FEATURES:
+        payload = await serving.aside(_describe, serving, work, done, positions)
+    else:
+        payload = _describe(serving, work, done, positions)
     return Answer(payload, computed.tier, computed.spent)
-
-
-async def _at_once(work: Callable[..., T], *arguments: object) -> T:
-    return work(*arguments)
 
 
 def _describe(serving: Serving, work: SearchWork, done: SearchDone, positions: list[int]) -> bytes:

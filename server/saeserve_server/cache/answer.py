@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import IntEnum
 
 
@@ -32,7 +32,3 @@ class Answer:
     payload: bytes
     tier: Tier = Tier.NONE
     spent: Spending = Spending()
-
-    def from_tier(self, tier: Tier) -> Answer:
-        """The same answer, found there and not computed."""
-        return replace(self, tier=tier, spent=Spending())

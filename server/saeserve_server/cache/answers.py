@@ -32,7 +32,7 @@ class AnswerCache:
         """
         payload = self._local.get(key)
         if payload is not None:
-            return Answer(payload).from_tier(Tier.LOCAL)
+            return Answer(payload, Tier.LOCAL)
         return await self._flights.join(key, lambda: self._find(key, compute))
 
     async def close(self) -> None:
@@ -44,7 +44,7 @@ class AnswerCache:
         payload = None if self._shared is None else await self._shared.get(key)
         if payload is not None:
             self._local.put(key, payload)
-            return Answer(payload).from_tier(Tier.SHARED)
+            return Answer(payload, Tier.SHARED)
         answer = await compute()
         self._local.put(key, answer.payload)
         if self._shared is not None:

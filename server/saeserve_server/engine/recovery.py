@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from saeserve_server.engine.runner import BatchRunner
+from saeserve_server.engine.runner import BatchRunner, in_groups
 from saeserve_server.engine.work import Batch, BatchDone, Done, Failed, KeptRows, Spent
 
 log = logging.getLogger(__name__)
@@ -90,17 +90,7 @@ class GuardedRunner:
         """The places in groups of at most `_most_tokens` tokens, at least one place each."""
         if self._most_tokens is None:
             return [places]
-        parts: list[list[int]] = []
-        held = 0
-        for place in places:
-            tokens = len(batch.works[place].ids)
-            if parts and held + tokens <= self._most_tokens:
-                parts[-1].append(place)
-                held += tokens
-            else:
-                parts.append([place])
-                held = tokens
-        return parts
+        return list(in_groups(places, lambda place: len(batch.works[place].ids), self._most_tokens))
 
     def _shrink(self, batch: Batch, part: list[int]) -> None:
         """Halves what is run at a time, and frees what can be freed."""

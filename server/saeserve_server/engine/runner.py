@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -39,6 +40,8 @@ from saeserve_server.engine.work import (
 from saeserve_server.models.load import LoadedModel
 from saeserve_server.records.store import RecordStore
 from saeserve_server.sources.source import Source
+
+T = TypeVar("T")
 
 CHUNK_ELEMENTS = 2**25
 """Most activations of one source held at a time (128 MiB in float32); a single text may take more."""
@@ -192,7 +195,7 @@ class BatchRunner:
                 continue
             wanting[job.work.ids].append(job)
         hook = source.info.hook_name
-        for group in _chunks(list(wanting), CHUNK_ELEMENTS // source.info.n_features):
+        for group in in_groups(wanting, len, CHUNK_ELEMENTS // source.info.n_features):
             lengths = [max(row_count(job.work) for job in wanting[ids]) for ids in group]  # the BOS only if asked for
             read = [texts[ids].read[hook][len(ids) - length :] for ids, length in zip(group, lengths, strict=True)]
             activations = source.encode(torch.cat(read))
@@ -285,16 +288,16 @@ class _Rows:
         return rows if rows.nbytes <= KEPT_SHARE * 4 * self._d_in * (end - first) else None
 
 
-def _chunks(texts: list[tuple[int, ...]], tokens: int) -> Iterator[list[tuple[int, ...]]]:
-    """The texts in groups of at most `tokens` ids, at least one text each."""
-    group: list[tuple[int, ...]] = []
+def in_groups(items: Iterable[T], tokens: Callable[[T], int], most: int) -> Iterator[list[T]]:
+    """The items in groups of at most `most` tokens, at least one item each."""
+    group: list[T] = []
     held = 0
-    for ids in texts:
-        if group and held + len(ids) > tokens:
+    for item in items:
+        if group and held + tokens(item) > most:
             yield group
             group, held = [], 0
-        group.append(ids)
-        held += len(ids)
+        group.append(item)
+        held += tokens(item)
     if group:
         yield group
 

@@ -15,8 +15,6 @@ from saeserve_server.scheduler.cost import Cost
 
 STREAM_PATIENCE = 1.0
 """Seconds after which an item of a stream no longer yields to unary calls, so that it is never starved."""
-
-
 SWEEP_AT_LEAST = 4096
 """After so many arrivals, and twice as many as then waited, items that nobody waits for are looked for everywhere."""
 

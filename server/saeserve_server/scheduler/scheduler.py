@@ -171,8 +171,7 @@ class Scheduler:
             taken[client] -= other.cost
             missing -= other.cost
         for other in displaced:
-            other.future.set_exception(admission.refusal(other.cost))
-            self._release(other)
+            self._refuse(other, admission.refusal(other.cost))
 
     async def _dispatch(self) -> None:
         while True:
@@ -196,40 +195,32 @@ class Scheduler:
                 for item in batch:
                     self._computed(item)
                 self._hand_back(batch, answer, began)
-                batch = []
             except WorkerLost as error:
                 self._suspects.died(works)
                 for item in batch:
-                    _fail(item, self._verdict(item, error))
+                    self._refuse(item, self._suspects.verdict(item.work) or error)
             except ServeError as error:
                 for item in batch:
-                    _fail(item, error)
+                    self._refuse(item, error)
             except Exception as error:  # nothing may end this loop: every caller would hang
                 log.exception("the engine's interface failed")
                 for item in batch:
-                    _fail(item, Internal(f"{type(error).__name__}: {error}"))
+                    self._refuse(item, _fault(error))
             finally:
                 self._running = {}
-                for item in batch:
-                    self._release(item)
 
     def _is_admissible(self, item: Item) -> bool:
         """Whether nothing has come to be held against an item while it waited. Refuses it otherwise."""
-        try:
-            self._suspects.check(item.work)
-        except ServeError as verdict:
-            _fail(item, verdict)
-            self._release(item)
-            return False
-        return True
+        verdict = self._suspects.verdict(item.work)
+        if verdict is not None:
+            self._refuse(item, verdict)
+        return verdict is None
 
-    def _verdict(self, item: Item, error: ServeError) -> ServeError:
-        """What an item is told that a worker died over."""
-        try:
-            self._suspects.check(item.work)
-        except ServeError as verdict:
-            return verdict
-        return error
+    def _refuse(self, item: Item, error: ServeError) -> None:
+        """Ends an item with an error, if it is still waited for."""
+        if item.wanted:
+            item.future.set_exception(error)
+        self._release(item)
 
     def _hand_back(self, batch: list[Item], answer: BatchDone, began: float) -> None:
         """Has the answers delivered while the next batch is on its way."""
@@ -240,8 +231,7 @@ class Scheduler:
             except Exception as error:  # nobody may be left waiting
                 log.exception("the engine's answer cannot be delivered")
                 for item in batch:
-                    _fail(item, Internal(f"{type(error).__name__}: {error}"))
-                    self._release(item)
+                    self._refuse(item, _fault(error))
 
         task = asyncio.create_task(deliver())
         self._deliveries.add(task)
@@ -262,9 +252,9 @@ class Scheduler:
             self._metrics.queue_seconds.observe(waited)
             if isinstance(done, Abandoned):
                 self._metrics.abandoned.labels(done.stage).inc()
-                _fail(item, Internal("the worker abandoned an item that was waited for"))
+                self._refuse(item, Internal("the worker abandoned an item that was waited for"))
             elif isinstance(done, Failed):
-                _fail(item, Internal(done.message, reason=done.reason))
+                self._refuse(item, Internal(done.message, reason=done.reason))
             elif item.wanted:
                 spending = Spending(len(batch), waited, spent.forward_seconds, spent.encode_seconds)
                 item.future.set_result(Outcome(done, spending, rows))
@@ -274,6 +264,5 @@ class Scheduler:
         return 0.0 if oldest is None else time.monotonic() - oldest
 
 
-def _fail(item: Item, error: ServeError) -> None:
-    if item.wanted:
-        item.future.set_exception(error)
+def _fault(error: Exception) -> Internal:
+    return Internal(f"{type(error).__name__}: {error}")

@@ -39,10 +39,16 @@ class Suspects:
         """Whether it must run alone."""
         return self._count(work) == 1
 
+    def verdict(self, work: Work) -> Internal | None:
+        """The error for what was present at two deaths, reason REQUEST_CRASHED; None for all else."""
+        if self._count(work) < 2:
+            return None
+        return Internal("present at two deaths of the worker", reason="REQUEST_CRASHED")
+
     def check(self, work: Work) -> None:
-        """Raises Internal, reason REQUEST_CRASHED, for what was present at two deaths."""
-        if self._count(work) >= 2:
-            raise Internal("present at two deaths of the worker", reason="REQUEST_CRASHED")
+        """Raises the verdict, if there is one."""
+        if (verdict := self.verdict(work)) is not None:
+            raise verdict
 
     def _count(self, work: Work) -> int:
         deaths, last = self._deaths.get(work, (0, 0.0))
