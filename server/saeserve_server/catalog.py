@@ -34,12 +34,15 @@ class ModelInfo:
     """Longest sequence it reads, BOS included."""
     vocabulary: int
     bos_id: int | None
-    """None for a model without BOS: nothing is prepended."""
+    """None for a model without BOS: nothing is prepended. As a part of a text this id is no text token: it never ranks
+    and counts in no statistics, whatever the source."""
     tokenizer_json: str
     """The tokenizer as `tokenizers.Tokenizer.to_str` writes it."""
     revision: str
     device: str
     dtype: str
+    """Type in which the model runs; its activations are handed on in float32."""
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -62,6 +65,9 @@ class SourceInfo:
     fold_decoder_norm: bool = False
     memory_bytes: int = 0
     revision: str = ""
+    bos_id: int | None = None
+    """Id that stands before every text that this source reads; None: texts are read without one. Most sources follow
+    the model's rule (`ModelInfo.bos_id`); one whose configuration says otherwise gets a forward pass of its own."""
     aliases: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     file_density: FloatArray | None = field(default=None, repr=False)
@@ -86,3 +92,9 @@ class Catalog:
 
     model: ModelInfo
     sources: tuple[SourceInfo, ...]
+
+    @property
+    def text_tokens(self) -> int:
+        """The longest text that fits into the context behind the BOS of the model and of every source."""
+        has_bos = any(info.bos_id is not None for info in (self.model, *self.sources))
+        return self.model.context_tokens - has_bos

@@ -51,7 +51,7 @@ class Metrics:
         self._stage_seconds = self._histogram(
             "stage_duration_seconds", "Time of a batch's stages in the worker", SECONDS, "stage"
         )
-        self._forward_passes = self._counter("forward_passes_total", "Texts run through the model")
+        self._forward_passes = self._counter("forward_passes_total", "Texts run through the model, once for each BOS")
         self._forward_tokens = self._counter("forward_tokens_total", "Tokens run through the model, BOS included")
         self._encodes = self._counter("encodes_total", "Texts encoded, counted once for each source")
         self._encode_tokens = self._counter("encode_tokens_total", "Tokens encoded, counted once for each source")

@@ -75,8 +75,7 @@ class Limits:
 
 def make_limits(config: Config, catalog: Catalog) -> Limits:
     """The limits that follow from configuration and model."""
-    holds = catalog.model.context_tokens - (catalog.model.bos_id is not None)
-    most = min(holds, config.max_tokens or DEFAULT_MOST_TOKENS)
+    most = min(catalog.text_tokens, config.max_tokens or DEFAULT_MOST_TOKENS)
     cuda = catalog.model.device.startswith("cuda")
     return Limits(
         max_text_bytes=config.max_text_bytes,
@@ -196,8 +195,3 @@ class Serving:
                 field, f"{count} tokens; at most {most} are taken unless truncate is set", reason="TOO_MANY_TOKENS"
             )
         return text.cut(most), True
-
-    def model_ids(self, text: TokenizedText) -> tuple[int, ...]:
-        """The ids that the model runs on: exactly one BOS before the text's, if the model has one."""
-        bos = self.catalog.model.bos_id
-        return text.ids if bos is None else (bos, *text.ids)

@@ -10,11 +10,11 @@ from saeserve_server.cache.inner import InnerTier
 from saeserve_server.engine.work import Aggregate, Csr, EncodeWork, KeptRows, SearchWork, SourceFilter, SourceRows
 from saeserve_server.metrics import Metrics
 
-TEXT = (0, 11, 12, 13)
+TEXT = (11, 12, 13)
 
 
 def encode(ids: tuple[int, ...] = TEXT, *sources: int, **changes: Any) -> EncodeWork:
-    values: dict[str, Any] = {"ids": ids, "led_by_bos": True, "include_bos": False, "sources": sources or (0, 1)}
+    values: dict[str, Any] = {"ids": ids, "bos_row": False, "sources": sources or (0, 1)}
     return EncodeWork(**(values | changes))
 
 
@@ -59,8 +59,8 @@ def test_it_gives_only_what_a_request_needs_and_all_of_it() -> None:
     assert tier.get(encode(TEXT, 0, 2)) is None
     assert tier.get(encode(sources=(), features=((1, 5), (0, 2), (1, 0)))).keys() == {0, 1}
     filters = (SourceFilter(0, only=()), SourceFilter(1))
-    assert tier.get(SearchWork(TEXT, True, False, filters, Aggregate.SUM, (1,), 25, False)).keys() == {0, 1}
-    assert tier.get(encode((0, 11, 12))) is None
+    assert tier.get(SearchWork(TEXT, False, filters, Aggregate.SUM, (1,), 25, False)).keys() == {0, 1}
+    assert tier.get(encode((11, 12))) is None
 
 
 def test_sources_of_a_text_come_together() -> None:
@@ -78,30 +78,24 @@ def height(rows: SourceRows) -> int:
 def test_rows_led_by_a_bos_serve_requests_without_it_and_not_the_other_way() -> None:
     tier = InnerTier(10**6, Metrics())
     tier.put(encode(), kept(3))
-    assert tier.get(encode(include_bos=True)) is None
-    tier.put(encode(include_bos=True), kept(4))
+    assert tier.get(encode(bos_row=True)) is None
+    tier.put(encode(bos_row=True), kept(4))
     tier.put(encode(), kept(3))  # fewer rows do not take the place of more
-    assert [height(rows) for rows in tier.get(encode(include_bos=True)).values()] == [4, 4]
+    assert [height(rows) for rows in tier.get(encode(bos_row=True)).values()] == [4, 4]
     found = tier.get(encode())
     assert found[1].tolist() == neurons(3).tolist()
     for name in ("indptr", "indices", "data", "columns"):
         assert np.array_equal(getattr(found[0], name), getattr(latents(3), name))
 
 
-def test_the_rows_of_a_model_without_bos_are_all_rows() -> None:
-    tier = InnerTier(10**6, Metrics())
-    tier.put(encode(led_by_bos=False), kept(4))
-    assert height(tier.get(encode(led_by_bos=False, include_bos=True))[0]) == 4
-
-
 def test_a_text_that_is_only_a_bos_has_no_rows_without_it() -> None:
     tier = InnerTier(10**6, Metrics())
-    tier.put(encode((0,), include_bos=True), kept(1))
-    assert [height(rows) for rows in tier.get(encode((0,))).values()] == [0, 0]
+    tier.put(encode((), bos_row=True), kept(1))
+    assert [height(rows) for rows in tier.get(encode(())).values()] == [0, 0]
 
 
 def text(number: int) -> tuple[int, ...]:
-    return (0, number, 12, 13)
+    return (number, 12, 13)
 
 
 def test_the_text_unused_for_longest_goes_first_and_the_bound_holds() -> None:
@@ -127,7 +121,7 @@ def test_what_it_says_it_takes_covers_the_arrays() -> None:
     tier = InnerTier(10**8, Metrics())
     tier.put(encode(), {0: latents(3), 1: neurons(3, 10**5)})
     assert 12 * 10**5 < tier.bytes < 13 * 10**5
-    tier.put(encode(include_bos=True), {1: neurons(4, 10**5)})  # takes the place of the three rows
+    tier.put(encode(bos_row=True), {1: neurons(4, 10**5)})  # takes the place of the three rows
     assert 16 * 10**5 < tier.bytes < 17 * 10**5
 
 

@@ -345,10 +345,8 @@ def test_each_text_of_an_encode_has_a_key_of_its_own_whatever_stands_beside_it(k
 # What is served
 
 
-SEARCH = SearchWork(
-    (0, 5, 6), True, False, (SourceFilter(0), SourceFilter(2, (1, 2))), Aggregate.MAX, (0, 1), 25, False
-)
-ENCODE = EncodeWork((0, 5, 6), True, False, (0, 2))
+SEARCH = SearchWork((5, 6), False, (SourceFilter(0), SourceFilter(2, (1, 2))), Aggregate.MAX, (0, 1), 25, False)
+ENCODE = EncodeWork((5, 6), False, (0, 2))
 
 
 def both(keys: Keys) -> tuple[bytes, bytes]:
@@ -376,6 +374,8 @@ def test_another_revision_of_anything_the_answer_follows_from_is_another_key(
         Keys(changed(catalog, 2, revision="another"), index.revision),
         Keys(changed(catalog, 0, id="0-other"), index.revision),
         Keys(changed(catalog, 0, fold_decoder_norm=True), index.revision),
+        Keys(changed(catalog, 0, bos_id=None), index.revision),
+        Keys(changed(catalog, 2, bos_id=5), index.revision),
     ):
         found = both(keys)
         assert all(one not in {key for pair in known for key in pair} for one in found)
@@ -397,16 +397,14 @@ def test_values_do_not_run_together(served: tuple[Catalog, RecordStore]) -> None
     keys = Keys(served[0], "")
     works = [
         SEARCH,
-        replace(SEARCH, ids=(0, 5), rows=(6, 0, 1)),
-        replace(SEARCH, ids=(0, 5, 6, 0), rows=(1,)),
-        replace(SEARCH, ids=(0, 5, 6, 0, 1), rows=()),
+        replace(SEARCH, ids=(5,), rows=(6, 0, 1)),
+        replace(SEARCH, ids=(5, 6, 0), rows=(1,)),
+        replace(SEARCH, ids=(5, 6, 0, 1), rows=()),
         replace(SEARCH, rows=(0,)),
         replace(SEARCH, relative=True),
         replace(SEARCH, limit=24),
         replace(SEARCH, aggregate=Aggregate.SUM),
-        replace(SEARCH, led_by_bos=False),
-        replace(SEARCH, include_bos=True),
-        replace(SEARCH, led_by_bos=False, include_bos=True),
+        replace(SEARCH, bos_row=True),
         replace(SEARCH, filters=(SourceFilter(0, (1, 2)), SourceFilter(2))),
         replace(SEARCH, filters=(SourceFilter(0), SourceFilter(2, None, (1, 2)))),
         replace(SEARCH, filters=(SourceFilter(0), SourceFilter(2, (1,), (2,)))),

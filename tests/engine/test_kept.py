@@ -20,7 +20,7 @@ from saeserve_server.catalog import Catalog, Kind, SourceInfo
 from saeserve_server.config import load_config
 from saeserve_server.engine.build import build_runner
 from saeserve_server.engine.filtering import ArrayFilters
-from saeserve_server.engine.kept import answer_from, last_rows, needed
+from saeserve_server.engine.kept import answer_from, last_rows
 from saeserve_server.engine.runner import BatchRunner
 from saeserve_server.engine.work import (
     Aggregate,
@@ -32,6 +32,7 @@ from saeserve_server.engine.work import (
     SearchWork,
     SourceFilter,
     Work,
+    needed,
     row_count,
 )
 from saeserve_server.records.store import RecordStore
@@ -39,8 +40,8 @@ from tests.conftest import DEVICE
 
 pytestmark = pytest.mark.device
 
-TEXT = (0, 1524, 4708, 547, 5635, 372, 1305, 14)
-LONG = (0, *range(100, 190))
+TEXT = (1524, 4708, 547, 5635, 372, 1305, 14)
+LONG = tuple(range(100, 190))
 TIMES = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 
 
@@ -164,9 +165,8 @@ def cases(draw: st.DrawFn) -> tuple[list[np.ndarray], list[Kind], FakeIndex, Sea
             else SourceFilter(rank)
         )
     work = SearchWork(
-        ids=(0, *range(100, 100 + rows - 1)),
-        led_by_bos=True,
-        include_bos=True,
+        ids=tuple(range(100, 100 + rows - 1)),
+        bos_row=True,
         filters=tuple(filters),
         aggregate=draw(st.sampled_from(Aggregate)),
         rows=tuple(draw(st.sets(st.integers(0, rows - 1)).map(sorted) | st.just(range(rows)))),
@@ -178,7 +178,7 @@ def cases(draw: st.DrawFn) -> tuple[list[np.ndarray], list[Kind], FakeIndex, Sea
 
 def info_of(rank: int, kind: Kind, width: int) -> SourceInfo:
     hook = "blocks.0.mlp.hook_post"
-    return SourceInfo(f"s{rank}", "set", 0, kind, hook, "standard", 8, width)
+    return SourceInfo(f"s{rank}", "set", 0, kind, hook, "standard", 8, width, bos_id=0)
 
 
 @TIMES
@@ -224,9 +224,9 @@ def runner(served: tuple[BatchRunner, ArrayFilters]) -> BatchRunner:
     return served[0]
 
 
-def kept_of(runner: BatchRunner, ids: tuple[int, ...], include_bos: bool) -> KeptRows:
+def kept_of(runner: BatchRunner, ids: tuple[int, ...], bos_row: bool) -> KeptRows:
     ranks = tuple(range(len(runner.catalog.sources)))
-    (done,) = runner.run([EncodeWork(ids, True, include_bos, ranks)]).done
+    (done,) = runner.run([EncodeWork(ids, bos_row, ranks)]).done
     assert isinstance(done, EncodeDone)
     return dict(zip(ranks, done.blocks, strict=True))
 
@@ -249,18 +249,18 @@ def filters_of(catalog: Catalog, relative: bool) -> list[tuple[SourceFilter, ...
     return found
 
 
-@pytest.mark.parametrize("include_bos", [False, True])
+@pytest.mark.parametrize("bos_row", [False, True])
 @pytest.mark.parametrize("ids", [TEXT, LONG], ids=["short", "long"])
 @pytest.mark.parametrize("aggregate", Aggregate)
 def test_the_same_as_the_demo_runner(
-    served: tuple[BatchRunner, ArrayFilters], ids: tuple[int, ...], include_bos: bool, aggregate: Aggregate
+    served: tuple[BatchRunner, ArrayFilters], ids: tuple[int, ...], bos_row: bool, aggregate: Aggregate
 ) -> None:
     runner, filters = served
-    kept = kept_of(runner, ids, include_bos)
-    rows = len(ids) - 1 + include_bos
-    subsets = [tuple(range(include_bos, rows)), (rows - 1,), tuple(range(1, rows, 2)), ()]
+    kept = kept_of(runner, ids, bos_row)
+    rows = len(ids) + bos_row
+    subsets = [tuple(range(bos_row, rows)), (rows - 1,), tuple(range(1, rows, 2)), ()]
     works = [
-        SearchWork(ids, True, include_bos, chosen, aggregate, picked, limit, relative)
+        SearchWork(ids, bos_row, chosen, aggregate, picked, limit, relative)
         for relative in (False, True)
         for chosen, picked, limit in itertools.product(
             filters_of(runner.catalog, relative), subsets, (1, 25, 1000) if ids is TEXT else (25,)
@@ -276,19 +276,19 @@ def test_the_same_as_the_demo_runner(
                 np.testing.assert_allclose(one.value, other.value, rtol=1e-5)
 
 
-@pytest.mark.parametrize("include_bos", [False, True])
-def test_encodings_are_the_demo_runners(served: tuple[BatchRunner, ArrayFilters], include_bos: bool) -> None:
+@pytest.mark.parametrize("bos_row", [False, True])
+def test_encodings_are_the_demo_runners(served: tuple[BatchRunner, ArrayFilters], bos_row: bool) -> None:
     runner, filters = served
-    kept = kept_of(runner, TEXT, include_bos)
+    kept = kept_of(runner, TEXT, bos_row)
     last = len(runner.catalog.sources) - 1
     csr = kept[0]
     assert isinstance(csr, Csr)
     fired = int(csr.indices[0])
     features = ((last, 5), (0, fired), (0, 3), (last, 0), (0, fired), (1, 7))
     for work in (
-        EncodeWork(TEXT, True, include_bos, (last, 0)),
-        EncodeWork(TEXT, True, include_bos, (), features),
-        EncodeWork(TEXT, True, include_bos, (1,), features),
+        EncodeWork(TEXT, bos_row, (last, 0)),
+        EncodeWork(TEXT, bos_row, (), features),
+        EncodeWork(TEXT, bos_row, (1,), features),
     ):
         same(answer_from(work, {rank: kept[rank] for rank in needed(work)}, filters), runner.run([work]).done[0])
 
@@ -299,9 +299,9 @@ def test_rows_without_their_bos_answer_requests_without_it(
 ) -> None:
     runner, filters = served
     led, plain = kept_of(runner, TEXT, True), kept_of(runner, TEXT, False)
-    rows = tuple(range(len(TEXT) - 1))
+    rows = tuple(range(len(TEXT)))
     chosen = tuple(SourceFilter(rank) for rank in led)
-    work: Work = SearchWork(TEXT, True, False, chosen, aggregate, rows, 25, False)
+    work: Work = SearchWork(TEXT, False, chosen, aggregate, rows, 25, False)
     cut = answer_from(work, {rank: last_rows(led[rank], row_count(work)) for rank in led}, filters)
     whole = answer_from(work, plain, filters)
     assert isinstance(cut, SearchDone)
@@ -320,9 +320,7 @@ def test_sums_are_torchs_to_the_bit(count: int, sparse: bool) -> None:
     if sparse:
         dense[random.random(dense.shape) < 0.8] = 0
     kind = Kind.LATENT if sparse else Kind.NEURON
-    work = SearchWork(
-        tuple(range(count)), False, False, (SourceFilter(0),), Aggregate.SUM, tuple(range(count)), 5000, False
-    )
+    work = SearchWork(tuple(range(count)), False, (SourceFilter(0),), Aggregate.SUM, tuple(range(count)), 5000, False)
     done = answer_from(work, {0: csr_of(dense) if sparse else dense}, ArrayFilters([info_of(0, kind, 2048)], None))
     assert isinstance(done, SearchDone)
     summed = np.zeros(2048, dtype=np.float32)
@@ -335,7 +333,7 @@ def test_neurons_that_are_not_numbers_fail_and_are_not_dropped() -> None:
     kept = {0: np.array([[1.0, math.nan]], dtype=np.float32)}
     for aggregate in Aggregate:
         with pytest.raises(FloatingPointError, match="NaN"):
-            answer_from(SearchWork((5,), False, False, (SourceFilter(0),), aggregate, (0,), 1, False), kept, filters)
+            answer_from(SearchWork((5,), False, (SourceFilter(0),), aggregate, (0,), 1, False), kept, filters)
 
 
 def test_masks_are_kept_and_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

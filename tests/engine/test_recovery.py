@@ -11,6 +11,7 @@ import torch
 
 from saeserve_server.engine.recovery import CALM_BATCHES, GuardedRunner, is_out_of_memory, resident_bytes
 from saeserve_server.engine.work import Abandoned, Batch, BatchDone, Done, EncodeDone, EncodeWork, Failed, Spent, Work
+from tests.scheduler.stage import CATALOG
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -23,7 +24,7 @@ def little_garbage() -> Iterator[None]:
 
 
 def work(number: int, tokens: int = 10) -> EncodeWork:
-    return EncodeWork((number, *range(tokens - 1)), True, False, (0,))
+    return EncodeWork((number, *range(tokens - 2)), False, (0,))  # and the BOS
 
 
 def batch_of(*works: Work) -> Batch:
@@ -32,6 +33,8 @@ def batch_of(*works: Work) -> Batch:
 
 class FakeRunner:
     """Answers each text with its number; fails where it is told to. Notes what it is given."""
+
+    catalog = CATALOG
 
     def __init__(
         self, *bad: int, holds: int | None = None, memory_error: Callable[[], Exception] = MemoryError
@@ -47,7 +50,7 @@ class FakeRunner:
         numbers = [one.ids[0] for one in works]
         self.ran.append(numbers)
         self.gone.append(set(gone()))
-        if self.holds is not None and sum(len(one.ids) for one in works) > self.holds:
+        if self.holds is not None and sum(len(one.ids) + 1 for one in works) > self.holds:
             raise self._memory_error()
         if set(numbers) & set(self._bad):
             raise RuntimeError("a fault")

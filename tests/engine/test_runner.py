@@ -29,7 +29,7 @@ from tests.conftest import DEVICE
 
 pytestmark = pytest.mark.device
 
-TEXT = (0, 1524, 4708, 547, 5635, 372, 1305, 14)
+TEXT = (1524, 4708, 547, 5635, 372, 1305, 14)
 
 
 @pytest.fixture(scope="module")
@@ -68,11 +68,10 @@ class CountingSource:
 def search(ids: tuple[int, ...] = TEXT, sources: tuple[int, ...] = (0, 2), **changes: Any) -> SearchWork:
     values: dict[str, Any] = {
         "ids": ids,
-        "led_by_bos": True,
-        "include_bos": False,
+        "bos_row": False,
         "filters": tuple(SourceFilter(rank) for rank in sources),
         "aggregate": Aggregate.MAX,
-        "rows": tuple(range(len(ids) - 1)),
+        "rows": tuple(range(len(ids))),
         "limit": 25,
         "relative": False,
     }
@@ -81,7 +80,7 @@ def search(ids: tuple[int, ...] = TEXT, sources: tuple[int, ...] = (0, 2), **cha
 
 def test_identical_texts_run_once(runner: BatchRunner, monkeypatch: pytest.MonkeyPatch) -> None:
     counting = Counting(runner, monkeypatch)
-    batch = [search(), search(limit=3), search(rows=(5,), aggregate=Aggregate.SUM), EncodeWork(TEXT, True, False, (0,))]
+    batch = [search(), search(limit=3), search(rows=(5,), aggregate=Aggregate.SUM), EncodeWork(TEXT, False, (0,))]
     done = runner.run(batch).done
     assert counting.sequences == [1]
     assert counting.rows == {"0-demo": [7], "1-demo": [7]}
@@ -90,7 +89,7 @@ def test_identical_texts_run_once(runner: BatchRunner, monkeypatch: pytest.Monke
 
 def test_a_bos_row_is_encoded_only_if_somebody_asks(runner: BatchRunner, monkeypatch: pytest.MonkeyPatch) -> None:
     counting = Counting(runner, monkeypatch)
-    with_bos = search(include_bos=True, rows=tuple(range(1, 8)), sources=(0,))
+    with_bos = search(bos_row=True, rows=tuple(range(1, 8)), sources=(0,))
     plain, led = runner.run([search(sources=(0,)), with_bos]).done
     assert counting.rows == {"0-demo": [8]}
     assert plain.activations.shape == (25, 7)
@@ -117,7 +116,7 @@ def test_nothing_taking_part_gives_an_empty_answer(runner: BatchRunner) -> None:
 
 
 def test_long_and_short_texts_in_one_batch_give_what_they_give_alone(runner: BatchRunner) -> None:
-    texts = [TEXT, (0, *range(100, 320)), (0, 7), TEXT[:4], (0, *range(500, 540))]
+    texts = [TEXT, tuple(range(100, 320)), (7,), TEXT[:3], tuple(range(500, 540))]
     works = [search(text, sources=(0, 1, 6), limit=50) for text in texts]
     for work, among in zip(works, runner.run(works).done, strict=True):
         (alone,) = runner.run([work]).done
@@ -125,7 +124,7 @@ def test_long_and_short_texts_in_one_batch_give_what_they_give_alone(runner: Bat
 
 
 def test_a_source_larger_than_a_chunk_is_encoded_in_parts(runner: BatchRunner, monkeypatch: pytest.MonkeyPatch) -> None:
-    works = [search((0, *range(place, place + 30)), sources=(0,)) for place in range(100, 400, 40)]
+    works = [search(tuple(range(place, place + 30)), sources=(0,)) for place in range(100, 400, 40)]
     whole = runner.run(works).done
     monkeypatch.setattr("saeserve_server.engine.runner.CHUNK_ELEMENTS", 2048 * 70)
     counting = Counting(runner, monkeypatch)
@@ -136,8 +135,8 @@ def test_a_source_larger_than_a_chunk_is_encoded_in_parts(runner: BatchRunner, m
 
 
 def test_a_request_that_fails_is_answered_as_failed_and_the_others_of_its_batch_are_not(runner: BatchRunner) -> None:
-    bad = EncodeWork((0, 10**6), True, False, (0,))  # the front end refuses such ids: this is its fault, not a caller's
-    works = (search(), bad, EncodeWork(TEXT, True, False, (0,)), search(TEXT[:4]))
+    bad = EncodeWork((10**6,), False, (0,))  # the front end refuses such ids: this is its fault, not a caller's
+    works = (search(), bad, EncodeWork(TEXT, False, (0,)), search(TEXT[:3]))
     guarded = GuardedRunner(runner)
     answer = guarded.run(Batch(0, works, (False,) * 4), frozenset)
     assert [type(one) for one in answer.done] == [SearchDone, Failed, EncodeDone, SearchDone]
@@ -151,7 +150,7 @@ def test_a_request_that_fails_is_answered_as_failed_and_the_others_of_its_batch_
 
 
 def test_nothing_to_rank_on_still_says_what_was_considered(runner: BatchRunner) -> None:
-    (done,) = runner.run([search((0, 0, 0), rows=())]).done
+    (done,) = runner.run([search((0, 0), rows=())]).done
     assert done.considered == 4096
     assert done.activations.shape == (0, 2)
 
@@ -173,7 +172,7 @@ def test_the_front_end_imports_no_torch(tmp_path: Path) -> None:
     import sys
 
     code = (
-        "import sys, saeserve_server.api.server, saeserve_server.cli, saeserve_server.serving\n"
+        "import sys, saeserve_server.api.server, saeserve_server.commands.main, saeserve_server.serving\n"
         "heavy = {'torch', 'transformer_lens', 'transformers'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
     )
@@ -194,18 +193,18 @@ def same_rows(one: SourceRows, other: SourceRows) -> None:
         assert np.array_equal(one, other)
 
 
-@pytest.mark.parametrize("include_bos", [False, True])
-def test_kept_rows_are_those_of_encoding_the_whole_sources(runner: BatchRunner, include_bos: bool) -> None:
-    rows = tuple(range(include_bos, 7 + include_bos))
+@pytest.mark.parametrize("bos_row", [False, True])
+def test_kept_rows_are_those_of_encoding_the_whole_sources(runner: BatchRunner, bos_row: bool) -> None:
+    rows = tuple(range(bos_row, 7 + bos_row))
     works = [
-        search(sources=(0, 1, 2), rows=rows, include_bos=include_bos),
-        search(sources=(0, 1), rows=rows[2:3], include_bos=include_bos, aggregate=Aggregate.SUM, limit=1),
-        search(sources=(0, 1), rows=rows, include_bos=include_bos, aggregate=Aggregate.EACH),
-        search(sources=(0, 1), rows=rows, include_bos=include_bos),
-        EncodeWork(TEXT, True, include_bos, (), ((1, 5), (0, 7))),
-        EncodeWork(TEXT, True, include_bos, (2, 0)),
+        search(sources=(0, 1, 2), rows=rows, bos_row=bos_row),
+        search(sources=(0, 1), rows=rows[2:3], bos_row=bos_row, aggregate=Aggregate.SUM, limit=1),
+        search(sources=(0, 1), rows=rows, bos_row=bos_row, aggregate=Aggregate.EACH),
+        search(sources=(0, 1), rows=rows, bos_row=bos_row),
+        EncodeWork(TEXT, bos_row, (), ((1, 5), (0, 7))),
+        EncodeWork(TEXT, bos_row, (2, 0)),
     ]
-    whole = EncodeWork(TEXT, True, include_bos, (0, 1, 2))
+    whole = EncodeWork(TEXT, bos_row, (0, 1, 2))
     answer = runner.run([*works, whole], keep=[True, True, True, False, True, True, False])
     expected = dict(zip(whole.sources, answer.done[-1].blocks, strict=True))
     sources = [set(kept) if kept is not None else None for kept in answer.kept]
@@ -223,13 +222,13 @@ def test_kept_rows_are_those_of_encoding_the_whole_sources(runner: BatchRunner, 
 
 
 def test_each_text_of_a_batch_is_kept_with_its_own_rows(runner: BatchRunner) -> None:
-    texts = [TEXT, (0, 7), (0, *range(100, 160)), TEXT[:5]]
+    texts = [TEXT, (7,), tuple(range(100, 160)), TEXT[:4]]
     answer = runner.run([search(text) for text in texts], keep=[True] * 4)
     for text, kept in zip(texts, answer.kept, strict=True):
-        (alone,) = runner.run([EncodeWork(text, True, False, (0, 2))]).done
+        (alone,) = runner.run([EncodeWork(text, False, (0, 2))]).done
         assert kept is not None
         for rank, block in zip((0, 2), alone.blocks, strict=True):
-            assert len(kept[rank].indptr) == len(text)
+            assert len(kept[rank].indptr) == len(text) + 1
             np.testing.assert_allclose(dense(kept[rank]), dense(block), atol=1e-4)
 
 
@@ -253,7 +252,7 @@ def test_a_source_that_fires_on_nearly_everything_is_not_kept_and_neither_is_its
     sources = list(runner._sources)
     sources[2] = Loud(sources[2], counting)
     loud = BatchRunner(runner._model, sources, None)
-    works = [search(), search(sources=(0,)), search(sources=(2,)), EncodeWork(TEXT, True, False, (2,))]
+    works = [search(), search(sources=(0,)), search(sources=(2,)), EncodeWork(TEXT, False, (2,))]
     for _ in range(2):
         answer = loud.run(works, keep=[True] * 4)
         assert [kept is not None for kept in answer.kept] == [False, True, False, False]
@@ -276,7 +275,7 @@ class Leaving:
         return {place for place, when in self._leaves.items() if self.asked > when}
 
 
-OTHER = (0, 100, 200, 300)
+OTHER = (100, 200, 300)
 
 
 def test_who_leaves_before_the_forward_pass_costs_nothing(runner: BatchRunner, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -331,7 +330,7 @@ def test_nothing_is_computed_once_all_have_left(
     runner: BatchRunner, monkeypatch: pytest.MonkeyPatch, when: int
 ) -> None:
     counting = Counting(runner, monkeypatch)
-    answer = runner.run([search(), EncodeWork(OTHER, True, False, (0,))], (), Leaving({0: when, 1: when}))
+    answer = runner.run([search(), EncodeWork(OTHER, False, (0,))], (), Leaving({0: when, 1: when}))
     assert {one.stage for one in answer.done} == {"encode" if when else "forward"}
     assert sum(map(len, counting.rows.values())) == max(0, when - 1)
     assert answer.spent.forward_passes == (2 if when else 0)

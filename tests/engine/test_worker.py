@@ -13,7 +13,7 @@ from saeserve_server.engine.worker import Mailbox
 
 
 def batch(number: int) -> Batch:
-    return Batch(number, tuple(EncodeWork((0, n), True, False, (0,)) for n in range(4)), (False,) * 4)
+    return Batch(number, tuple(EncodeWork((n,), False, (0,)) for n in range(4)), (False,) * 4)
 
 
 def abandon(number: int, *places: int) -> Abandon:

@@ -47,7 +47,7 @@ def install() -> None:
         if not markers:
             tokenizer = Tokenizer(self.catalog.model.tokenizer_json, self.catalog.model.bos_id)
             markers.update({word: tuple(tokenizer.tokenize(word).ids) for word in (POISON, CRASH, *GATES)})
-        return {word for word, ids in markers.items() for work in works if work.ids[1 : len(ids) + 1] == ids}
+        return {word for word, ids in markers.items() for work in works if work.ids[: len(ids)] == ids}
 
     def wait(gate: str) -> None:
         (folder / gate).with_suffix(REACHED).touch()
@@ -56,7 +56,7 @@ def install() -> None:
 
     def failing_run(self, batch, *others):
         words = found(self, batch)
-        tokens = sum(len(work.ids) for work in batch)
+        tokens = sum(len(work.ids) + 1 for work in batch)  # with the BOS
         with (folder / RUNS).open("a") as runs:
             runs.write(f"{tokens}\n")
         for word in (HOLD, PAUSE):
@@ -86,6 +86,6 @@ def install() -> None:
 if __name__ == "__mp_main__":
     install()
 elif __name__ == "__main__":
-    from saeserve_server.cli import main
+    from saeserve_server.commands.main import main
 
     sys.exit(main())

@@ -16,8 +16,8 @@ from saeserve_server.scheduler.scheduler import Scheduler
 CATALOG = Catalog(
     ModelInfo("m", 1, 4, 1024, 100, 0, "", "", "cpu", "float32"),
     (
-        SourceInfo("0-a", "a", 0, Kind.LATENT, "h", "standard", 4, 8),
-        SourceInfo("0", "neurons", 0, Kind.NEURON, "h", "neurons", 4, 16),
+        SourceInfo("0-a", "a", 0, Kind.LATENT, "h", "standard", 4, 8, bos_id=0),
+        SourceInfo("0", "neurons", 0, Kind.NEURON, "h", "neurons", 4, 16, bos_id=0),
     ),
 )
 COSTS = CostModel(CATALOG)
@@ -25,8 +25,8 @@ AMPLE = Cost(10**6, 10**15, 10**15)
 
 
 def work(number: int, tokens: int = 10) -> EncodeWork:
-    """A text that is known by its first id."""
-    return EncodeWork((number, *range(tokens - 1)), True, False, (0,))
+    """A text of so many tokens, with its BOS, that is known by its first id."""
+    return EncodeWork((number, *range(tokens - 2)), False, (0,))
 
 
 def budget(items: float = 10**6, flop: float = 10**6, size: float = 10**6) -> Cost:

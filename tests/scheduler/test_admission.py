@@ -221,9 +221,8 @@ def test_a_caller_whose_turn_comes_in_time_is_not_refused_for_what_another_waits
 
 def search(tokens: int, *sources: int, **changes: object) -> SearchWork:
     values = {
-        "ids": tuple(range(tokens)),
-        "led_by_bos": True,
-        "include_bos": False,
+        "ids": tuple(range(1, tokens)),
+        "bos_row": False,
         "filters": tuple(SourceFilter(rank) for rank in sources),
         "aggregate": Aggregate.MAX,
         "rows": tuple(range(tokens - 1)),
@@ -243,15 +242,15 @@ def test_a_text_costs_by_its_tokens_and_what_is_asked_of_them() -> None:
     assert COSTS.of(search(10, 0, 1)).flop == one.flop
     assert COSTS.of(search(10, 0, limit=1000)).bytes > 30 * one.bytes
     assert COSTS.of(search(10, 0, aggregate=Aggregate.EACH)).bytes > one.bytes
-    ids = tuple(range(10))
-    assert COSTS.of(EncodeWork(ids, True, True, (0,))).bytes > COSTS.of(EncodeWork(ids, True, False, (0,))).bytes
-    whole, chosen = EncodeWork(ids, True, False, (1,)), EncodeWork(ids, True, False, (), ((1, 3), (1, 5)))
+    ids = tuple(range(9))
+    assert COSTS.of(EncodeWork(ids, True, (0,))).bytes > COSTS.of(EncodeWork(ids, False, (0,))).bytes
+    whole, chosen = EncodeWork(ids, False, (1,)), EncodeWork(ids, False, (), ((1, 3), (1, 5)))
     assert COSTS.of(whole).bytes - COSTS.of(chosen).bytes == 9 * 4 * (16 - 2)
-    assert COSTS.of(EncodeWork(ids, True, False, (), ((0, 3), (0, 5)))).flop == one.flop
+    assert COSTS.of(EncodeWork(ids, False, (), ((0, 3), (0, 5)))).flop == one.flop
 
 
 def test_an_answer_takes_no_more_than_it_was_taken_to() -> None:
     """Where the estimate is exact: dense rows, which are what grows without bound."""
-    cost = CostModel(CATALOG).of(EncodeWork(tuple(range(100)), True, False, (), ((1, 3), (1, 5), (0, 2))))
+    cost = CostModel(CATALOG).of(EncodeWork(tuple(range(99)), False, (), ((1, 3), (1, 5), (0, 2))))
     assert cost.bytes >= 99 * 3 * 4
     assert cost.items == 1

@@ -60,7 +60,7 @@ def test_streams_of_several_callers_take_turns_too() -> None:
 
 def item(number: int, client: str, arrived: float) -> Item:
     future = asyncio.get_running_loop().create_future()
-    return Item(work(number), future, COSTS.of(work(number)), client=client, arrived=arrived)
+    return Item(work(number), future, COSTS.of(work(number)), COSTS.runs(work(number)), client=client, arrived=arrived)
 
 
 def test_the_age_of_the_queue_is_that_of_the_item_that_has_waited_longest() -> None:

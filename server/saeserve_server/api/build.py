@@ -91,10 +91,9 @@ def token_message(token: Token) -> types.Token:
     return types.Token(id=token.id, piece=token.piece, display=token.display, start=token.start, end=token.end)
 
 
-def row_tokens(serving: Serving, text: TokenizedText, include_bos: bool) -> list[Token]:
-    """The tokens that an answer's rows stand for: the text's, led by the BOS if asked and the model has one."""
-    bos = serving.catalog.model.bos_id
-    return [serving.tokenizer.token(bos), *text.tokens] if include_bos and bos is not None else list(text.tokens)
+def row_tokens(serving: Serving, text: TokenizedText, bos: int | None) -> list[Token]:
+    """The tokens that an answer's rows stand for: the text's, led by the BOS if there is a row for it."""
+    return list(text.tokens) if bos is None else [serving.tokenizer.token(bos), *text.tokens]
 
 
 class FactsBuilder:
@@ -172,6 +171,7 @@ def source_message(serving: Serving, source: SourceInfo) -> types.Source:
         memory_bytes=source.memory_bytes,
         revision=source.revision,
         warnings=source.warnings,
+        bos_id=source.bos_id,
     )
     density = density_of(source, serving.index)
     if density is not None:

@@ -26,7 +26,7 @@ from saeserve_server.api.call import Call, current_call
 from saeserve_server.api.parse import parse_features, parse_input
 from saeserve_server.cache.answer import Answer
 from saeserve_server.catalog import Kind
-from saeserve_server.engine.work import Csr, EncodeDone, EncodeWork, expect, row_count
+from saeserve_server.engine.work import Csr, EncodeDone, EncodeWork, expect, leading_bos, row_count
 from saeserve_server.errors import InvalidArgument
 from saeserve_server.serving import Serving
 from saeserve_server.text.tokenizer import TokenizedText
@@ -44,7 +44,8 @@ class Wanted:
 
     sources: tuple[int, ...]
     features: tuple[tuple[int, int], ...]
-    include_bos: bool
+    bos: int | None
+    """What the leading row shows; None for no such row."""
     truncate: bool
     omit_tokens: bool
 
@@ -59,21 +60,23 @@ def parse_wanted(serving: Serving, given: service.EncodeRequest | service.Encode
             "sources", f"{len(given.sources)} sources; at most {serving.limits.max_features} are taken"
         )
     names = parse_features(given.features, "features", serving.limits)
+    sources = tuple(serving.directory.sources(list(given.sources), "sources"))
+    features = tuple(serving.directory.features(names, "features"))
+    asked = (*sources, *(rank for rank, _ in features))
     return Wanted(
-        sources=tuple(serving.directory.sources(list(given.sources), "sources")),
-        features=tuple(serving.directory.features(names, "features")),
-        include_bos=given.include_bos,
+        sources=sources,
+        features=features,
+        bos=leading_bos(serving.catalog, asked) if given.include_bos else None,
         truncate=given.truncate,
         omit_tokens=given.omit_tokens,
     )
 
 
-def work_on(serving: Serving, wanted: Wanted, text: TokenizedText) -> EncodeWork:
+def work_on(wanted: Wanted, text: TokenizedText) -> EncodeWork:
     """What the engine is asked about a text that has been tokenised."""
     return EncodeWork(
-        ids=serving.model_ids(text),
-        led_by_bos=serving.catalog.model.bos_id is not None,
-        include_bos=wanted.include_bos,
+        ids=text.ids,
+        bos_row=wanted.bos is not None,
         sources=wanted.sources,
         features=wanted.features,
     )
@@ -81,10 +84,10 @@ def work_on(serving: Serving, wanted: Wanted, text: TokenizedText) -> EncodeWork
 
 def text_message(serving: Serving, wanted: Wanted, text: TokenizedText, truncated: bool) -> service.EncodedText:
     """A text's tokens, as an answer has them."""
-    tokens = row_tokens(serving, text, wanted.include_bos)
+    tokens = row_tokens(serving, text, wanted.bos)
     return service.EncodedText(
         tokens=[] if wanted.omit_tokens else [token_message(token) for token in tokens],
-        bos_included=len(tokens) > len(text.tokens),
+        bos_included=wanted.bos is not None,
         truncated=truncated,
     )
 
@@ -103,8 +106,9 @@ async def encode(serving: Serving, request: service.EncodeRequest) -> service.En
         for place, given in enumerate(request.inputs)
     ]
     timing = Timing(tokenize=time.perf_counter() - began)
-    _refuse_large_dense(serving, wanted, sum(len(text.ids) + wanted.include_bos for text, _ in texts))
-    encoded = await _encode_all(serving, [work_on(serving, wanted, text) for text, _ in texts], timing)
+    works = [work_on(wanted, text) for text, _ in texts]
+    _refuse_large_dense(serving, wanted, sum(map(row_count, works)))
+    encoded = await _encode_all(serving, works, timing)
     sparse = [
         stack_rows([block for one in encoded if isinstance(block := one.blocks[place], Csr)])
         for place in range(len(wanted.sources))

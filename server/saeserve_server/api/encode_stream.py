@@ -154,7 +154,7 @@ class _Stream:
 
     async def _compute(self, text: TokenizedText, truncated: bool) -> _Encoded:
         """Past the caches: a data set would only push out what others come back to."""
-        work = work_on(self._serving, self._wanted, text)
+        work = work_on(self._wanted, text)
         outcome = await self._serving.scheduler.submit(work, Priority.STREAM, client=self._client)
         message = text_message(self._serving, self._wanted, text, truncated)
         return _Encoded(message, expect(EncodeDone, outcome.done), outcome.spent)

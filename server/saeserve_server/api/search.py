@@ -11,7 +11,7 @@ from saeserve_server.api.build import Timing, call_info, facts_builder, joined, 
 from saeserve_server.api.call import Call, current_call
 from saeserve_server.api.parse import parse_count, parse_filter, parse_input
 from saeserve_server.cache.answer import Answer
-from saeserve_server.engine.work import Aggregate, SearchDone, SearchWork, SourceFilter, expect, row_count
+from saeserve_server.engine.work import Aggregate, SearchDone, SearchWork, SourceFilter, expect, leading_bos
 from saeserve_server.errors import FailedPrecondition, InvalidArgument
 from saeserve_server.serving import Limits, Serving
 from saeserve_server.text.sort_tokens import SortTokens
@@ -39,16 +39,14 @@ async def search(serving: Serving, request: service.SearchRequest) -> bytes:
     timing = Timing(tokenize=time.perf_counter() - began)
     chosen = _sort_positions(text, request.sort_tokens, limits)
 
-    tokens = row_tokens(serving, text, request.include_bos)
-    lead = len(tokens) - len(text.tokens)  # 1 where a BOS row leads
-    bos = serving.catalog.model.bos_id
+    bos = leading_bos(serving.catalog, (one.source for one in filters)) if request.include_bos else None
+    lead = 0 if bos is None else 1
     ranking = chosen if chosen is not None else range(len(text.ids))
-    rows = tuple(place + lead for place in ranking if text.ids[place] != bos)
+    rows = tuple(place + lead for place in ranking if text.ids[place] != serving.catalog.model.bos_id)
     ranked_by = Aggregate.MAX if chosen is None else Aggregate.SUM
     work = SearchWork(
-        ids=serving.model_ids(text),
-        led_by_bos=bos is not None,
-        include_bos=request.include_bos,
+        ids=text.ids,
+        bos_row=bos is not None,
         filters=filters,
         aggregate=Aggregate.EACH if request.by_token else ranked_by,
         rows=rows,
@@ -67,8 +65,8 @@ async def search(serving: Serving, request: service.SearchRequest) -> bytes:
         payload = service.SearchResponse(sort_positions=positions).SerializeToString()
     response = service.SearchResponse(
         call_info=call_info(serving, timing),
-        tokens=[token_message(token) for token in tokens],
-        bos_included=lead > 0,
+        tokens=[token_message(token) for token in row_tokens(serving, text, bos)],
+        bos_included=work.bos_row,
         truncated=truncated,
     )
     return joined(response, payload)
@@ -92,9 +90,8 @@ def _describe(serving: Serving, work: SearchWork, done: SearchDone, positions: l
         sources_considered=[serving.catalog.sources[one.source].id for one in work.filters],
         features_considered=done.considered,
     )
-    ids = work.ids[len(work.ids) - row_count(work) :]  # of the rows
     add = _add_token_results if work.aggregate is Aggregate.EACH else _add_results
-    add(serving, response, work, done, ids)
+    add(serving, response, work, done)
     return response.SerializeToString()
 
 
@@ -162,14 +159,12 @@ def _sort_positions(text: TokenizedText, given: Sequence[service.SortToken], lim
     return sorted(positions)
 
 
-def _add_results(
-    serving: Serving, response: service.SearchResponse, work: SearchWork, done: SearchDone, ids: Sequence[int]
-) -> None:
+def _add_results(serving: Serving, response: service.SearchResponse, work: SearchWork, done: SearchDone) -> None:
     if not done.ranked or done.activations is None:
         return
     facts = facts_builder(serving)
-    bos = serving.catalog.model.bos_id
-    scored = [place for place, token_id in enumerate(ids) if token_id != bos]  # a BOS is no maximum
+    bos, lead = serving.catalog.model.bos_id, int(work.bos_row)
+    scored = [place + lead for place, token_id in enumerate(work.ids) if token_id != bos]  # a BOS is no maximum
     ranked = done.ranked[0]
     peaks = done.activations[:, scored].argmax(axis=1).tolist()
     for rank, index, value, activations, peak in zip(
@@ -184,14 +179,12 @@ def _add_results(
                 activations=activations.tolist(),
                 max_activation=float(activations[row]),
                 max_position=row,
-                match=facts.match(rank, index, ids[row]),
+                match=facts.match(rank, index, work.ids[row - lead]),
             )
         )
 
 
-def _add_token_results(
-    serving: Serving, response: service.SearchResponse, work: SearchWork, done: SearchDone, ids: Sequence[int]
-) -> None:
+def _add_token_results(serving: Serving, response: service.SearchResponse, work: SearchWork, done: SearchDone) -> None:
     facts = facts_builder(serving)
     table: dict[tuple[int, int], int] = {}
     for row, ranked in zip(work.rows, done.ranked, strict=True) if done.ranked else ():
@@ -202,7 +195,7 @@ def _add_token_results(
                 table[feature] = len(table)
                 response.features.append(facts.facts(*feature))
             places.append(table[feature])
-            matches.append(facts.match(*feature, ids[row]))
+            matches.append(facts.match(*feature, work.ids[row - work.bos_row]))
         response.token_results.append(
             service.TokenResult(position=row, features=places, values=ranked.value.tolist(), matches=matches)
         )

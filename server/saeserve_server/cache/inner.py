@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from saeserve_server.cache.answer import Tier
-from saeserve_server.engine.kept import height, last_rows, needed
-from saeserve_server.engine.work import Csr, KeptRows, SourceRows, Work, row_count
+from saeserve_server.engine.kept import height, last_rows
+from saeserve_server.engine.work import Csr, KeptRows, SourceRows, Work, needed, row_count
 from saeserve_server.metrics import Metrics
 
 Number = TypeVar("Number", bound=np.generic)
@@ -29,7 +29,7 @@ SOURCE_BYTES = 600
 
 @dataclass(slots=True)
 class _Text:
-    """What is kept of one text. Rows led by the BOS serve requests without it too: they end alike."""
+    """What is kept of one text. Rows led by the BOS's serve requests without it too: they end alike."""
 
     sources: dict[int, SourceRows] = field(default_factory=dict)
     bytes: int = 0
@@ -38,6 +38,7 @@ class _Text:
 class InnerTier:
     """Rows of sources by (ids, source), within a number of bytes; the text unused for longest goes first, as a whole.
 
+    The ids are the text's: the BOS before them is a fact of the source.
     One caller at a time. What it gives is not to be written to.
     """
 

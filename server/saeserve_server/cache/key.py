@@ -43,7 +43,7 @@ IN_KEY = {
         "min_fires": "as it is, or its default",
         "limit": "as it is, or its default",
         "by_token": "as the kind of ranking",
-        "include_bos": "as it is",
+        "include_bos": "as whether a row for the BOS leads",
     },
     "EncodeRequest": {
         "inputs.text": "as ids, each text by itself",
@@ -51,7 +51,7 @@ IN_KEY = {
         "sources": "as ranks",
         "features.source": "as ranks",
         "features.index": "as indices",
-        "include_bos": "as it is",
+        "include_bos": "as whether a row for the BOS leads",
     },
 }
 """Fields of the requests that the answer follows from, and how they enter the key."""
@@ -83,7 +83,7 @@ class Keys:
         """32 bytes. `positions` are the rows that the sort tokens named; those of them that are a BOS do not rank."""
         encoder = self._base.copy()
         encoder.strings("search", work.aggregate.value)
-        encoder.numbers(work.led_by_bos, work.include_bos, work.relative, work.limit)
+        encoder.numbers(work.bos_row, work.relative, work.limit)
         encoder.numbers(*work.ids)
         encoder.numbers(*work.rows)
         encoder.numbers(*positions)
@@ -95,7 +95,7 @@ class Keys:
         """32 bytes."""
         encoder = self._base.copy()
         encoder.strings("encode")
-        encoder.numbers(work.led_by_bos, work.include_bos)
+        encoder.numbers(work.bos_row)
         encoder.numbers(*work.ids)
         encoder.strings(*(self._sources[rank] for rank in work.sources))
         encoder.strings(*(self._sources[rank] for rank, _ in work.features))
@@ -161,4 +161,5 @@ def _source(source: SourceInfo) -> str:
         source.id, source.revision, source.hook_name, source.architecture, source.normalization, source.kind.name
     )
     encoder.numbers(source.layer, source.d_in, source.n_features, source.fold_decoder_norm)
+    encoder.optional_numbers(None if source.bos_id is None else (source.bos_id,))
     return encoder.digest().hex()

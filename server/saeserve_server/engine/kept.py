@@ -45,13 +45,6 @@ class _Found:
     value: FloatArray  # [e] > 0
 
 
-def needed(work: Work) -> set[int]:
-    """Ranks of the sources whose rows answer an item."""
-    if isinstance(work, SearchWork):
-        return {chosen.source for chosen in work.filters}
-    return {*work.sources, *(rank for rank, _ in work.features)}
-
-
 def answer_from(work: Work, kept: KeptRows, filters: ArrayFilters) -> SearchDone | EncodeDone:
     """What the engine answers to `work`, from the `row_count(work)` rows of every source that is `needed`.
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from saeserve_server.engine.runner import BatchRunner, in_groups
-from saeserve_server.engine.work import Batch, BatchDone, Done, Failed, KeptRows, Spent
+from saeserve_server.engine.work import Batch, BatchDone, Done, Failed, KeptRows, Spent, run_tokens, runs
 
 log = logging.getLogger(__name__)
 
@@ -90,11 +90,15 @@ class GuardedRunner:
         """The places in groups of at most `_most_tokens` tokens, at least one place each."""
         if self._most_tokens is None:
             return [places]
-        return list(in_groups(places, lambda place: len(batch.works[place].ids), self._most_tokens))
+        return list(in_groups(places, lambda place: self._tokens(batch, place), self._most_tokens))
+
+    def _tokens(self, batch: Batch, place: int) -> int:
+        """Tokens that the model runs on for an item."""
+        return sum(map(run_tokens, runs(batch.works[place], self._runner.catalog)))
 
     def _shrink(self, batch: Batch, part: list[int]) -> None:
         """Halves what is run at a time, and frees what can be freed."""
-        tokens = sum(len(batch.works[place].ids) for place in part)
+        tokens = sum(self._tokens(batch, place) for place in part)
         if self._most_tokens is None:
             self._too_many = tokens
         self._most_tokens = max(1, min(tokens // 2, self._most_tokens or tokens))

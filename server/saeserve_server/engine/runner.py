@@ -1,7 +1,8 @@
 """Computes a batch: one forward pass for all texts, one encoding for each source, an exact top K for each search.
 
-Identical texts are run once, whoever asks. No array of all tokens by all latents of all sources ever exists: sources
-are encoded one after another, and of each only the candidates' columns are kept.
+Identical texts are run once, whoever asks, or once for each BOS where sources differ in it. No array of all tokens by
+all latents of all sources ever exists: sources are encoded one after another, and of each only the candidates' columns
+are kept.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ import torch
 from torch import Tensor
 
 from saeserve_server.catalog import Catalog, FloatArray, Kind
-from saeserve_server.engine.kept import needed
 from saeserve_server.engine.masks import Masks
 from saeserve_server.engine.ranking import Candidates, aggregate_max, aggregate_sum, candidates, merge
 from saeserve_server.engine.work import (
@@ -29,13 +29,16 @@ from saeserve_server.engine.work import (
     EncodeDone,
     EncodeWork,
     KeptRows,
+    Run,
     SearchDone,
     SearchWork,
     SourceFilter,
     SourceRows,
     Spent,
     Work,
+    needed,
     row_count,
+    run_tokens,
 )
 from saeserve_server.models.load import LoadedModel
 from saeserve_server.records.store import RecordStore
@@ -55,11 +58,10 @@ KEPT_SHARE = 4
 
 @dataclass(slots=True)
 class _Text:
-    """A distinct sequence of ids of the batch, and what was read of it."""
+    """A distinct text of the batch under one BOS, and what was read of it."""
 
-    ids: tuple[int, ...]
     hooks: set[str] = field(default_factory=set)
-    read: dict[str, Tensor] = field(default_factory=dict)  # hook name → [ids, d_in]
+    read: dict[str, Tensor] = field(default_factory=dict)  # hook name → [BOS and ids, d_in]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -144,28 +146,38 @@ class BatchRunner:
     def encode_blocks(self, blocks: Sequence[Sequence[int]]) -> Iterator[tuple[int, Tensor]]:
         """For each source its rank and activations [tokens of all blocks, n_features], block after block.
 
-        `blocks` are ids without BOS; each is run with its own, whose row is left out.
+        `blocks` are ids without BOS; each is run with that of the source, whose row is left out.
         """
-        bos = [] if self.catalog.model.bos_id is None else [self.catalog.model.bos_id]
-        places = {source.info.hook_name: self._model.place(source.info.hook_name) for source in self._sources}
-        read = self._model.forward.run([[*bos, *block] for block in blocks], places)
-        for rank, source in enumerate(self._sources):
-            yield rank, source.encode(torch.cat([text[source.info.hook_name][len(bos) :] for text in read]))
-
-    def _forward(self, batch: Sequence[Work], spent: Spent) -> dict[tuple[int, ...], _Text]:
-        texts: dict[tuple[int, ...], _Text] = {}
-        for work in batch:
-            text = texts.setdefault(work.ids, _Text(work.ids))
-            text.hooks.update(self._sources[rank].info.hook_name for rank in needed(work))
-        by_hooks: dict[frozenset[str], list[_Text]] = defaultdict(list)
-        for text in texts.values():
-            by_hooks[frozenset(text.hooks)].append(text)
-        for hooks, alike in by_hooks.items():
+        for bos, hooks in self._hooks(range(len(self._sources))).items():
             places = {hook: self._model.place(hook) for hook in hooks}
-            for text, read in zip(alike, self._model.forward.run([text.ids for text in alike], places), strict=True):
-                text.read = read
+            read = self._model.forward.run([_sequence((bos, tuple(block))) for block in blocks], places)
+            lead = 0 if bos is None else 1
+            for rank, source in enumerate(self._sources):
+                if source.info.bos_id == bos:
+                    yield rank, source.encode(torch.cat([text[source.info.hook_name][lead:] for text in read]))
+
+    def _hooks(self, ranks: Iterable[int]) -> dict[int | None, set[str]]:
+        """The hook points of some sources, by the BOS with which these read a text."""
+        hooks: dict[int | None, set[str]] = defaultdict(set)
+        for rank in ranks:
+            info = self._sources[rank].info
+            hooks[info.bos_id].add(info.hook_name)
+        return hooks
+
+    def _forward(self, batch: Sequence[Work], spent: Spent) -> dict[Run, _Text]:
+        texts: dict[Run, _Text] = defaultdict(_Text)
+        for work in batch:
+            for bos, hooks in self._hooks(needed(work)).items():
+                texts[bos, work.ids].hooks |= hooks
+        by_hooks: dict[frozenset[str], list[Run]] = defaultdict(list)
+        for run, text in texts.items():
+            by_hooks[frozenset(text.hooks)].append(run)
+        for names, alike in by_hooks.items():
+            places = {hook: self._model.place(hook) for hook in names}
+            for run, read in zip(alike, self._model.forward.run(list(map(_sequence, alike)), places), strict=True):
+                texts[run].read = read
         spent.forward_passes += len(texts)
-        spent.forward_tokens += sum(len(ids) for ids in texts)
+        spent.forward_tokens += sum(map(run_tokens, texts))
         return texts
 
     def _begin(self, place: int, work: Work, keep: Sequence[bool]) -> _Search | _Encode:
@@ -176,9 +188,7 @@ class BatchRunner:
         dense = np.empty((row_count(work), len(work.features)), dtype=np.float32) if work.features else None
         return _Encode(place=place, kept=kept, work=work, dense=dense)
 
-    def _encode_source(
-        self, rank: int, jobs: list[_Search | _Encode], texts: dict[tuple[int, ...], _Text], spent: Spent
-    ) -> None:
+    def _encode_source(self, rank: int, jobs: list[_Search | _Encode], texts: dict[Run, _Text], spent: Spent) -> None:
         """Encodes one source for the texts of every job that asks for it, and lets each job take its part."""
         source = self._sources[rank]
         wanting: dict[tuple[int, ...], list[_Search | _Encode]] = defaultdict(list)
@@ -194,13 +204,18 @@ class BatchRunner:
             elif rank not in needed(job.work):
                 continue
             wanting[job.work.ids].append(job)
-        hook = source.info.hook_name
-        for group in in_groups(wanting, len, CHUNK_ELEMENTS // source.info.n_features):
+        bos, hook = source.info.bos_id, source.info.hook_name
+        for group in in_groups(wanting, lambda ids: run_tokens((bos, ids)), CHUNK_ELEMENTS // source.info.n_features):
             lengths = [max(row_count(job.work) for job in wanting[ids]) for ids in group]  # the BOS only if asked for
-            read = [texts[ids].read[hook][len(ids) - length :] for ids, length in zip(group, lengths, strict=True)]
+            read = [
+                texts[bos, ids].read[hook][max(0, run_tokens((bos, ids)) - length) :]
+                for ids, length in zip(group, lengths, strict=True)
+            ]
             activations = source.encode(torch.cat(read))
             spent.encodes += len(group)
-            spent.encode_tokens += sum(lengths)
+            spent.encode_tokens += len(activations)
+            if bos is None:
+                activations = _with_blank_rows(activations, list(map(len, read)), lengths)
             asking = [job for ids in group for job in wanting[ids]]
             if self._too_dense[rank] >= PATIENCE_WITH_DENSE:
                 for job in asking:
@@ -300,6 +315,21 @@ def in_groups(items: Iterable[T], tokens: Callable[[T], int], most: int) -> Iter
         held += tokens(item)
     if group:
         yield group
+
+
+def _sequence(run: Run) -> tuple[int, ...]:
+    """The ids that the model runs on."""
+    bos, ids = run
+    return ids if bos is None else (bos, *ids)
+
+
+def _with_blank_rows(activations: Tensor, read: Sequence[int], lengths: Sequence[int]) -> Tensor:
+    """Of texts that were read without BOS: where a row for it is asked for all the same, zeros."""
+    if read == lengths:
+        return activations
+    blank = activations.new_zeros(1, activations.shape[1])
+    texts = zip(activations.split(list(read)), lengths, strict=True)
+    return torch.cat([part for rows, length in texts for part in ((rows,) if len(rows) == length else (blank, rows))])
 
 
 def _take(job: _Encode, rank: int, rows: Tensor, found: _Rows | None, first: int, end: int) -> None:

@@ -1,12 +1,13 @@
 """What the front end asks of the engine, and what it gets back: plain data that crosses a pipe. No torch, no protobuf.
 
-*Ids* are those that the model runs on, its BOS included if it has one. *Rows* are the tokens that are answered: the
-text's tokens, led by the BOS where `include_bos` is set. Positions count rows from 0.
+*Ids* are the text's, without a BOS. Every source reads its own before them (`SourceInfo.bos_id`), so a text takes one
+forward pass for each BOS among the sources asked: a single one while they all follow the model. *Rows* are the tokens
+that are answered: the text's, led by one for the BOS where `bos_row` is set. Positions count rows from 0.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -50,14 +51,14 @@ class SearchWork:
     """Rank the features of some sources on one text."""
 
     ids: tuple[int, ...]
-    led_by_bos: bool
-    """Whether `ids` begins with a BOS."""
-    include_bos: bool
+    bos_row: bool
+    """Whether a row for the BOS leads. A source that reads no BOS is zero there."""
     filters: tuple[SourceFilter, ...]
     """At least one, by rank."""
     aggregate: Aggregate
     rows: tuple[int, ...]
-    """The rows that rank, ascending: those whose id is no BOS, or the sort tokens."""
+    """The rows that rank, ascending: those whose id is not the model's BOS, or the sort tokens. Which they are is a
+    fact of the text, the same for every source: a source's own BOS within a text is a token like others."""
     limit: int
     relative: bool
     """Divide by the feature's maximum over the index."""
@@ -68,8 +69,7 @@ class EncodeWork:
     """Activations of whole sources, or of chosen features, on one text."""
 
     ids: tuple[int, ...]
-    led_by_bos: bool
-    include_bos: bool
+    bos_row: bool
     sources: tuple[int, ...] = ()
     """Ranks of sources answered whole: SAEs sparse, neurons dense."""
     features: tuple[tuple[int, int], ...] = ()
@@ -77,6 +77,9 @@ class EncodeWork:
 
 
 Work = SearchWork | EncodeWork
+
+Run = tuple[int | None, tuple[int, ...]]
+"""A forward pass: the BOS, None for none, and the ids of the text after it."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -181,7 +184,7 @@ class Spent:
     forward_seconds: float = 0.0
     encode_seconds: float = 0.0
     forward_passes: int = 0
-    """Distinct texts run through the model."""
+    """Distinct texts run through the model, counted once for each BOS."""
     forward_tokens: int = 0
     encodes: int = 0
     """Texts encoded, counted once for each source."""
@@ -231,6 +234,30 @@ def expect(kind: type[T], done: Done) -> T:
     return done
 
 
+def needed(work: Work) -> set[int]:
+    """Ranks of the sources whose rows answer an item."""
+    if isinstance(work, SearchWork):
+        return {chosen.source for chosen in work.filters}
+    return {*work.sources, *(rank for rank, _ in work.features)}
+
+
+def runs(work: Work, catalog: Catalog) -> frozenset[Run]:
+    """The forward passes that an item takes."""
+    return frozenset((bos, work.ids) for bos in {catalog.sources[rank].bos_id for rank in needed(work)})
+
+
+def run_tokens(run: Run) -> int:
+    """Tokens of a forward pass, BOS included."""
+    return len(run[1]) + (run[0] is not None)
+
+
 def row_count(work: Work) -> int:
     """Number of rows that an item answers."""
-    return len(work.ids) - (work.led_by_bos and not work.include_bos)
+    return len(work.ids) + work.bos_row
+
+
+def leading_bos(catalog: Catalog, sources: Iterable[int]) -> int | None:
+    """The id that the BOS row of an answer over these sources shows, if such a row is asked for: that of the first of
+    them, by rank, that reads one, else the model's. None where there is neither: then no row leads."""
+    own = (catalog.sources[rank].bos_id for rank in sorted(sources))
+    return next((bos for bos in own if bos is not None), catalog.model.bos_id)

@@ -1,9 +1,9 @@
 """Builds an index of top activations: one pass of texts through model and sources. The only file here with torch.
 
-Texts are cut into consecutive blocks, each run with a BOS of its own. For every feature the pass keeps the K blocks
-with the largest activations, as windows of ±16 tokens round the earliest maximum, and sums over all tokens. What is
-kept depends on the activations alone and not on how blocks were batched: blocks come in the order of (text, block), and
-of equal maxima the earlier stays.
+Texts are cut into consecutive blocks, each run with a BOS of its own, or once for each BOS where sources differ in it.
+For every feature the pass keeps the K blocks with the largest activations, as windows of ±16 tokens round the earliest
+maximum, and sums over all tokens. What is kept depends on the activations alone and not on how blocks were batched:
+blocks come in the order of (text, block), and of equal maxima the earlier stays.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class ActivationReader(Protocol):
         """What is indexed."""
 
     def encode_blocks(self, blocks: Sequence[Sequence[int]]) -> Iterator[tuple[int, Tensor]]:
-        """Run blocks of token ids, each with a BOS that the reader prepends (whatever the block's first id is).
+        """Run blocks of token ids, each with the source's BOS, which the reader prepends (whatever its first id is).
 
         Yields once for every source its rank in `catalog.sources` and its activations
         [sum of the blocks' lengths, n_features] in float32: rows in the order of the blocks, without the BOS rows.
@@ -85,7 +85,7 @@ def build_index(
     read, no text has a token, or an activation is not finite.
     """
     model = reader.catalog.model
-    room = model.context_tokens - (model.bos_id is not None)
+    room = reader.catalog.text_tokens
     if context is None:
         context = min(_DEFAULT_CONTEXT, room)
     if not 1 <= context <= room:
@@ -102,6 +102,7 @@ def build_index(
         states: dict[int, _SourceState] = {}
         counted = 0
         for batch in batches(corpus.blocks(tokenise, texts), batch_tokens, batch_blocks):
+            # For every source alike, whatever it reads before a text: there is one count of text tokens.
             is_bos = torch.tensor([token == model.bos_id for block in batch.blocks for token in block])
             ranks = []
             for rank, activations in reader.encode_blocks(batch.blocks):

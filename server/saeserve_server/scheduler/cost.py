@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from saeserve_server.catalog import Catalog, Kind
-from saeserve_server.engine.work import Aggregate, SearchWork, Work, row_count
+from saeserve_server.engine.work import Aggregate, Run, SearchWork, Work, needed, row_count, run_tokens, runs
 
 SPARSE_ROW_BYTES = 4096
 """What a row of an SAE source is taken to need in an answer: some hundred latents that fire."""
@@ -34,6 +34,7 @@ class CostModel:
     """Costs of requests to what is served."""
 
     def __init__(self, catalog: Catalog) -> None:
+        self._catalog = catalog
         model = catalog.model
         self._token_flop = 2 * 12 * model.n_layers * model.d_model**2  # a transformer's weights, embeddings left out
         self._source_flop = [
@@ -46,10 +47,13 @@ class CostModel:
     def of(self, work: Work) -> Cost:
         """The cost of one text."""
         if isinstance(work, SearchWork):
-            sources = {chosen.source for chosen in work.filters}
             row_bytes = work.limit * (12 if work.aggregate is Aggregate.EACH else 4)
         else:
-            sources = {*work.sources, *(rank for rank, _ in work.features)}
             row_bytes = 4 * len(work.features) + sum(self._row_bytes[rank] for rank in work.sources)
-        flop = len(work.ids) * (self._token_flop + sum(self._source_flop[rank] for rank in sources))
-        return Cost(1, flop, 8 * len(work.ids) + row_count(work) * row_bytes)
+        lengths = [run_tokens(run) for run in self.runs(work)]
+        encoding = max(lengths) * sum(self._source_flop[rank] for rank in needed(work))
+        return Cost(1, sum(lengths) * self._token_flop + encoding, 8 * sum(lengths) + row_count(work) * row_bytes)
+
+    def runs(self, work: Work) -> frozenset[Run]:
+        """The forward passes that a text takes."""
+        return runs(work, self._catalog)

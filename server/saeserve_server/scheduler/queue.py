@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 
 from saeserve_server.cache.answer import Spending
-from saeserve_server.engine.work import EncodeDone, KeptRows, SearchDone, Work
+from saeserve_server.engine.work import EncodeDone, KeptRows, Run, SearchDone, Work, run_tokens
 from saeserve_server.scheduler.cost import Cost
 
 STREAM_PATIENCE = 1.0
@@ -44,6 +44,8 @@ class Item:
     future: asyncio.Future[Outcome]
     cost: Cost
     """What it takes of the budget now."""
+    runs: frozenset[Run]
+    """The forward passes that it takes."""
     priority: Priority = Priority.UNARY
     client: str = ""
     """Whose turn it takes."""
@@ -54,7 +56,7 @@ class Item:
     @property
     def tokens(self) -> int:
         """What the item takes of a batch's budget."""
-        return len(self.work.ids)
+        return sum(map(run_tokens, self.runs))
 
     @property
     def wanted(self) -> bool:
@@ -157,16 +159,16 @@ class WorkQueue:
 
     def _form(self, runs_alone: Callable[[Work], bool]) -> list[Item]:
         batch: list[Item] = []
-        texts: set[tuple[int, ...]] = set()
+        shared: set[Run] = set()
         held = 0
         while (lanes := self._next()) is not None and (item := lanes.first()) is not None:
-            cost = 1 if item.work.ids in texts else item.tokens
+            cost = sum(map(run_tokens, item.runs - shared)) or 1
             full = held + cost > self._batch_tokens or len(batch) == self._max_batch
             alone = runs_alone(item.work)
             if batch and (full or alone):
                 break
             batch.append(lanes.take())
-            texts.add(item.work.ids)
+            shared |= item.runs
             held += cost
             if alone:
                 break

@@ -92,7 +92,7 @@ class Scheduler:
         cost = self._costs.of(work)
         self._admission.check_possible(cost)
         future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-        item = Item(work, future, cost, priority, client, keep)
+        item = Item(work, future, cost, self._costs.runs(work), priority, client, keep)
         if priority is Priority.STREAM:
             await self._room_for_stream(cost, client)
             self._streamed += cost
@@ -190,7 +190,7 @@ class Scheduler:
                 )
                 ran = [item for item, done in zip(batch, answer.done, strict=True) if not isinstance(done, Abandoned)]
                 self._suspects.survived([item.work for item in ran])
-                flop = sum({item.work.ids: item.cost.flop for item in ran}.values())  # a text is run once
+                flop = sum({item.runs: item.cost.flop for item in ran}.values())  # a text is run once
                 self._admission.measured(flop, time.monotonic() - began, saturated=left_behind)
                 for item in batch:
                     self._computed(item)

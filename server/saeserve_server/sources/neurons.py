@@ -21,8 +21,8 @@ class NeuronSource:
         return x.float()
 
 
-def neuron_source(layer: int, hook_name: str, width: int) -> NeuronSource:
-    """The neurons of a layer as source `L`, also called `L-neurons`."""
+def neuron_source(layer: int, hook_name: str, width: int, bos_id: int | None) -> NeuronSource:
+    """The neurons of a layer as source `L`, also called `L-neurons`; `bos_id` is the model's."""
     return NeuronSource(
         SourceInfo(
             id=str(layer),
@@ -34,6 +34,7 @@ def neuron_source(layer: int, hook_name: str, width: int) -> NeuronSource:
             d_in=width,
             n_features=width,
             revision=text_hash(NEURON_SET, hook_name, str(width)),
+            bos_id=bos_id,
             aliases=(f"{layer}-{NEURON_SET}",),
         )
     )

@@ -115,6 +115,7 @@ def _load(
         layer=planned.layer,
         hook_name=planned.hook_name,
         revision=text_hash(ENCODING_VERSION, content, *map(str, options)),
+        bos_id=model.bos_id,
         aliases=planned.aliases,
         fold=settings.fold_decoder_norm,
         warnings=tuple(warnings),
@@ -140,6 +141,7 @@ def _synthetic(config: Config, model: ModelInfo, hooks: HookPoints, device: torc
             layer=layer,
             hook_name=hook_name,
             revision=text_hash(ENCODING_VERSION, SYNTHETIC, settings.model_dump_json(), str(layer), config.dtype),
+            bos_id=model.bos_id,
         )
         yield SaeSource(info, sae.to(device))
 
@@ -150,7 +152,7 @@ def _neurons(config: Config, model: ModelInfo, hooks: HookPoints) -> Iterable[So
         hook_name = hooks.neuron_hook(layer)
         width = None if hook_name is None else hooks.width(hook_name)
         if hook_name is not None and width is not None:
-            yield neuron_source(layer, hook_name, width)
+            yield neuron_source(layer, hook_name, width, model.bos_id)
 
 
 def _info(
@@ -161,6 +163,7 @@ def _info(
     layer: int,
     hook_name: str,
     revision: str,
+    bos_id: int | None,
     aliases: tuple[str, ...] = (),
     fold: bool = False,
     warnings: tuple[str, ...] = (),
@@ -178,6 +181,7 @@ def _info(
         fold_decoder_norm=fold,
         memory_bytes=sae.memory_bytes,
         revision=revision,
+        bos_id=bos_id,
         aliases=aliases,
         warnings=warnings,
         file_density=sae.density,

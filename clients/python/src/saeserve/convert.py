@@ -101,6 +101,7 @@ def source(message: wire.Source) -> types.Source:
         memory_bytes=message.memory_bytes,
         revision=message.revision,
         warnings=tuple(message.warnings),
+        bos_id=message.bos_id if message.HasField("bos_id") else None,
     )
 
 

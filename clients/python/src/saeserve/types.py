@@ -138,6 +138,8 @@ class Source:
     memory_bytes: int
     revision: str
     warnings: tuple[str, ...]
+    bos_id: int | None
+    """Id of the token that stands before every text that this source reads; None where texts are read without one."""
 
     def __str__(self) -> str:
         return self.name

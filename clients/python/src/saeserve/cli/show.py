@@ -151,6 +151,10 @@ def _sources(result: results.SourceList, screen: Screen) -> None:
         for source in result.sources
     ]
     header = ["source", "layer", "kind", "features", "dead", "architecture", "hook point"]
+    if len({source.bos_id for source in result.sources}) > 1:
+        header.append("BOS")
+        for row, source in zip(rows, result.sources, strict=True):
+            row.append("none" if source.bos_id is None else str(source.bos_id))
     screen.table(header, rows, right=(1, 3, 4))
     for source in result.sources:
         for warning in source.warnings:

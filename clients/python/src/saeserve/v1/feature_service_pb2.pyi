@@ -240,7 +240,10 @@ class SearchRequest(_message.Message):
     by_token: _builtins.bool
     """Answer with the top features of each token instead of the text's."""
     include_bos: _builtins.bool
-    """Add a leading row for the BOS token, which never ranks."""
+    """Add a leading row for the BOS token, which never ranks: where the model or any source that takes part has a BOS. The
+    row's token is the BOS of the first of these sources that reads one, else the model's. Each source's value is that on
+    its own BOS (`Source.bos_id`); 0 where it reads none.
+    """
     truncate: _builtins.bool
     """Cut a text that is too long to the limit instead of refusing it."""
     @_builtins.property
@@ -458,7 +461,7 @@ class EncodeRequest(_message.Message):
     model: _builtins.str
     """The served model's name, or empty."""
     include_bos: _builtins.bool
-    """Add a leading row for each text's BOS token."""
+    """Add a leading row for each text's BOS token, as in `SearchRequest.include_bos`."""
     truncate: _builtins.bool
     """Cut texts that are too long to the limit instead of refusing them."""
     omit_tokens: _builtins.bool
@@ -665,7 +668,7 @@ class EncodeStreamConfig(_message.Message):
     model: _builtins.str
     """The served model's name, or empty."""
     include_bos: _builtins.bool
-    """Add a leading row for each text's BOS token."""
+    """Add a leading row for each text's BOS token, as in `SearchRequest.include_bos`."""
     truncate: _builtins.bool
     """Cut texts that are too long to the limit instead of refusing them."""
     omit_tokens: _builtins.bool
@@ -1106,7 +1109,7 @@ class TokenizeResponse(_message.Message):
     BOS_ID_FIELD_NUMBER: _builtins.int
     OVER_LIMIT_FIELD_NUMBER: _builtins.int
     bos_id: _builtins.int
-    """The id that is prepended; unset for a model without BOS."""
+    """The id that is prepended; unset for a model without BOS. A source may have another rule (`Source.bos_id`)."""
     over_limit: _builtins.bool
     """Whether the text has more tokens than Search and Encode take without `truncate`."""
     @_builtins.property

@@ -247,7 +247,9 @@ class TokenIds(_message.Message):
     IDS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Ids in the model's vocabulary. A leading BOS is recognised; without one the server prepends it."""
+        """Ids in the model's vocabulary. A leading BOS, the model's, is recognised; with or without it, the server prepends
+        each source's (`Source.bos_id`).
+        """
 
     def __init__(
         self,
@@ -434,6 +436,7 @@ class Source(_message.Message):
     MEMORY_BYTES_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
     WARNINGS_FIELD_NUMBER: _builtins.int
+    BOS_ID_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Canonical id, lower-case: `0-mlp-oai`, or `2` for the neurons of layer 2."""
     name: _builtins.str
@@ -464,6 +467,10 @@ class Source(_message.Message):
     """Memory of the source's weights, in bytes, on `ServerInfo.device`."""
     revision: _builtins.str
     """Content hash of weights and options."""
+    bos_id: _builtins.int
+    """Id of the token that stands before every text that this source reads; unset where texts are read without one. The
+    model's (`Model.bos_id`), unless the source was configured with a rule of its own.
+    """
     @_builtins.property
     def aliases(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Other ids by which the source is found."""
@@ -492,13 +499,19 @@ class Source(_message.Message):
         memory_bytes: _builtins.int = ...,
         revision: _builtins.str = ...,
         warnings: _abc.Iterable[_builtins.str] | None = ...,
+        bos_id: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_dead_features", b"_dead_features", "dead_features", b"dead_features"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_bos_id", b"_bos_id", "_dead_features", b"_dead_features", "bos_id", b"bos_id", "dead_features", b"dead_features"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_dead_features", b"_dead_features", "aliases", b"aliases", "architecture", b"architecture", "d_in", b"d_in", "dead_features", b"dead_features", "density_origin", b"density_origin", "fold_decoder_norm", b"fold_decoder_norm", "hook_name", b"hook_name", "id", b"id", "kind", b"kind", "layer", b"layer", "memory_bytes", b"memory_bytes", "n_features", b"n_features", "name", b"name", "normalization", b"normalization", "revision", b"revision", "set", b"set", "warnings", b"warnings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_bos_id", b"_bos_id", "_dead_features", b"_dead_features", "aliases", b"aliases", "architecture", b"architecture", "bos_id", b"bos_id", "d_in", b"d_in", "dead_features", b"dead_features", "density_origin", b"density_origin", "fold_decoder_norm", b"fold_decoder_norm", "hook_name", b"hook_name", "id", b"id", "kind", b"kind", "layer", b"layer", "memory_bytes", b"memory_bytes", "n_features", b"n_features", "name", b"name", "normalization", b"normalization", "revision", b"revision", "set", b"set", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__bos_id: _TypeAlias = _typing.Literal["bos_id"]  # noqa: Y015
+    _WhichOneofArgType__bos_id: _TypeAlias = _typing.Literal["_bos_id", b"_bos_id"]  # noqa: Y015
     _WhichOneofReturnType__dead_features: _TypeAlias = _typing.Literal["dead_features"]  # noqa: Y015
     _WhichOneofArgType__dead_features: _TypeAlias = _typing.Literal["_dead_features", b"_dead_features"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__bos_id) -> _WhichOneofReturnType__bos_id | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__dead_features) -> _WhichOneofReturnType__dead_features | None: ...
 
 Global___Source: _TypeAlias = Source  # noqa: Y015
