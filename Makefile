@@ -34,7 +34,7 @@ $(READY): pyproject.toml clients/python/pyproject.toml constraints.txt
 	@touch $@
 
 demo: $(READY) ## search on the embedded model: start a server, ask, print, stop
-	@$(BIN)/python -m saeserve_server.demo
+	@$(BIN)/python -m saeserve_server.commands.demo
 
 serve: $(READY) ## serve the embedded model on 127.0.0.1:50051
 	@exec $(BIN)/saeserve-server start $(ARGS)

@@ -20,6 +20,8 @@ FORBIDDEN = {
     "sources": {"api", "scheduler", "cache", "engine", "models", "records", "serving", *WIRE},
     # Nothing above engine imports torch.
     "api": {"models", "sources", *HEAVY},
+    # On top of everything; what is heavy belongs to the rooms below.
+    "commands": HEAVY,
 }
 MODULES = {
     # Modules of the engine that a part may import, where that is not all of it.
@@ -82,6 +84,12 @@ def test_what_both_processes_import_needs_no_torch() -> None:
             for alias in node.names
         }
         assert not found & HEAVY, f"engine/{name}.py imports {found & HEAVY}"
+
+
+def test_no_part_imports_the_commands() -> None:
+    for part in FORBIDDEN.keys() - {"commands"}:
+        for file in sorted((ROOT / part).rglob("*.py")):
+            assert "commands" not in imports_of(file), f"{file.relative_to(ROOT)} imports the commands"
 
 
 def test_every_part_is_told_what_it_may_import() -> None:

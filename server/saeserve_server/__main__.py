@@ -2,7 +2,7 @@
 
 import sys
 
-from saeserve_server.cli import main
+from saeserve_server.commands.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -86,16 +86,16 @@ def test_an_index_of_other_sources_is_refused(config: Path) -> None:
 
 
 def test_the_demo_prints_a_search() -> None:
-    done = run(module="saeserve_server.demo")
+    done = run(module="saeserve_server.commands.demo")
     assert done.returncode == 0, done.stderr
     assert "0-DEMO:1635" in done.stdout
     assert "8,192 features of 4 sources considered" in done.stdout
 
 
 def test_the_health_check_tells_by_its_exit_status(demo: saeserve.Client) -> None:
-    assert run(demo.target, module="saeserve_server.healthcheck").returncode == 0
-    assert run(demo.target, "saeserve.liveness", module="saeserve_server.healthcheck").returncode == 0
-    assert run("127.0.0.1:1", module="saeserve_server.healthcheck").returncode == 1
+    assert run(demo.target, module="saeserve_server.commands.healthcheck").returncode == 0
+    assert run(demo.target, "saeserve.liveness", module="saeserve_server.commands.healthcheck").returncode == 0
+    assert run("127.0.0.1:1", module="saeserve_server.commands.healthcheck").returncode == 1
 
 
 def test_synthetic_models_answer(tmp_path: Path) -> None:

@@ -60,7 +60,7 @@ def test_a_wrong_authority_is_one_line_and_4(guarded: Guarded) -> None:
 
 def healthcheck(guarded: Guarded, *options: str, **variables: str) -> int:
     return subprocess.run(
-        [sys.executable, "-m", "saeserve_server.healthcheck", *options],
+        [sys.executable, "-m", "saeserve_server.commands.healthcheck", *options],
         env={**os.environ, "SAESERVE_BIND": guarded.target, **variables},
         capture_output=True,
         timeout=60,

@@ -1,4 +1,4 @@
-"""`python -m saeserve_server.demo`: starts a server on the embedded model, searches, prints the answer, stops it."""
+"""`python -m saeserve_server.commands.demo`: a server on the embedded model, a search, the answer, and its end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`python -m saeserve_server.healthcheck [HOST:PORT] [SERVICE]`: exit status 0 if the server says SERVING.
+"""`python -m saeserve_server.commands.healthcheck [HOST:PORT] [SERVICE]`: exit status 0 if the server says SERVING.
 
 It needs no token: health checks are answered without one.
 """
@@ -68,7 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     # A certificate that the server shows by its own setting says that it speaks TLS.
     tls = bool(variable("TLS_CERT")) or (variable("TLS") or "0").lower() not in ("0", "false", "no")
     parser = argparse.ArgumentParser(
-        prog="python -m saeserve_server.healthcheck",
+        prog="python -m saeserve_server.commands.healthcheck",
         description="Asks a server whether it is ready; exit status 0 if it is, 1 if not, 2 for wrong usage.",
     )
     parser.add_argument(

@@ -1,0 +1,98 @@
+"""`saeserve-server index build` and `index verify`: texts from files, progress on stderr."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from saeserve_server.commands.settings import add_settings, read_config
+
+if TYPE_CHECKING:
+    from saeserve_server.commands.settings import Commands
+    from saeserve_server.records.builder import Progress
+
+PROGRESS_SECONDS = 1.0
+
+
+def add_command(commands: Commands) -> None:
+    """Adds the command, which has two of its own, to the parser."""
+    index = commands.add_parser("index", help="build or verify an index of top activations")
+    indexing = index.add_subparsers(metavar="command", required=True)
+    build = indexing.add_parser(
+        "build",
+        help="build an index over texts",
+        description="Runs texts through model and sources, and keeps for every feature its top activations, density, "
+        "mean, maximum, histogram and usual tokens.",
+    )
+    build.add_argument("out", type=Path, help="folder of the index; an older index there is replaced")
+    build.add_argument("texts", nargs="+", help="text files, JSONL files, folders or globs")
+    build.add_argument("--lines", action="store_true", help="each line of a text file is a text; default: each file")
+    build.add_argument("--field", default="text", help="key of the text in JSONL objects (default: text)")
+    build.add_argument(
+        "--context", type=int, help="tokens of a block, BOS left out (default: 128, if the model holds it)"
+    )
+    build.add_argument("--records", type=int, default=20, help="most records kept for a feature (default: 20)")
+    build.add_argument("--batch", type=int, default=2048, help="tokens run at a time (default: 2048)")
+    add_settings(build)
+    build.set_defaults(run=run_build)
+    verify = indexing.add_parser("verify", help="check every byte of an index")
+    verify.add_argument("folder", type=Path)
+    verify.set_defaults(run=run_verify)
+
+
+def run_build(options: argparse.Namespace) -> int:
+    """Builds the index; returns the exit status. Raises ConfigError."""
+    config = read_config(options)
+    from saeserve_server.records.corpus import Corpus, find_files
+
+    files = find_files(options.texts)
+    from saeserve_server.engine.build import build_runner
+    from saeserve_server.records.builder import build_index
+    from saeserve_server.text.tokenizer import Tokenizer
+
+    runner, _ = build_runner(config, with_index=False)
+    model = runner.catalog.model
+    tokenizer = Tokenizer(model.tokenizer_json, model.bos_id)
+    began = last = time.monotonic()
+
+    def show(progress: Progress) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last >= PROGRESS_SECONDS:
+            last = now
+            print(_line(progress, now - began), file=sys.stderr, flush=True)
+
+    index = build_index(
+        runner,
+        tokenizer.ids,
+        Corpus(files, lines=options.lines, field=options.field),
+        options.out,
+        context=options.context,
+        records_per_feature=options.records,
+        batch_tokens=options.batch,
+        progress=show,
+    )
+    print(
+        f"{options.out}: {index.texts} texts, {index.tokens} tokens, {len(index.sources)} sources, "
+        f"{index.bytes / 2**20:.1f} MiB, revision {index.revision[:12]}, in {time.monotonic() - began:.1f} s"
+    )
+    return 0
+
+
+def run_verify(options: argparse.Namespace) -> int:
+    """Reads every byte of an index; returns the exit status. Raises ConfigError for a damaged one."""
+    from saeserve_server.records.store import RecordStore
+
+    index = RecordStore.open(options.folder, verify=True)
+    print(f"{options.folder}: {index.texts} texts, {index.tokens} tokens, {len(index.sources)} sources: intact")
+    return 0
+
+
+def _line(progress: Progress, seconds: float) -> str:
+    return (
+        f"{progress.texts} texts, {progress.tokens} tokens, {progress.tokens / max(seconds, 1e-9):,.0f} tokens/s, "
+        f"{seconds:.0f} s"
+    )

@@ -1,0 +1,41 @@
+"""`saeserve-server start`: the server, until SIGTERM or Ctrl-C."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import signal
+from typing import TYPE_CHECKING
+
+from saeserve_server.commands.settings import add_settings, read_config
+
+if TYPE_CHECKING:
+    from saeserve_server.commands.settings import Commands
+
+ENDED_BY_SIGNAL = 128 + signal.SIGTERM
+"""Exit status after a second SIGTERM or Ctrl-C, which waits for nothing."""
+
+
+def add_command(commands: Commands) -> None:
+    """Adds the command to the parser."""
+    start = commands.add_parser("start", help="run the server", description="Runs the server until SIGTERM or Ctrl-C.")
+    add_settings(start)
+    start.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Serves; returns the exit status. Raises ConfigError."""
+    config = read_config(options)
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # what goes wrong is said by us, in a line
+    from saeserve_server.api.server import run_server
+    from saeserve_server.logs import configure_logging
+
+    configure_logging(config)
+    try:
+        import uvloop
+    except ImportError:  # not built for this platform
+        in_order = asyncio.run(run_server(config))
+    else:
+        in_order = uvloop.run(run_server(config))
+    return 0 if in_order else ENDED_BY_SIGNAL
