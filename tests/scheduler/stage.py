@@ -18,6 +18,7 @@ CATALOG = Catalog(
     (
         SourceInfo("0-a", "a", 0, Kind.LATENT, "h", "standard", 4, 8, bos_id=0),
         SourceInfo("0", "neurons", 0, Kind.NEURON, "h", "neurons", 4, 16, bos_id=0),
+        SourceInfo("0-bare", "bare", 0, Kind.LATENT, "h", "standard", 4, 8, bos_id=None),
     ),
 )
 COSTS = CostModel(CATALOG)

@@ -249,6 +249,13 @@ def test_a_text_costs_by_its_tokens_and_what_is_asked_of_them() -> None:
     assert COSTS.of(EncodeWork(ids, False, (), ((0, 3), (0, 5)))).flop == one.flop
 
 
+def test_a_text_costs_a_forward_pass_for_each_bos_of_its_sources() -> None:
+    model, encoding = 2 * 12 * 4**2, 2 * 4 * 8
+    assert COSTS.of(search(10, 0, 1)).flop == 10 * (model + encoding)
+    assert COSTS.of(search(10, 2)).flop == 9 * (model + encoding)  # without a BOS
+    assert COSTS.of(search(10, 0, 1, 2)).flop == (10 + 9) * model + 10 * 2 * encoding
+
+
 def test_an_answer_takes_no_more_than_it_was_taken_to() -> None:
     """Where the estimate is exact: dense rows, which are what grows without bound."""
     cost = CostModel(CATALOG).of(EncodeWork(tuple(range(99)), False, (), ((1, 3), (1, 5), (0, 2))))

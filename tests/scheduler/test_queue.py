@@ -1,6 +1,7 @@
 """Batches: what queued while the engine was busy, up to the budget; who goes first; whose answer nobody wants."""
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
@@ -48,6 +49,20 @@ def test_the_same_text_costs_its_tokens_once() -> None:
         assert [len(batch) for batch in engine.batches] == [20]
 
     run(story)
+
+
+def test_a_text_takes_the_tokens_of_every_forward_pass_that_its_batch_does_not_hold_yet() -> None:
+    async def story(engine: SlowEngine, scheduler: Scheduler) -> None:
+        both, bare = replace(work(1, 41), sources=(0, 2)), replace(work(1, 41), sources=(2,))  # 41 with the BOS, and 40
+        tasks = submit(
+            scheduler, work(1, 41), bare, both, work(2, 17), work(3, 61), replace(work(3, 61), sources=(0, 2))
+        )
+        engine.let_go()
+        await asyncio.gather(*tasks)
+        assert engine.batches == [[1, 1, 1, 2], [3], [3]]
+
+    metrics = run(story)
+    assert sample(metrics, "batch_tokens_sum") == (41 + 40 + 81 + 17) + 61 + 121
 
 
 def test_a_batch_holds_no_more_requests_than_it_may() -> None:
