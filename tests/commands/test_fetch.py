@@ -39,7 +39,7 @@ def test_a_model_and_saes_are_fetched_checked_and_configured(fetch: Any, tmp_pat
 
 def test_the_written_configuration_loads(fetch: Any, tmp_path: Path) -> None:
     fetch("google/tiny", "--sae", "hf://google/scope/layer_{layer}/width_16k/average_l0_1*", "--layers", "0-1")
-    config = load_config(tmp_path / "tiny" / "tiny.toml", {}, {})
+    config = load_config(tmp_path / "tiny.toml", {}, {})
     assert config.resolve(config.model).is_dir()
     assert [source.set for source in config.sources] == ["scope"]
     paths = dict(config.sources[0].path)  # type: ignore[arg-type]
@@ -50,9 +50,9 @@ def test_what_is_whole_is_not_fetched_again_and_what_is_damaged_is(fetch: Any, h
     fetch("google/tiny")
     again = fetch("google/tiny")
     assert hub.fetched() == []
-    assert "fetched 0 files, 0 B, into tiny (3 were there)" in again.out
+    assert "fetched 0 files, 0 B, into the current folder (3 were there)" in again.out
 
-    weights = tmp_path / "tiny" / "google" / "tiny" / "model.safetensors"
+    weights = tmp_path / "google" / "tiny" / "model.safetensors"
     weights.write_bytes(b"x" * len(MODEL["model.safetensors"]))
     mended = fetch("google/tiny")
     assert hub.fetched() == [("model.safetensors", None)]
@@ -67,7 +67,7 @@ def test_a_file_that_arrives_damaged_never_gets_its_name(fetch: Any, hub: Hub, t
     assert done.status == 2
     assert f"google/tiny/{name}: damaged on its way" in done.err
     assert done.err.count("\n") == 1
-    assert name not in {file.rpartition("/")[2] for file in files_under(tmp_path / "tiny")}
+    assert name not in {file.rpartition("/")[2] for file in files_under(tmp_path)}
     hub.damaged.clear()
     assert fetch("google/tiny").status == 0
 
@@ -80,7 +80,7 @@ def test_an_interrupted_file_goes_on_where_it_stopped(hub: Hub, tmp_path: Path) 
     environment = {**os.environ, "HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home")}
     with subprocess.Popen(command, env=environment) as process:
         assert hub.stalled.wait(60)
-        part = wait_for_part(tmp_path / "tiny" / "google" / "tiny")
+        part = wait_for_part(tmp_path / "google" / "tiny")
         process.send_signal(signal.SIGINT)
         assert process.wait(30) == 130
     assert part.exists()
@@ -88,7 +88,7 @@ def test_an_interrupted_file_goes_on_where_it_stopped(hub: Hub, tmp_path: Path) 
     hub.stalls.clear()
     assert subprocess.run(command, env=environment, timeout=60, capture_output=True, check=False).returncode == 0
     assert [one for one in hub.fetched() if one[0].startswith("model")] == [("model.safetensors", "bytes=10485760-")]
-    assert (tmp_path / "tiny" / "google" / "tiny" / "model.safetensors").read_bytes() == weights
+    assert (tmp_path / "google" / "tiny" / "model.safetensors").read_bytes() == weights
     assert not part.exists()
 
 
@@ -159,7 +159,7 @@ def test_a_full_disk_is_told_before_anything_is_fetched(
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=2**26))
     done = fetch("google/tiny")
     assert done.status == 2
-    assert "tiny: no room: 4.0 KiB to fetch, 64.0 MiB free" in done.err
+    assert "the current folder: no room: 4.0 KiB to fetch, 64.0 MiB free" in done.err
     assert hub.asked == []
     assert files_under(tmp_path) == set()
 
@@ -168,7 +168,7 @@ def test_a_dry_run_lists_sizes_and_writes_nothing(fetch: Any, hub: Hub, tmp_path
     done = fetch("google/tiny", "--dry-run")
     assert done.status == 0
     assert "  3.9 KiB  google/tiny/model.safetensors" in done.out
-    assert "3 of 3 files to fetch into tiny, 4.0 KiB; nothing was fetched" in done.out
+    assert "3 of 3 files to fetch into the current folder, 4.0 KiB; nothing was fetched" in done.out
     assert hub.asked == []
     assert files_under(tmp_path) == set()
 
@@ -177,7 +177,7 @@ def test_what_lies_in_the_hub_cache_is_taken_from_there(fetch: Any, hub: Hub, tm
     huggingface_hub.snapshot_download("google/tiny", allow_patterns=["*.json", "*.safetensors"])
     assert fetch("google/tiny").status == 0
     assert hub.fetched() == []
-    weights = tmp_path / "tiny" / "google" / "tiny" / "model.safetensors"
+    weights = tmp_path / "google" / "tiny" / "model.safetensors"
     assert weights.read_bytes() == MODEL["model.safetensors"]
     assert weights.stat().st_nlink == 2  # no second copy of what is large
     assert (weights.parent / "config.json").stat().st_nlink == 1  # what one may edit is one's own
@@ -187,18 +187,29 @@ def test_saes_alone_say_what_to_add_to_a_configuration(fetch: Any, tmp_path: Pat
     done = fetch("--sae", "hf://google/scope/layer_0/width_16k/average_l0_105")
     assert done.status == 0
     assert '[[sources]]\nset = "scope"\npath = "google/scope/layer_0/width_16k/average_l0_105"\n' in done.out
-    assert "scope/SHA256SUMS" in files_under(tmp_path)
-    assert not list((tmp_path / "scope").glob("*.toml"))
+    assert "google/scope/layer_0/width_16k/average_l0_105/params.npz" in files_under(tmp_path)
+    assert not list(tmp_path.glob("*.toml"))
 
 
 def test_a_configuration_that_was_edited_is_left_as_it_is(fetch: Any, tmp_path: Path) -> None:
     fetch("google/tiny")
-    file = tmp_path / "tiny" / "tiny.toml"
+    file = tmp_path / "tiny.toml"
     file.write_text("threads = 3\n" + file.read_text())
     done = fetch("google/tiny", "--sae", "hf://google/scope/layer_0/width_16k/average_l0_105")
     assert file.read_text().startswith("threads = 3\n")
     assert "is there already and was left as it is; to add to it:" in done.out
     assert 'path = "google/scope/layer_0/width_16k/average_l0_105"' in done.out
+
+
+def test_a_file_that_no_fetch_brought_is_not_replaced(fetch: Any, hub: Hub, tmp_path: Path) -> None:
+    own = tmp_path / "google" / "tiny" / "model.safetensors"
+    own.parent.mkdir(parents=True)
+    own.write_bytes(b"weeks of training")
+    done = fetch("google/tiny")
+    assert done.status == 2
+    assert "google/tiny/model.safetensors: is there, is another file, and no fetch brought it" in done.err
+    assert own.read_bytes() == b"weeks of training"
+    assert hub.asked == []
 
 
 def test_offline_mode_is_the_users_word(fetch: Any, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:

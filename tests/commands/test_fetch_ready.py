@@ -32,7 +32,7 @@ def remote(hub: Hub, layer: int, etag: str | None = None) -> RemoteFile:
 def test_a_ready_configuration_brings_its_model_and_some_layers(fetch: Any, hub: Hub, tmp_path: Path) -> None:
     done = fetch("gpt2-small-openai-v1", "--layers", "0-1")
     assert done.status == 0, done.err
-    folder = tmp_path / "gpt2-small-openai-v1"
+    folder = tmp_path
     assert (folder / "gpt2" / "model.safetensors").read_bytes() == MODEL["model.safetensors"]
     for layer in (0, 1):
         assert (folder / OPENAI / f"{layer}.pt").read_bytes() == hub.plain[f"{OPENAI}/{layer}.pt"]
@@ -45,6 +45,36 @@ def test_a_ready_configuration_brings_its_model_and_some_layers(fetch: Any, hub:
     assert f"{digest}  {OPENAI}/1.pt" in (folder / "SHA256SUMS").read_text()
 
 
+def test_of_some_layers_the_configuration_names_only_those(
+    fetch: Any, hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = load_config(READY / "gemma-2-2b-gemma-scope.toml", {}, {}).sources[0].path
+    repository = "google/gemma-scope-2b-pt-res"
+    hub.repos["google/gemma-2-2b"] = MODEL
+    hub.repos[repository] = {
+        f"{path.removeprefix(repository + '/')}/params.npz": os.urandom(300) for path in dict(whole).values()
+    }
+    done = fetch("gemma-2-2b-gemma-scope", "--layers", "3,20-21")
+    assert done.status == 0, done.err
+    config = load_config(tmp_path / "gemma-2-2b-gemma-scope.toml", {}, {})
+    assert config.sources[0].layers == "3,20-21"
+    got = sorted(path.parent.parent.parent.name for path in tmp_path.rglob("params.npz"))
+    assert got == ["layer_20", "layer_21", "layer_3"]
+
+
+def test_sets_of_one_model_share_it(fetch: Any, hub: Hub) -> None:
+    hub.repos["jbloom/GPT2-Small-SAEs-Reformatted"] = {
+        f"blocks.{layer}.hook_resid_{where}/{name}": os.urandom(300)
+        for layer, where in [*((layer, "pre") for layer in range(12)), (11, "post")]
+        for name in ("cfg.json", "sae_weights.safetensors")
+    }
+    fetch("gpt2-small-openai-v1", "--layers", "0")
+    done = fetch("gpt2-small-res-jb")
+    assert done.status == 0, done.err
+    assert "fetched 26 files, 7.6 KiB, into the current folder (3 were there)" in done.out
+    assert {path.rpartition("/")[2] for path, _ in hub.fetched()} == {"cfg.json", "sae_weights.safetensors"}
+
+
 def test_a_layer_that_openai_has_not_is_named(fetch: Any, tmp_path: Path) -> None:
     done = fetch("gpt2-small-openai-v1", "--layers", "2-3")
     assert done.status == 2
@@ -55,7 +85,7 @@ def test_a_layer_that_openai_has_not_is_named(fetch: Any, tmp_path: Path) -> Non
 
 def test_without_a_published_checksum_that_of_the_first_fetch_counts(fetch: Any, hub: Hub, tmp_path: Path) -> None:
     fetch("gpt2-small-openai-v1", "--layers", "0")
-    file = tmp_path / "gpt2-small-openai-v1" / OPENAI / "0.pt"
+    file = tmp_path / OPENAI / "0.pt"
     file.write_bytes(bytes(len(file.read_bytes())))
     assert fetch("gpt2-small-openai-v1", "--layers", "0").status == 0
     assert hub.fetched() == [(f"{OPENAI}/0.pt", None)]
@@ -114,6 +144,6 @@ def test_what_is_ready_is_shipped_in_deploy_and_says_how_to_fetch_it(name: str) 
     text = (READY / f"{name}.toml").read_text()
     assert (ROOT / "deploy" / f"{name}.toml").read_text() == text
     assert f"saeserve-server fetch {name} " in text
-    assert f"saeserve-server start --config {name}/{name}.toml" in text
+    assert f"saeserve-server start --config {name}.toml" in text
     config = load_config(ROOT / "deploy" / f"{name}.toml", {}, {})
     assert config.sources

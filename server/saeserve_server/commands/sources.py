@@ -26,10 +26,10 @@ def run(options: argparse.Namespace) -> int:
     from saeserve_server.engine.build import build_runner
     from saeserve_server.records.density import density_of
     from saeserve_server.records.store import RecordStore
-    from saeserve_server.sources.describe import describe
+    from saeserve_server.sources.listing import listing
 
     runner, folder = build_runner(config)
     sources, index = runner.catalog.sources, RecordStore.open(folder) if folder else None
     densities = {source.id: density_of(source, index) for source in sources}
-    print(describe(sources, densities, runner.catalog.model.device))
+    print(listing(sources, densities, runner.catalog.model.device))
     return 0

@@ -69,7 +69,7 @@ def add_command(commands: Commands) -> None:
         "one match for each layer; repeatable",
     )
     fetch.add_argument("--layers", metavar="LAYERS", help=f"of paths with {LAYER}, only these: 0-5,8 (default: all)")
-    fetch.add_argument("--out", type=Path, metavar="FOLDER", help="where to (default: a new folder, named like NAME)")
+    fetch.add_argument("--out", type=Path, metavar="FOLDER", help="where to (default: the current one)")
     fetch.add_argument("--dry-run", action="store_true", help="list the files and their sizes, and fetch nothing")
     fetch.set_defaults(run=run)
 
@@ -88,8 +88,7 @@ def run(options: argparse.Namespace) -> int:
         there = list(pool.map(lambda file: checksum_if_there(file, folder, sums.get(file.name)), plan.files))
     missing = [file for file, sha256 in zip(plan.files, there, strict=True) if sha256 is None]
     for file in missing:
-        if (folder / file.name).exists():
-            print(f"{file.name}: damaged, or of another version: fetched again", file=sys.stderr)
+        _may_be_replaced(folder / file.name, sums.get(file.name) is not None)
     if options.dry_run:
         return _list(plan.files, missing, folder)
     _check_space(folder, sum(max(file.size - half_there(file, folder), 0) for file in missing))
@@ -107,6 +106,18 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
+def _may_be_replaced(path: Path, was_fetched: bool) -> None:
+    """Says that a file of an earlier fetch is fetched again. Raises ConfigError for one of the user's."""
+    if not path.exists():
+        return
+    if not was_fetched:
+        raise ConfigError(
+            f"{path}: is there, is another file, and no fetch brought it: move it away, or choose another folder with "
+            "--out"
+        )
+    print(f"{path}: damaged, or of another version: fetched again", file=sys.stderr)
+
+
 def _asked(options: argparse.Namespace) -> tuple[Wanted, Path]:
     """What is asked for, and the folder that it goes into."""
     name: str | None = options.name
@@ -121,13 +132,22 @@ def _asked(options: argparse.Namespace) -> tuple[Wanted, Path]:
         file = asked.READY / f"{name}.toml"
         text = file.read_text(encoding="utf-8")
         if layers is not None:
-            text = re.sub(r"^layers *=.*\n", "", text, flags=re.MULTILINE)
-            text = re.sub(r"^(set *=.*\n)", rf'\1layers = "{options.layers}"\n', text, flags=re.MULTILINE)
+            text = _only(text, options.layers)
         config = load_config(file, {}, {})
         wanted = asked.of_config(config, name, text, layers)
     else:
         wanted = asked.of_options(name, options.sae, options.layers)
-    return wanted, options.out or Path(wanted.name)
+    return wanted, options.out or Path()
+
+
+def _only(text: str, layers: str) -> str:
+    """A configuration with `layers` in every source that has more than one."""
+    head, *tables = re.split(r"^(?=\[\[sources\]\]$)", text, flags=re.MULTILINE)
+    for i, table in enumerate(tables):
+        if LAYER in table or "[sources.path]" in table:
+            table = re.sub(r"^layers *=.*\n", "", table, flags=re.MULTILINE)
+            tables[i] = re.sub(r"^(set *=.*\n)", rf'\1layers = "{layers}"\n', table, count=1, flags=re.MULTILINE)
+    return "".join([head, *tables])
 
 
 def _of_file(file: Path, options: argparse.Namespace) -> tuple[Wanted, Path]:
@@ -191,7 +211,7 @@ def _list(files: Sequence[RemoteFile], missing: Sequence[RemoteFile], folder: Pa
     for file in files:
         print(f"{_bytes(file.size):>10}  {file.name}{'' if file.name in absent else '  (there)'}")
     size = sum(file.size for file in missing)
-    print(f"{len(missing)} of {len(files)} files to fetch into {folder}, {_bytes(size)}; nothing was fetched")
+    print(f"{len(missing)} of {len(files)} files to fetch into {_called(folder)}, {_bytes(size)}; nothing was fetched")
     return 0
 
 
@@ -200,8 +220,8 @@ def _check_space(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(there).free
     if needed + MARGIN > free:
         raise ConfigError(
-            f"{folder}: no room: {_bytes(needed)} to fetch, {_bytes(free)} free; choose another folder with --out, or "
-            "fewer layers with --layers"
+            f"{_called(folder)}: no room: {_bytes(needed)} to fetch, {_bytes(free)} free; choose another folder with "
+            "--out, or fewer layers with --layers"
         )
 
 
@@ -209,7 +229,7 @@ def _summary(plan: Plan, fetched: Sequence[RemoteFile], folder: Path) -> None:
     kept = len(plan.files) - len(fetched)
     there = f" ({kept} were there)" if kept else ""
     size = sum(file.size for file in fetched)
-    print(f"fetched {len(fetched)} files, {_bytes(size)}, into {folder}{there}; checksums in {folder / SUMS}")
+    print(f"fetched {len(fetched)} files, {_bytes(size)}, into {_called(folder)}{there}; checksums in {folder / SUMS}")
     if any(not file.on_hub for file in plan.files):
         print("OpenAI publishes no checksums: its files' are those of what arrived, in the size that the server names")
 
@@ -225,13 +245,17 @@ def _write_configuration(wanted: Wanted, plan: Plan, folder: Path, options: argp
         head = f"# Written by: saeserve-server fetch {shlex.join(filter(None, words))}\n\n"
         text = f'{head}model = "{wanted.model}"\n' + (f"\n{sources}" if sources else "")
     if wanted.model is None and wanted.text is None:
-        print(f"to serve them, add to a configuration in {folder}:\n\n{sources}")
+        print(f"to serve them, add to a configuration in {_called(folder)}:\n\n{sources}")
         return
     if not file.exists():
         file.write_text(text, encoding="utf-8")
     elif file.read_text(encoding="utf-8") != text:
         print(f"{file} is there already and was left as it is" + (f"; to add to it:\n\n{sources}" if sources else ""))
     print(f"next: saeserve-server start --config {shlex.quote(str(file))}")
+
+
+def _called(folder: Path) -> str:
+    return "the current folder" if folder == Path() else str(folder)
 
 
 def _bytes(count: int) -> str:

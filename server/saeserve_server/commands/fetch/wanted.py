@@ -12,10 +12,9 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from saeserve_server.commands.fetch.choose import LAYER, ranges
-from saeserve_server.config import Config
+from saeserve_server.commands.fetch.choose import LAYER, parse_layers, ranges
+from saeserve_server.config import Config, SourceSettings
 from saeserve_server.errors import ConfigError
 
 READY = Path(__file__).parents[1] / "ready"
@@ -45,7 +44,7 @@ class Wanted:
     """All that one call of `fetch` is asked for."""
 
     name: str
-    """Of the configuration, and of the folder unless another is given."""
+    """Of the configuration."""
     model: str | None
     revision: str | None
     saes: tuple[WantedSae, ...]
@@ -66,17 +65,15 @@ def of_config(config: Config, name: str, text: str, layers: Sequence[int] | None
     model, _, revision = config.model.partition("@")
     saes = []
     for i, source in enumerate(config.sources):
-        given: Any = source.path
-        paths = {None: given} if isinstance(given, str) else given
-        for layer, path in paths.items():
+        those = source.layers if layers is None else ranges(layers)
+        for path in _paths(source, those):
             found = _place(path)
-            if found is None or (layers is not None and layer is not None and int(layer) not in layers):
+            if found is None:
                 continue
-            repo, inner = found
-            those = source.layers if layers is None else ranges(layers)
+            repo, revision_of_saes, inner = found
             if repo is None and LAYER in inner and those is None:
                 raise ConfigError(f"{config.origin}: sources[{i}].layers: missing, OpenAI's server lists no files")
-            saes.append(WantedSae(source.set, repo, inner, None, those if LAYER in path else None))
+            saes.append(WantedSae(source.set, repo, inner, revision_of_saes, those if LAYER in inner else None))
     on_hub = re.fullmatch(rf"{REPOSITORY}|[\w-][\w.-]*", model) and model != "demo"
     return Wanted(name, model if on_hub else None, revision or None, tuple(saes), text)
 
@@ -112,9 +109,17 @@ def sources_toml(sae: WantedSae, chosen: Mapping[int | None, str]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _place(path: str) -> tuple[str | None, str] | None:
-    """Repository and path within it; None for a path that names no repository."""
+def _paths(source: SourceSettings, layers: str | None) -> list[str]:
+    """The paths of a source; of a table those of `layers`."""
+    if isinstance(source.path, str):
+        return [source.path]
+    kept = None if layers is None else parse_layers(layers, f"{source.set}: layers")
+    return [path.replace(LAYER, key) for key, path in source.path.items() if kept is None or int(key) in kept]
+
+
+def _place(path: str) -> tuple[str | None, str | None, str] | None:
+    """Repository, revision, and path within it; None for a path that names no repository."""
     if path.startswith(STATIC + "/"):
-        return None, path
-    match = re.fullmatch(rf"(?:{HUB})?({REPOSITORY})(?:/(.*))?", path)
-    return (match[1], (match[2] or "").strip("/")) if match else None
+        return None, None, path
+    match = re.fullmatch(rf"(?:{HUB})?({REPOSITORY})(?:@([^/]+))?(?:/(.*))?", path)
+    return (match[1], match[2], (match[3] or "").strip("/")) if match else None
