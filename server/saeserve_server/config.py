@@ -12,7 +12,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from saeserve_server.errors import ConfigError, nearest
 
@@ -23,6 +32,21 @@ FILES = ("port_file", "tls_cert", "tls_key", "tls_client_ca", "auth_token_file")
 """Settings that name a file."""
 
 
+FORMAT_NAMES = (
+    "saelens",
+    "sparsify",
+    "gemma-scope",
+    "dictionary-learning",
+    "llama-scope",
+    "qwen-scope",
+    "hook-z",
+    "circuit-tracer",
+    "openai",
+    "linear",
+)
+"""Layouts of SAEs on disk; `sources/formats/` has a module for each."""
+
+
 class Section(BaseModel):
     """A table of the file: unknown keys are refused."""
 
@@ -30,25 +54,66 @@ class Section(BaseModel):
 
 
 class SourceSettings(Section):
-    """One `[[sources]]` table: an SAE, or one for each layer where a path holds `{layer}`."""
+    """One `[[sources]]` table: an SAE, or one for each layer. Everything but `set` and `path` corrects the files."""
 
     set: str = Field(pattern=r"^[A-Za-z][A-Za-z0-9_.-]*$", description="name of the set; ids are LAYER-SET")
-    path: str = Field(description="file (OpenAI) or folder (SAELens); `{layer}` stands for the layer")
-    format: Literal["openai", "saelens"] = Field(description="how it is stored")
-    layers: str | None = Field(default=None, description="which layers, `0-11` or `0,3,5`; unset: all that exist")
+    path: str | Mapping[str, str] = Field(
+        description="file or folder of an SAE, a folder of many, a pattern with `{layer}` or `*`, `hf://REPOSITORY/…` "
+        "in the local hub cache, or a table from layers to any of these"
+    )
+    format: Literal[FORMAT_NAMES] | None = Field(  # type: ignore[valid-type]
+        default=None, description="how it is stored; default: found out"
+    )
+    release: str | None = Field(
+        default=None, min_length=1, description="published release whose facts its files leave out; default: by name"
+    )
+    layers: str | None = Field(default=None, description="which layers, `0-11` or `0,3,5`; default: all that exist")
     hook: str | None = Field(
-        default=None, description="hook point, `{layer}` stands for the layer; overrides the file's"
+        default=None,
+        min_length=1,
+        description="hook point, by its TransformerLens or Hugging Face name; `{layer}` stands for the layer",
     )
     aliases: tuple[str, ...] = Field(default=(), description="other ids, `{layer}` stands for the layer")
     dtype: Literal["float32", "bfloat16", "float16"] | None = Field(
         default=None, description="type in which the weights are kept; computation is in float32"
     )
-    fold_decoder_norm: bool = Field(
-        default=False, description="multiply activations by the norm of the latent's decoder row, as Neuronpedia does"
+    bos: int | str | None = Field(
+        default=None,
+        description="what stands before the texts that this source reads: `none`, a token, or its id; default: the "
+        "model's",
     )
-    scaling_factor: float | None = Field(
-        default=None, gt=0, description="factor by which inputs are scaled, for SAELens' expected_average_only_in"
+    activation: Literal["relu", "jumprelu", "gated", "topk", "groupmax"] | None = Field(
+        default=None, description="the nonlinearity"
     )
+    k: int | None = Field(default=None, ge=1, description="latents that fire (topk), or groups (groupmax)")
+    threshold: float | None = Field(default=None, description="one threshold for all latents (jumprelu)")
+    normalization: Literal["none", "layer_norm", "constant_norm_rescale"] | None = Field(
+        default=None, description="what is done to each row of inputs"
+    )
+    center_input: bool | None = Field(
+        default=None, description="subtract the mean of each row: trained on a model with centred writing weights"
+    )
+    scaling_factor: PositiveFloat | Mapping[str, PositiveFloat] | None = Field(
+        default=None, description="factor by which inputs are scaled, or a table from layers to factors"
+    )
+    subtract_bias: bool | None = Field(default=None, description="subtract the decoder's bias from inputs")
+    fold_decoder_norm: bool | None = Field(
+        default=None, description="multiply activations by the norm of the latent's decoder row, as Neuronpedia does"
+    )
+
+    @field_validator("bos", mode="before")
+    @classmethod
+    def _bos_is_a_token(cls, value: object) -> object:
+        return None if value is None else check_bos(value)
+
+    @field_validator("path", "scaling_factor")
+    @classmethod
+    def _keys_are_layers(cls, value: object) -> object:
+        if isinstance(value, Mapping):
+            bad = next((key for key in value if not key.isdecimal()), None)
+            if bad is not None or not value:
+                raise ValueError("expected a table from layers (0, 1, …)")
+        return value
 
 
 class SyntheticSettings(Section):
@@ -79,6 +144,14 @@ class ServerSettings(Section):
     )
     model_name: str | None = Field(
         default=None, description="name under which it is served; default: made from `model`"
+    )
+    bos: int | str = Field(
+        default="auto",
+        description="what stands before every text: `auto` (as the model was made), `none`, a token, or its id",
+    )
+    model_dtype: Literal["float32", "bfloat16", "auto"] = Field(
+        default="float32",
+        description="type in which the model runs; `auto`: that of its files; SAE maths and ranking are in float32",
     )
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu or cuda[:n]")
     dtype: Literal["float32", "bfloat16", "float16"] = Field(
@@ -158,6 +231,11 @@ class ServerSettings(Section):
     log_texts: bool = Field(default=False, description="log texts and what callers named, which are left out otherwise")
     log_format: Literal["text", "json"] = Field(default="text", description="how log lines are written")
 
+    @field_validator("bos", mode="before")
+    @classmethod
+    def _bos_is_a_token(cls, value: object) -> object:
+        return check_bos(value)
+
     @field_validator("bind")
     @classmethod
     def _bind_is_address(cls, value: str) -> str:
@@ -208,6 +286,14 @@ BUILT_IN_SHAPES = {
     "gpt2-small": SyntheticSettings(layers=12, d_model=768, heads=12),
     "tiny": SyntheticSettings(layers=2, d_model=32, heads=2, vocabulary=8192, context=128, latents=256, l0=8.0),
 }
+
+
+def check_bos(value: object) -> object:
+    """`auto`, `none`, a token's text or an id, unchanged. Raises ValueError for anything else."""
+    is_id = isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    if not is_id and not (isinstance(value, str) and value):
+        raise ValueError("expected `auto`, `none`, a token's text, or its id as a number")
+    return value
 
 
 def check_address(value: str, *, sockets: bool = True) -> str:
@@ -263,8 +349,10 @@ def _validate(values: Mapping[str, Any], origin: Mapping[str, str], *, strict: b
         raise ConfigError(_explain(error, origin)) from None
 
 
-def _from_here(name: str, value: str) -> str:
-    """Paths in flags and variables refer to the current folder, those in the file to the file's."""
+def _from_here(name: str, value: str) -> str | int:
+    """Paths in flags and variables refer to the current folder, those in the file to the file's; digits are an id."""
+    if name == "bos" and value.isascii() and value.isdigit():
+        return int(value)
     names_a_path = (name == "index" and value != "none") or (name == "model" and value and Path(value).is_dir())
     return str(Path(value).absolute()) if names_a_path else value
 

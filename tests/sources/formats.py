@@ -8,6 +8,15 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from saeserve_server.sources.description import read
+from saeserve_server.sources.formats import describe
+from saeserve_server.sources.sae import Sae
+
+
+def load(path: Path, form: str | None = None) -> Sae:
+    """The SAE at `path`; its format is found out if it is not given."""
+    return read(describe(path, form))[0]
+
 
 def random_weights(d_in: int, d_sae: int, seed: int, bias: float) -> dict[str, Tensor]:
     """Encoder rows of norm near 1, decoder rows of norms between 0.5 and 2, biases around `bias`."""

@@ -9,8 +9,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from saeserve_server.errors import ConfigError
-from saeserve_server.sources import openai, saelens
-from tests.sources.formats import write_openai, write_saelens
+from saeserve_server.sources.description import read
+from saeserve_server.sources.formats import describe
+from tests.sources.formats import load, write_openai, write_saelens
 
 
 class Touch:
@@ -32,7 +33,7 @@ def test_pickled_code_is_refused_and_does_not_run(tmp_path: Path, legacy: bool) 
     assert trace.exists()
     trace.unlink()
     with pytest.raises(ConfigError, match=r"bad.pt: refused: it holds pickled code or objects \("):
-        openai.read(bad)
+        load(bad, "openai")
     assert not trace.exists()
 
 
@@ -44,22 +45,22 @@ def test_truncated_pt_files_are_refused(tmp_path: Path, share: float, legacy: bo
     data = path.read_bytes()
     path.write_bytes(data[: int(len(data) * share)])
     with pytest.raises(ConfigError, match=r"0\.pt: .*truncated or damaged"):
-        openai.read(path)
+        load(path, "openai")
 
 
 @pytest.mark.parametrize("content", [b"hello", b"PK\x03\x04", bytes(range(256)) * 9, b'{"a": 1}'])
 def test_files_that_are_no_pt_files_are_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "0.pt").write_bytes(content)
     with pytest.raises(ConfigError, match=r"0\.pt: "):
-        openai.read(tmp_path / "0.pt")
+        load(tmp_path / "0.pt", "openai")
 
 
 def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "no.pt"):
         with pytest.raises(ConfigError, match=f"{path}: cannot be read"):
-            openai.read(path)
+            load(path, "openai")
     with pytest.raises(ConfigError, match=r"cfg\.json: cannot be read"):
-        saelens.read(tmp_path)
+        load(tmp_path, "saelens")
 
 
 @pytest.mark.parametrize(
@@ -85,7 +86,11 @@ def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
         ({"activation_state_dict": {"k": 41, "postact_fn": "ReLU"}}, r"k: expected 1 to 40, .*, got 41"),
         ({"activation_state_dict": {"k": 2.5, "postact_fn": "ReLU"}}, r"k: expected a whole number, got 2.5"),
         ({"activation_state_dict": {"postact_fn": "ReLU"}}, r"k: expected a whole number, got None"),
-        ({"activation_state_dict": {"k": 5, "postact_fn": "Identity"}}, r"postact_fn: expected ReLU, got 'Identity'"),
+        (
+            {"activation_state_dict": {"k": 5, "postact_fn": "Tanh"}},
+            r"postact_fn: expected ReLU or Identity, got 'Tanh'",
+        ),
+        ({"W_skip": torch.zeros(12, 12)}, r"W_skip: a tensor \[12, 12\] that this kind of SAE does not have"),
     ],
 )
 def test_openai_errors_name_file_and_tensor(tmp_path: Path, change: dict[str, Any], message: str) -> None:
@@ -93,13 +98,13 @@ def test_openai_errors_name_file_and_tensor(tmp_path: Path, change: dict[str, An
     state = write_openai(path, version="v5") | change
     torch.save({key: value for key, value in state.items() if value is not None}, path)
     with pytest.raises(ConfigError, match=rf"0\.pt: .*{message}"):
-        openai.read(path)
+        load(path, "openai")
 
 
 def test_a_file_that_holds_no_table_is_refused(tmp_path: Path) -> None:
     torch.save(torch.zeros(3), tmp_path / "0.pt")
     with pytest.raises(ConfigError, match=r"0\.pt: expected a state dict, got Tensor"):
-        openai.read(tmp_path / "0.pt")
+        load(tmp_path / "0.pt", "openai")
 
 
 def test_one_bad_value_among_many_is_found(tmp_path: Path) -> None:
@@ -107,7 +112,7 @@ def test_one_bad_value_among_many_is_found(tmp_path: Path) -> None:
     state["encoder.weight"][39, 11] = math.nan
     torch.save(state, tmp_path / "0.pt")
     with pytest.raises(ConfigError, match=r"encoder\.weight: holds values that are not finite"):
-        openai.read(tmp_path / "0.pt")
+        load(tmp_path / "0.pt", "openai")
 
 
 @pytest.mark.parametrize(
@@ -129,7 +134,7 @@ def test_saelens_errors_name_file_and_tensor(tmp_path: Path, name: str, value: A
     tensors = load_file(weights) | {name: value}
     save_file({key: tensor for key, tensor in tensors.items() if tensor is not None}, weights)
     with pytest.raises(ConfigError, match=rf"sae_weights\.safetensors: {message}"):
-        saelens.read(tmp_path)
+        load(tmp_path, "saelens")
 
 
 @pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 0.99])
@@ -139,46 +144,73 @@ def test_truncated_safetensors_are_refused(tmp_path: Path, share: float) -> None
     data = weights.read_bytes()
     weights.write_bytes(data[: int(len(data) * share)])
     with pytest.raises(ConfigError, match=r"sae_weights\.safetensors: .*truncated or damaged"):
-        saelens.read(tmp_path)
+        load(tmp_path, "saelens")
 
 
 def test_missing_weights_are_refused(tmp_path: Path) -> None:
     write_saelens(tmp_path)
     (tmp_path / "sae_weights.safetensors").unlink()
     with pytest.raises(ConfigError, match=r"sae_weights\.safetensors: cannot be read: .*No such file"):
-        saelens.read(tmp_path)
+        load(tmp_path, "saelens")
 
 
 @pytest.mark.parametrize("text", ["{", "", "\xff", "[" * 100_000, "NaN,"])
 def test_cfg_that_is_no_json_is_refused(tmp_path: Path, text: str) -> None:
     write_saelens(tmp_path)
     (tmp_path / "cfg.json").write_bytes(text.encode("latin-1"))
-    with pytest.raises(ConfigError, match=r"cfg\.json: not valid JSON"):
-        saelens.read(tmp_path)
+    with pytest.raises(ConfigError, match=r"cfg\.json: not (valid JSON|UTF-8 text)"):
+        load(tmp_path, "saelens")
 
 
 def test_cfg_that_is_no_object_is_refused(tmp_path: Path) -> None:
     write_saelens(tmp_path)
     (tmp_path / "cfg.json").write_text("[1]")
     with pytest.raises(ConfigError, match=r"cfg\.json: expected a JSON object, got list"):
-        saelens.read(tmp_path)
+        load(tmp_path, "saelens")
 
 
-@pytest.mark.parametrize("architecture", ["gated", "transcoder", "skip_transcoder", "batchtopk", 7])
+@pytest.mark.parametrize(
+    "architecture", ["abstopk", "matching_pursuit", "temporal", "batchtopk", "matryoshka_batchtopk"]
+)
+def test_architectures_that_cannot_be_served_are_refused_by_name_with_the_reason(
+    tmp_path: Path, architecture: str
+) -> None:
+    write_saelens(tmp_path, changes={"architecture": architecture})
+    with pytest.raises(ConfigError, match=rf"cfg\.json: architecture: {architecture} cannot be served: \w+"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("architecture", ["crosscoder", 7])
 def test_other_architectures_are_refused_with_the_supported_ones(tmp_path: Path, architecture: Any) -> None:
     write_saelens(tmp_path, changes={"architecture": architecture})
-    with pytest.raises(ConfigError, match=r"architecture: expected one of standard, jumprelu, topk, got"):
-        saelens.read(tmp_path)
+    with pytest.raises(ConfigError, match=r"architecture: expected (one of standard, jumprelu, gated|str, got 7)"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "message"),
+    [
+        ("gated", r"b_gate: missing"),
+        ("jumprelu", r"threshold: missing"),
+        ("transcoder", r"apply_b_dec_to_input: expected false"),
+    ],
+)
+def test_files_that_are_not_of_the_architecture_they_say_are_refused(
+    tmp_path: Path, architecture: str, message: str
+) -> None:
+    write_saelens(tmp_path, changes={"architecture": architecture})
+    with pytest.raises(ConfigError, match=message):
+        load(tmp_path)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"architecture": "topk", "k": None}, r"cfg\.json: k: missing"),
-        ({"architecture": "topk", "k": 0}, r"cfg\.json: k: expected 1 to 40, .* got 0"),
-        ({"architecture": "topk", "k": 41}, r"cfg\.json: k: expected 1 to 40, .* got 41"),
+        ({"architecture": "topk", "k": 0}, r"safetensors: k: expected 1 to 40, .* got 0"),
+        ({"architecture": "topk", "k": 41}, r"safetensors: k: expected 1 to 40, .* got 41"),
         ({"architecture": "topk", "k": "5"}, r"cfg\.json: k: expected int, got '5'"),
-        ({"d_in": True}, r"cfg\.json: d_in: expected int, got True"),
+        ({"d_in": True}, r"d_in: expected int, got True"),
         ({"d_in": 13}, r"d_in is 12, but cfg\.json says 13"),
         ({"d_sae": 41}, r"d_sae is 40, but cfg\.json says 41"),
         ({"normalize_activations": "rms"}, r"cfg\.json: normalize_activations: expected one of none, layer_norm"),
@@ -192,13 +224,13 @@ def test_other_architectures_are_refused_with_the_supported_ones(tmp_path: Path,
 def test_saelens_config_errors_name_file_and_key(tmp_path: Path, change: dict[str, Any], message: str) -> None:
     write_saelens(tmp_path, changes=change)
     with pytest.raises(ConfigError, match=message):
-        saelens.read(tmp_path)
+        load(tmp_path, "saelens")
 
 
 def test_a_flat_topk_without_k_is_refused(tmp_path: Path) -> None:
     write_saelens(tmp_path, flat=True, changes={"activation_fn_str": "topk"})
     with pytest.raises(ConfigError, match=r"cfg\.json: k: missing"):
-        saelens.read(tmp_path)
+        load(tmp_path, "saelens")
 
 
 def test_frequencies_that_cannot_be_shares_are_left_out_with_a_warning(tmp_path: Path) -> None:
@@ -206,20 +238,20 @@ def test_frequencies_that_cannot_be_shares_are_left_out_with_a_warning(tmp_path:
         _, tensors = write_saelens(tmp_path, sparsity=True)
         tensors["sparsity"][7] = bad
         save_file({"sparsity": tensors["sparsity"]}, tmp_path / "sparsity.safetensors")
-        sae = saelens.read(tmp_path)
+        sae, warnings = read(describe(tmp_path))
         assert sae.density is None
-        assert "sparsity are not served" in sae.warnings[0]
+        assert "sparsity are not served" in warnings[0]
     state = write_openai(tmp_path / "0.pt")
     state["latents_activation_frequency"][7] = -0.5
     torch.save(state, tmp_path / "0.pt")
-    assert openai.read(tmp_path / "0.pt").density is None
+    assert load(tmp_path / "0.pt", "openai").density is None
 
 
 def test_latents_that_never_fired_have_density_zero(tmp_path: Path) -> None:
     _, tensors = write_saelens(tmp_path, sparsity=True)
     tensors["sparsity"][7] = -math.inf
     save_file({"sparsity": tensors["sparsity"]}, tmp_path / "sparsity.safetensors")
-    density = saelens.read(tmp_path).density
+    density = load(tmp_path, "saelens").density
     assert density is not None
     assert density[7] == 0
 
@@ -227,9 +259,9 @@ def test_latents_that_never_fired_have_density_zero(tmp_path: Path) -> None:
 def test_frequencies_that_were_never_measured_are_unknown(tmp_path: Path) -> None:
     state = write_openai(tmp_path / "0.pt")
     torch.save(state | {"latents_activation_frequency": torch.ones(40)}, tmp_path / "0.pt")
-    sae = openai.read(tmp_path / "0.pt")
+    sae, warnings = read(describe(tmp_path / "0.pt"))
     assert sae.density is None
-    assert sae.warnings == ()
+    assert warnings == ()
 
 
 def test_a_sparsity_file_of_another_sae_is_refused(tmp_path: Path) -> None:
@@ -238,13 +270,13 @@ def test_a_sparsity_file_of_another_sae_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
         ConfigError, match=r"sparsity\.safetensors: sparsity: expected shape \[d_sae = 40\], got \[41\]"
     ):
-        saelens.read(tmp_path)
+        load(tmp_path, "saelens")
 
 
 def test_weights_do_not_depend_on_the_file_once_read(tmp_path: Path) -> None:
     write_openai(tmp_path / "0.pt")
     write_saelens(tmp_path / "s", architecture="jumprelu")
-    saes = [openai.read(tmp_path / "0.pt"), saelens.read(tmp_path / "s")]
+    saes = [load(tmp_path / "0.pt", "openai"), load(tmp_path / "s", "saelens")]
     x = torch.randn(3, 12)
     before = [sae.encode(x).clone() for sae in saes]
     for path in (tmp_path / "0.pt", tmp_path / "s" / "sae_weights.safetensors"):
@@ -257,9 +289,9 @@ def test_weights_do_not_depend_on_the_file_once_read(tmp_path: Path) -> None:
 def test_extra_keys_do_no_harm(tmp_path: Path) -> None:
     state = write_openai(tmp_path / "0.pt")
     torch.save(state | {"note": "trained in May", "steps": 7}, tmp_path / "0.pt")
-    openai.read(tmp_path / "0.pt")
+    load(tmp_path / "0.pt", "openai")
     write_saelens(tmp_path / "s", changes={"wandb_id": "x", "l1_coefficient": 5})
     weights = tmp_path / "s" / "sae_weights.safetensors"
     save_file(load_file(weights) | {"scaling_factor": torch.ones(40)}, weights)
-    saelens.read(tmp_path / "s")
+    load(tmp_path / "s", "saelens")
     assert json.loads((tmp_path / "s" / "cfg.json").read_text())["wandb_id"] == "x"

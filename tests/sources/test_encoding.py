@@ -9,10 +9,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from saeserve_server.errors import ConfigError
-from saeserve_server.sources import openai, saelens
-from saeserve_server.sources.sae import JumpReLU, ReLU, Sae, TopK, fold_decoder_norm, fold_scaling_factor
+from saeserve_server.sources.activations import Activation, JumpReLU, ReLU, TopK
+from saeserve_server.sources.description import Facts, read
+from saeserve_server.sources.formats import describe
+from saeserve_server.sources.sae import Sae, fold_decoder_norm
 from tests.sources import plain
-from tests.sources.formats import write_openai, write_saelens
+from tests.sources.formats import load, write_openai, write_saelens
 
 ROWS = 17
 
@@ -49,12 +51,13 @@ def test_openai_files_encode_as_their_formula_says(
     tmp_path: Path, version: str, statistics: bool, legacy: bool
 ) -> None:
     state = write_openai(tmp_path / "0.pt", version=version, statistics=statistics, legacy=legacy)
-    sae = openai.read(tmp_path / "0.pt")
+    sae = load(tmp_path / "0.pt")
     x = inputs(12)
     assert_same(sae, x, plain.openai(state, x))
-    assert sae.architecture == ("topk" if version == "v5" else "standard")
-    assert sae.normalization == ("layer_norm" if version == "v5" else "none")
-    assert sae.hook_name is None
+    described = describe(tmp_path / "0.pt")
+    assert described.architecture == ("topk" if version == "v5" else "standard")
+    assert described.normalization == ("layer_norm" if version == "v5" else "none")
+    assert described.hook_name is None
     assert np.allclose(sae.decoder_norm, state["decoder.weight"].norm(dim=0))
     if statistics and version != "v1":
         assert np.allclose(sae.density, state["latents_activation_frequency"])
@@ -75,18 +78,19 @@ def test_saelens_folders_encode_as_their_formula_says(
         normalize_activations=normalize,
         apply_b_dec_to_input=apply_b_dec,
     )
-    sae = saelens.read(tmp_path)
+    sae = load(tmp_path)
     x = inputs(12)
     assert_same(sae, x, plain.saelens(cfg, tensors, x))
-    assert sae.architecture == architecture
-    assert sae.normalization == normalize
-    assert sae.hook_name == "blocks.0.hook_mlp_out"
-    assert sae.warnings == ()
+    described = describe(tmp_path)
+    assert described.architecture == architecture
+    assert described.normalization == normalize
+    assert described.hook_name == "blocks.0.hook_mlp_out"
+    assert described.warnings == ()
 
 
 def test_topk_rescaled_by_decoder_norms_keeps_the_largest_rescaled_latents(tmp_path: Path) -> None:
     cfg, tensors = write_saelens(tmp_path, architecture="topk", rescale=True)
-    sae = saelens.read(tmp_path)
+    sae = load(tmp_path)
     x = inputs(12)
     assert_same(sae, x, plain.saelens(cfg, tensors, x))
     plainly = plain.saelens(cfg | {"rescale_acts_by_decoder_norm": False}, tensors, x)[1]
@@ -95,7 +99,7 @@ def test_topk_rescaled_by_decoder_norms_keeps_the_largest_rescaled_latents(tmp_p
 
 def test_folding_leaves_rescaled_topk_as_it_is(tmp_path: Path) -> None:
     write_saelens(tmp_path, architecture="topk", rescale=True)
-    sae = saelens.read(tmp_path)
+    sae = load(tmp_path)
     x = inputs(12)
     assert torch.equal(fold_decoder_norm(sae).encode(x), sae.encode(x))
 
@@ -104,15 +108,15 @@ def test_folding_leaves_rescaled_topk_as_it_is(tmp_path: Path) -> None:
 def test_folding_multiplies_activations_by_decoder_norms(tmp_path: Path, architecture: str) -> None:
     cfg, tensors = write_saelens(tmp_path, architecture=architecture)
     x = inputs(12)
-    folded = fold_decoder_norm(saelens.read(tmp_path))
+    folded = fold_decoder_norm(load(tmp_path))
     assert_same(folded, x, plain.saelens(cfg, tensors, x, fold=True))
     assert np.allclose(folded.decoder_norm, tensors["W_dec"].norm(dim=1))
 
 
 def test_folding_is_refused_where_it_would_change_the_k_largest(tmp_path: Path) -> None:
     write_openai(tmp_path / "0.pt", version="v5")
-    with pytest.raises(ConfigError, match="fold_decoder_norm: expected false for TopK"):
-        fold_decoder_norm(openai.read(tmp_path / "0.pt"))
+    with pytest.raises(ConfigError, match="fold_decoder_norm: expected false, it would change which"):
+        fold_decoder_norm(load(tmp_path / "0.pt"))
 
 
 @pytest.mark.parametrize("normalize", ["expected_average_only_in", True])
@@ -123,10 +127,10 @@ def test_a_scaling_factor_encodes_raw_inputs_as_training_encoded_scaled_ones(
     cfg, tensors = write_saelens(
         tmp_path, architecture=architecture, rescale=rescale, flat=False, normalize_activations=normalize
     )
-    sae = saelens.read(tmp_path)
-    assert sae.accepts_scaling
+    described = describe(tmp_path)
+    assert described.expects_scaling
     x = inputs(12)
-    scaled = fold_scaling_factor(sae, 0.37)
+    scaled = read(Facts(scaling_factor=0.37).over(described))[0]
     assert_same(scaled, x, plain.saelens(cfg, tensors, x, scaling_factor=0.37))
     if architecture != "topk":
         expected = plain.saelens(cfg, tensors, x, scaling_factor=0.37, fold=True)
@@ -136,17 +140,17 @@ def test_a_scaling_factor_encodes_raw_inputs_as_training_encoded_scaled_ones(
 def test_old_files_without_normalisation_are_not_normalised(tmp_path: Path) -> None:
     for value in (False, None):
         write_saelens(tmp_path, flat=True, normalize_activations=value)
-        sae = saelens.read(tmp_path)
-        assert (sae.normalization, sae.accepts_scaling) == ("none", False)
+        described = describe(tmp_path)
+        assert (described.normalization, described.expects_scaling) == ("none", False)
 
 
 @pytest.mark.parametrize("flat", [False, True])
 def test_hook_z_reads_the_heads_side_by_side(tmp_path: Path, flat: bool) -> None:
     cfg, tensors = write_saelens(tmp_path, hook_name="blocks.1.attn.hook_z", flat=flat)
     x = inputs(12).reshape(ROWS, 3, 4)  # [rows, heads, d_head]
-    sae = saelens.read(tmp_path)
+    sae = load(tmp_path)
     assert_same(sae, x.flatten(1), plain.saelens(cfg, tensors, x.flatten(1)))
-    assert sae.hook_name == "blocks.1.attn.hook_z"
+    assert describe(tmp_path).hook_name == "blocks.1.attn.hook_z"
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
@@ -154,15 +158,15 @@ def test_files_of_any_float_type_are_computed_in_float32(tmp_path: Path, dtype: 
     cfg, tensors = write_saelens(tmp_path / "s", architecture="jumprelu", dtype=dtype)
     state = write_openai(tmp_path / "0.pt", version="v5", dtype=dtype)
     x = inputs(12)
-    assert_same(saelens.read(tmp_path / "s"), x, plain.saelens(cfg, tensors, x))
-    assert_same(openai.read(tmp_path / "0.pt"), x, plain.openai(state, x))
+    assert_same(load(tmp_path / "s"), x, plain.saelens(cfg, tensors, x))
+    assert_same(load(tmp_path / "0.pt"), x, plain.openai(state, x))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("d_sae", [40, 8192 + 40])
 def test_weights_kept_in_half_precision_are_computed_in_float32(tmp_path: Path, dtype: torch.dtype, d_sae: int) -> None:
     cfg, tensors = write_saelens(tmp_path, d_sae=d_sae)
-    sae = saelens.read(tmp_path)
+    sae = load(tmp_path)
     x = inputs(12)
     rounded = tensors | {"W_enc": tensors["W_enc"].to(dtype)}
     assert_same(sae.stored_as(dtype), x, plain.saelens(cfg, rounded, x))
@@ -171,7 +175,7 @@ def test_weights_kept_in_half_precision_are_computed_in_float32(tmp_path: Path, 
 
 def test_weights_that_do_not_fit_their_type_are_refused(tmp_path: Path) -> None:
     write_saelens(tmp_path)
-    sae = saelens.read(tmp_path)
+    sae = load(tmp_path)
     sae.W_enc[3, 2] = 1e6
     with pytest.raises(ConfigError, match=r"up to 1e\+06 do not fit into torch\.float16"):
         sae.stored_as(torch.float16)
@@ -203,7 +207,7 @@ def test_any_shape_encodes_as_the_formula_says(
     cfg, tensors = write_saelens(
         folder, architecture=architecture, normalize_activations=normalize, d_in=d_in, d_sae=d_sae, k=k, seed=seed
     )
-    sae = saelens.read(folder)
+    sae = load(folder)
     x = inputs(d_in, seed, rows)
     p, a = plain.saelens(cfg, tensors, x)
     ours, margins = sae.encode(x).numpy(), sae.margins(x).numpy()
@@ -215,7 +219,7 @@ def test_any_shape_encodes_as_the_formula_says(
 def test_margins_say_how_far_a_latent_is_from_going_on_or_off() -> None:
     p = torch.tensor([[3.0, -1.0, 2.0, 0.5]])
 
-    def sae(activation: ReLU | JumpReLU | TopK) -> Sae:
+    def sae(activation: Activation) -> Sae:
         return Sae(torch.eye(4), torch.zeros(4), torch.ones(4), activation=activation)
 
     threshold = torch.tensor([3.5, -2.0, 1.5, 0.5])
@@ -231,7 +235,7 @@ def test_margins_say_how_far_a_latent_is_from_going_on_or_off() -> None:
 def test_rows_of_zeros_and_huge_rows_stay_finite(tmp_path: Path, normalize: str) -> None:
     write_saelens(tmp_path, normalize_activations=normalize)
     x = torch.stack([torch.zeros(12), torch.linspace(-1e15, 1e15, 12)])
-    assert torch.isfinite(saelens.read(tmp_path).encode(x)).all()
+    assert torch.isfinite(load(tmp_path).encode(x)).all()
 
 
 @pytest.mark.parametrize("architecture", ["standard", "jumprelu", "topk"])
@@ -239,14 +243,14 @@ def test_nan_in_a_row_shows_in_that_row_only(tmp_path: Path, architecture: str) 
     write_saelens(tmp_path, architecture=architecture)
     x = inputs(12)
     x[3, 0] = torch.nan
-    a = saelens.read(tmp_path).encode(x)
+    a = load(tmp_path).encode(x)
     assert a[3].isnan().any()
     assert torch.isfinite(a[[0, 1, 2, 4]]).all()
 
 
 def test_firing_frequencies_come_from_the_sparsity_file(tmp_path: Path) -> None:
     _, tensors = write_saelens(tmp_path, sparsity=True)
-    sae = saelens.read(tmp_path)
+    sae = load(tmp_path)
     assert sae.density is not None
     assert sae.density.dtype == np.float32
     assert np.allclose(sae.density, 10.0 ** tensors["sparsity"].double())
@@ -256,10 +260,10 @@ def test_whether_an_sae_was_trained_with_bos_is_read(tmp_path: Path) -> None:
     for flat in (False, True):
         for prepend_bos in (False, True):
             write_saelens(tmp_path, prepend_bos=prepend_bos, flat=flat)
-            assert saelens.read(tmp_path).prepend_bos is prepend_bos
+            assert describe(tmp_path).bos is prepend_bos
 
 
 def test_an_sae_moves_between_devices(tmp_path: Path) -> None:
     write_saelens(tmp_path, architecture="jumprelu")
-    moved = saelens.read(tmp_path).to("meta")
+    moved = load(tmp_path).to("meta")
     assert {t.device.type for t in moved._tensors()} == {"meta"}

@@ -1,3 +1,4 @@
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from torch import Tensor
 from saeserve_server.catalog import Kind, ModelInfo
 from saeserve_server.config import Config, load_config
 from saeserve_server.errors import ConfigError
-from saeserve_server.sources.describe import describe
+from saeserve_server.sources.listing import listing
 from saeserve_server.sources.registry import load_sources
 from saeserve_server.sources.source import SaeSource, Source
 from tests.sources import plain
@@ -25,6 +26,13 @@ class Hooks:
     d_model: int = 12
     neurons: bool = True
     sampled: list[str] = field(default_factory=list)
+    prepared: list[list[str]] = field(default_factory=list)
+
+    def resolve(self, name: str) -> str | None:
+        return name if name in self.known() else None
+
+    def prepare(self, names: Sequence[str]) -> None:
+        self.prepared.append(list(names))
 
     def width(self, hook_name: str) -> int | None:
         if hook_name not in self.known():
@@ -45,8 +53,8 @@ class Hooks:
         return f"blocks.{layer}.mlp.hook_post"
 
 
-def model(hooks: Hooks) -> ModelInfo:
-    return ModelInfo("m", hooks.n_layers, hooks.d_model, 128, 100, 0, "", "r", "cpu", "float32")
+def model(hooks: Hooks, name: str = "gpt2-small") -> ModelInfo:
+    return ModelInfo(name, hooks.n_layers, hooks.d_model, 128, 100, 0, "", "r", "cpu", "float32")
 
 
 def configure(folder: Path, text: str, **flags: str) -> Config:
@@ -61,9 +69,14 @@ def load(folder: Path, text: str, hooks: Hooks | None = None) -> tuple[Source, .
 
 
 def sae_table(**keys: object) -> str:
-    lines = {"set": "one", "path": "sae", "format": "saelens"} | keys
-    values = {key: str(value).lower() if isinstance(value, bool) else repr(value) for key, value in lines.items()}
-    return "[[sources]]\n" + "".join(f"{key} = {value}\n" for key, value in values.items())
+    lines = {"set": "one", "path": "sae"} | keys
+    return "[[sources]]\n" + "".join(f"{key} = {toml(value)}\n" for key, value in lines.items())
+
+
+def toml(value: object) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f'"{key}" = {toml(one)}' for key, one in value.items()) + "}"
+    return str(value).lower() if isinstance(value, bool) else repr(value)
 
 
 def test_sources_come_in_the_order_of_ties(tmp_path: Path) -> None:
@@ -194,16 +207,19 @@ def test_layers_without_neurons_are_served_without(tmp_path: Path) -> None:
     [
         ({"path": "no"}, r"sources\[0\]\.path: .*/no: does not exist"),
         ({"path": "deep/{layer}/x"}, r"\.path: nothing matches deep/{layer}/x for layers 0 to 2, searched in .*/deep$"),
-        ({"layers": "0-1"}, r"\.layers: expected one layer, or {layer} in path, got '0-1'"),
-        ({"layers": "1"}, r"\.hook: expected a hook point of layer 1, got blocks\.0\.hook_mlp_out"),
+        ({"layers": "1-2"}, r"\.layers: none of the SAEs at sae is of layers 1-2"),
+        ({"layers": "1"}, r"\.hook: expected a hook point of layer 1 for .*/sae, got blocks\.0\.hook_mlp_out"),
         ({"path": "l{layer}", "layers": "0-3"}, r"\.layers: expected layers from 0 to 2, got '0-3'"),
         ({"path": "l{layer}", "layers": "2-1"}, r"\.layers: expected layers such as 0-11 or 0,3,5, got '2-1'"),
         ({"path": "l{layer}", "layers": "all"}, r"\.layers: expected layers such as 0-11 or 0,3,5, got 'all'"),
         ({"path": "l{layer}", "layers": "0-999999"}, r"\.layers: expected layers from 0 to 2"),
         ({"path": "l{layer}"}, r"\.hook: expected a hook point of layer 1 for .*/l1, got blocks\.0\.hook_mlp_out"),
-        ({"hook": "blocks.{layer}.hook_mlp_out"}, r"\.hook: {layer} needs {layer} in path"),
-        ({"hook": "blocks.7.hook_mlp_out"}, r"\.hook: expected a hook point of layers 0 to 2, got blocks\.7"),
-        ({"hook": "hook_embed"}, r"\.layers: missing, and hook point hook_embed does not say"),
+        ({"path": "oai.pt", "hook": "blocks.{layer}.hook_mlp_out"}, r"\.hook: {layer} needs {layer} in path"),
+        (
+            {"hook": "blocks.7.hook_mlp_out"},
+            r"\.hook: expected a hook point of layers 0 to 2, that the model has, got blocks\.7",
+        ),
+        ({"hook": "embed.hook_in"}, r"\.hook: the model has no hook point embed\.hook_in"),
         (
             {"hook": "blocks.1.hook_resid_mid"},
             r"\.hook: the model has no hook point blocks\.1\.hook_resid_mid; layer 1 has "
@@ -214,14 +230,21 @@ def test_layers_without_neurons_are_served_without(tmp_path: Path) -> None:
             r"\.path: .*/sae: expected d_in = 48, that of blocks\.1\.mlp\.hook_post, got 12",
         ),
         ({"path": "oai.pt", "format": "openai"}, r"\.hook: missing, and .*/oai\.pt does not name its hook point"),
-        ({"scaling_factor": 2.0}, r"\.scaling_factor: expected none, .*/sae was not saved with normalize_activations"),
+        ({"k": 3}, r"sources\[0\]: .*/sae_weights\.safetensors: k: expected none, relu keeps no fixed number"),
+        ({"activation": "topk"}, r"sae_weights\.safetensors: k: missing, .*; set k"),
+        ({"activation": "topk", "k": 41}, r"sae_weights\.safetensors: k: expected 1 to 40"),
+        ({"activation": "jumprelu"}, r"sae_weights\.safetensors: threshold: missing, .*; set threshold"),
+        ({"activation": "gated"}, r"sae_weights\.safetensors: activation: expected another than gated"),
+        ({"threshold": 0.5}, r"sae_weights\.safetensors: threshold: expected none, relu has none"),
+        ({"scaling_factor": {"1": 2.0}}, r"sources\[0\]: scaling_factor: expected one for layer 0, got those of 1"),
+        ({"release": "gpt2-small-res"}, r"\.release: no release 'gpt2-small-res' .*; did you mean gpt2-small-res-jb"),
         (
             {"path": "topk.pt", "format": "openai", "hook": "blocks.1.hook_mlp_out", "fold_decoder_norm": True},
-            r"sources\[0\]: fold_decoder_norm: expected false",
+            r"fold_decoder_norm: expected false",
         ),
         ({"set": "Neurons"}, r"\.set: expected another name, neurons are the model's MLP neurons"),
         ({"aliases": ["a b"]}, r"\.aliases: expected names without spaces and colons, got 'a b'"),
-        ({"path": "oai.pt"}, r"\.path: .*/oai\.pt/cfg\.json: cannot be read: Not a directory"),
+        ({"path": "oai.pt", "format": "saelens"}, r"\.path: .*/oai\.pt/cfg\.json: cannot be read: Not a directory"),
         (
             {"path": "nan"},
             r"sources\[0\]\.path: .*/nan/sae_weights\.safetensors: W_enc: holds values that are not finite",
@@ -275,7 +298,7 @@ def test_nothing_to_serve_is_an_error(tmp_path: Path) -> None:
 
 def test_the_demo_needs_no_configuration() -> None:
     hooks = Hooks(n_layers=4, d_model=128)
-    sources = load_sources(load_config(None, {}, {}), model(hooks), hooks, "cpu")
+    sources = load_sources(load_config(None, {}, {}), model(hooks, "demo"), hooks, "cpu")
     assert [source.info.id for source in sources] == ["0-demo", "0", "1-demo", "1", "2-demo", "2", "3-demo", "3"]
     first = sources[0].info
     assert (first.architecture, first.hook_name, first.n_features) == ("jumprelu", "blocks.0.hook_mlp_out", 2048)
@@ -338,14 +361,14 @@ def test_the_table_of_sources_says_what_is_served(tmp_path: Path) -> None:
     save_file({"sparsity": torch.from_numpy(np.log10(density))}, tmp_path / "sae" / "sparsity.safetensors")
     tables = sae_table(aliases=["mlp"]) + sae_table(set="two", path="other", fold_decoder_norm=True)
     infos = [source.info for source in load(tmp_path, tables, Hooks(n_layers=1))]
-    lines = describe(infos, {info.id: info.file_density for info in infos}, "cpu").splitlines()
+    lines = listing(infos, {info.id: info.file_density for info in infos}, "cpu").splitlines()
     cells = [line.split() for line in lines]
     header, one, two, neurons = cells[:4]
     assert header[0] == "source"
-    assert one[:7] == ["0-ONE", "blocks.0.hook_mlp_out", "topk", "layer-normed", "12", "40", "10"]
+    assert one[:7] == ["0-ONE", "blocks.0.hook_mlp_out", "topk", "of", "layer_norm", "12", "40"]
     assert one[-2:] == [infos[0].revision[:12], "mlp"]
     assert two[:7] == ["0-TWO", "blocks.0.hook_mlp_out", "standard", "folded", "12", "40", "-"]
     assert neurons[:5] == ["0", "blocks.0.mlp.hook_post", "neurons", "48", "48"]
     assert lines[5] == "3 sources, 128 features, 4.5 KiB on cpu"
-    assert lines[7].startswith("warning: 0-TWO: saved with prepend_bos: false")
+    assert lines[7].startswith("warning: 0-TWO: trained on texts without BOS and served on texts with one")
     assert len(lines) == 8

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 import torch
@@ -11,16 +12,19 @@ from torch import Tensor
 from saeserve_server.catalog import Kind, ModelInfo, SourceInfo
 from saeserve_server.config import Config
 from saeserve_server.errors import ConfigError, nearest
-from saeserve_server.sources.formats import FORMATS
+from saeserve_server.sources.description import Description, read
 from saeserve_server.sources.neurons import neuron_source
-from saeserve_server.sources.plan import LAYER, PlannedSae, plan_saes
+from saeserve_server.sources.paths import LAYER
+from saeserve_server.sources.plan import PlannedSae, plan_saes
 from saeserve_server.sources.revision import content_hash, text_hash
-from saeserve_server.sources.sae import Sae, fold_decoder_norm, fold_scaling_factor
+from saeserve_server.sources.sae import Sae, fold_decoder_norm
 from saeserve_server.sources.source import SaeSource, Source
+from saeserve_server.sources.steps import SubtractBias
 from saeserve_server.sources.synthetic import synthetic_sae
 from saeserve_server.sources.tensors import naming
+from saeserve_server.text.bos import AUTO, bos_id
 
-ENCODING_VERSION = "1"
+ENCODING_VERSION = "2"
 """Part of every revision: raise it when the same file comes to give other activations."""
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -30,6 +34,14 @@ SYNTHETIC = "synthetic"
 
 class HookPoints(Protocol):
     """The model's hook points, as sources need them."""
+
+    def resolve(self, name: str) -> str | None:
+        """TransformerLens' name of a hook point, given that or Hugging Face's; None if the model has none such."""
+        ...
+
+    def prepare(self, names: Sequence[str]) -> None:
+        """Checks all of these together that they can be read: one pass instead of one for each."""
+        ...
 
     def width(self, hook_name: str) -> int | None:
         """Numbers in one row of its activations, heads side by side; None if the model has no such hook point."""
@@ -54,13 +66,15 @@ def load_sources(config: Config, model: ModelInfo, hooks: HookPoints, device: to
     SAEs of `config.sources`, else those of the demo or of a synthetic model, and the MLP neurons of every layer that
     has them if `config.neurons`. Raises ConfigError, which names the file, the key and what was expected.
     """
-    planned = plan_saes(config, model.n_layers)
-    neurons = list(_neurons(config, model, hooks))
+    planned = [_resolved(sae, hooks) for sae in plan_saes(config, model.n_layers)]
+    neuron_hooks = _neuron_hooks(config, model, hooks)
+    hooks.prepare(list(dict.fromkeys([*(sae.hook_name for sae in planned), *neuron_hooks.values()])))
+    neurons = list(_neurons(model, hooks, neuron_hooks))
     names = [(sae.place, (sae.id, *sae.aliases)) for sae in planned]
     _check_unique([*names, *(("the neurons", (n.info.id, *n.info.aliases)) for n in neurons)])
     for sae in planned:
-        _check_hook(f"{sae.place}.{_hook_key(sae)}", sae.hook_name, sae.layer, hooks)
-    latents = [_load(sae, config, model, hooks, device) for sae in planned]
+        _check_width(sae, hooks)
+    latents = [_load(sae, config, model, device) for sae in planned]
     if not config.sources and config.model.startswith(f"{SYNTHETIC}:"):
         latents = list(_synthetic(config, model, hooks, device))
     sources: list[Source] = [*latents, *neurons]
@@ -69,58 +83,101 @@ def load_sources(config: Config, model: ModelInfo, hooks: HookPoints, device: to
     return tuple(sorted(sources, key=lambda source: source.info.order))
 
 
-def _load(
-    planned: PlannedSae, config: Config, model: ModelInfo, hooks: HookPoints, device: torch.device | str
-) -> SaeSource:
-    settings, place = planned.settings, planned.place
-    form = FORMATS[settings.format]
+def _resolved(planned: PlannedSae, hooks: HookPoints) -> PlannedSae:
+    """The SAE with its hook point by TransformerLens' name. Raises ConfigError if the model has none such."""
+    name = hooks.resolve(planned.hook_name)
+    if name is None:
+        key = "hook" if planned.settings.hook else "path"
+        raise _no_hook(f"{planned.place}.{key}", planned.hook_name, planned.layer, hooks)
+    return replace(planned, hook_name=name)
+
+
+def _check_width(planned: PlannedSae, hooks: HookPoints) -> None:
+    width, d_in = hooks.width(planned.hook_name), planned.description.d_in
+    if d_in != width:
+        fitting = [name for name in _of_layer(hooks, planned.layer) if hooks.width(name) == d_in]
+        others = f"; {d_in} wide are {', '.join(fitting)}" if fitting else ", as no hook point of this layer has"
+        raise ConfigError(
+            f"{planned.place}.path: {planned.path}: expected d_in = {width}, that of {planned.hook_name}, got "
+            f"{d_in}{others}"
+        )
+
+
+def _load(planned: PlannedSae, config: Config, model: ModelInfo, device: torch.device | str) -> SaeSource:
+    settings, place, description = planned.settings, planned.place, planned.description
     with naming(f"{place}.path"):
-        sae = form.read(planned.path)
+        sae, warnings = read(description)
         try:
-            content = content_hash(form.files(planned.path))
+            content = content_hash(description.files)
         except OSError as error:
             raise ConfigError(f"{error.filename}: cannot be read: {error.strerror}") from error
-        width = hooks.width(planned.hook_name)
-        if sae.d_in != width:
-            raise ConfigError(f"{planned.path}: expected d_in = {width}, that of {planned.hook_name}, got {sae.d_in}")
-    warnings = list(sae.warnings)
-    has_bos = model.bos_id is not None
-    if sae.prepend_bos and not has_bos:
-        warnings.append("saved with prepend_bos: true; the model as it is served has no BOS")
-    if has_bos and not sae.prepend_bos:
-        warnings.append("saved with prepend_bos: false; it was trained on texts without BOS and is served with it")
-    if settings.scaling_factor is not None:
-        if not sae.accepts_scaling:
-            raise ConfigError(
-                f"{place}.scaling_factor: expected none, {planned.path} was not saved with "
-                "normalize_activations = expected_average_only_in"
-            )
-        sae = fold_scaling_factor(sae, settings.scaling_factor)
-    elif sae.accepts_scaling:
-        warnings.append(
-            "saved with normalize_activations = expected_average_only_in and served on inputs that are not scaled: "
-            "set scaling_factor"
-        )
-    if settings.fold_decoder_norm:
-        with naming(place):
+    fold = bool(description.fold_decoder_norm)
+    if fold:
+        with naming(f"{place}: {planned.path}"):
             sae = fold_decoder_norm(sae)
     dtype = settings.dtype or config.dtype
     with naming(f"{place}.dtype: {planned.path}"):
         sae = sae.stored_as(DTYPES[dtype])
-    options = (settings.format, planned.hook_name, dtype, settings.fold_decoder_norm, settings.scaling_factor)
+    rule = AUTO if settings.bos is None else settings.bos
+    bos = bos_id(rule, model.bos_id, model.tokenizer_json, model.vocabulary, f"{place}.bos")
     info = _info(
         sae,
         id=planned.id,
         set_name=settings.set.lower(),
         layer=planned.layer,
         hook_name=planned.hook_name,
-        revision=text_hash(ENCODING_VERSION, content, *map(str, options)),
-        bos_id=model.bos_id,
+        architecture=description.architecture,
+        normalization=_inputs(description),
+        revision=text_hash(ENCODING_VERSION, content, *_maths(description), planned.hook_name, dtype),
+        bos=bos,
         aliases=planned.aliases,
-        fold=settings.fold_decoder_norm,
-        warnings=tuple(warnings),
+        fold=fold,
+        warnings=(*description.warnings, *warnings, *_warnings(planned, model, bos)),
     )
     return SaeSource(info, sae.to(device))
+
+
+def _maths(description: Description) -> list[str]:
+    """What an SAE's activations follow from besides its files, as strings: a part of its revision."""
+    named = (
+        description.format,
+        description.activation,
+        description.k,
+        description.rescale,
+        description.threshold,
+        description.threshold_is_log,
+        description.steps,
+        bool(description.fold_decoder_norm),
+    )
+    return [str(one) for one in named]
+
+
+def _inputs(description: Description) -> str:
+    """What is done to inputs before encoding, the bias left out: `none`, `layer_norm`, `centred, times 1.05`."""
+    return ", ".join(step for step in description.steps if step != SubtractBias.name) or "none"
+
+
+def _warnings(planned: PlannedSae, model: ModelInfo, bos: int | None) -> list[str]:
+    """What a reader of the source's numbers should know of how it was trained and how it is served."""
+    description, settings = planned.description, planned.settings
+    found = []
+    if description.bos is True and bos is None:
+        found.append("trained on texts that begin with a BOS and served on texts without; bos sets another rule")
+    if description.bos is False and bos is not None:
+        found.append('trained on texts without BOS and served on texts with one; bos = "none" sets the other rule')
+    if description.model is not None and not same_model(description.model, model.name):
+        found.append(
+            f"trained on {description.model}, and the served model is called {model.name}; if it is that model, set "
+            "model_name"
+        )
+    if description.expects_scaling and description.scaling_factor is None:
+        found.append(
+            "trained on inputs that were scaled by a constant which its files do not hold, and served on inputs that "
+            "are not scaled: set scaling_factor"
+        )
+    if description.center_input and settings.center_input is None and description.release is None:
+        found.append("trained on a model with centred writing weights: the mean of each input is subtracted")
+    return found
 
 
 def _synthetic(config: Config, model: ModelInfo, hooks: HookPoints, device: torch.device | str) -> Iterable[SaeSource]:
@@ -131,7 +188,8 @@ def _synthetic(config: Config, model: ModelInfo, hooks: HookPoints, device: torc
     place = f"{config.origin}: synthetic.{name}"
     for layer in range(model.n_layers):
         hook_name = settings.hook.replace(LAYER, str(layer))
-        _check_hook(f"{place}.hook", hook_name, layer, hooks)
+        if hooks.width(hook_name) is None:
+            raise _no_hook(f"{place}.hook", hook_name, layer, hooks)
         with naming(place):
             sae = synthetic_sae(settings, layer, hooks.sample(hook_name)).stored_as(DTYPES[config.dtype])
         info = _info(
@@ -141,17 +199,21 @@ def _synthetic(config: Config, model: ModelInfo, hooks: HookPoints, device: torc
             layer=layer,
             hook_name=hook_name,
             revision=text_hash(ENCODING_VERSION, SYNTHETIC, settings.model_dump_json(), str(layer), config.dtype),
-            bos_id=model.bos_id,
+            bos=model.bos_id,
         )
         yield SaeSource(info, sae.to(device))
 
 
-def _neurons(config: Config, model: ModelInfo, hooks: HookPoints) -> Iterable[Source]:
-    """The neurons of every layer; a layer without MLP neurons has none."""
-    for layer in range(model.n_layers) if config.neurons else ():
-        hook_name = hooks.neuron_hook(layer)
-        width = None if hook_name is None else hooks.width(hook_name)
-        if hook_name is not None and width is not None:
+def _neuron_hooks(config: Config, model: ModelInfo, hooks: HookPoints) -> dict[int, str]:
+    """The hook point of the neurons of each layer; a layer without MLP neurons has none."""
+    found = {layer: hooks.neuron_hook(layer) for layer in range(model.n_layers)} if config.neurons else {}
+    return {layer: name for layer, name in found.items() if name is not None}
+
+
+def _neurons(model: ModelInfo, hooks: HookPoints, names: Mapping[int, str]) -> Iterable[Source]:
+    for layer, hook_name in names.items():
+        width = hooks.width(hook_name)
+        if width is not None:
             yield neuron_source(layer, hook_name, width, model.bos_id)
 
 
@@ -163,7 +225,9 @@ def _info(
     layer: int,
     hook_name: str,
     revision: str,
-    bos_id: int | None,
+    bos: int | None,
+    architecture: str = "standard",
+    normalization: str = "none",
     aliases: tuple[str, ...] = (),
     fold: bool = False,
     warnings: tuple[str, ...] = (),
@@ -174,33 +238,28 @@ def _info(
         layer=layer,
         kind=Kind.LATENT,
         hook_name=hook_name,
-        architecture=sae.architecture,
+        architecture=architecture,
         d_in=sae.d_in,
         n_features=sae.d_sae,
-        normalization=sae.normalization,
+        normalization=normalization,
         fold_decoder_norm=fold,
         memory_bytes=sae.memory_bytes,
         revision=revision,
-        bos_id=bos_id,
+        bos_id=bos,
         aliases=aliases,
         warnings=warnings,
         file_density=sae.density,
-        decoder_norm=sae.decoder_norm.numpy(),
+        decoder_norm=None if sae.decoder_norm is None else sae.decoder_norm.numpy(),
     )
 
 
-def _hook_key(planned: PlannedSae) -> str:
-    """The key from which the hook point comes: the setting, or the file."""
-    return "hook" if planned.settings.hook else "path"
+def _no_hook(place: str, hook_name: str, layer: int, hooks: HookPoints) -> ConfigError:
+    known = ", ".join(_of_layer(hooks, layer)) or "none"
+    return ConfigError(f"{place}: the model has no hook point {hook_name}; layer {layer} has {known}")
 
 
-def _check_hook(place: str, hook_name: str, layer: int, hooks: HookPoints) -> None:
-    if hooks.width(hook_name) is not None:
-        return
-    known = [name for name in hooks.known() if name.startswith(f"blocks.{layer}.")]
-    raise ConfigError(
-        f"{place}: the model has no hook point {hook_name}; layer {layer} has {', '.join(known) or 'none'}"
-    )
+def _of_layer(hooks: HookPoints, layer: int) -> list[str]:
+    return [name for name in hooks.known() if name.startswith(f"blocks.{layer}.")]
 
 
 def _check_unique(tables: Sequence[tuple[str, tuple[str, ...]]]) -> None:
@@ -211,3 +270,13 @@ def _check_unique(tables: Sequence[tuple[str, tuple[str, ...]]]) -> None:
             if name in taken:
                 raise ConfigError(f"{place}: {name} is the id or an alias of a source of {taken[name]} too")
             taken[name] = place
+
+
+def same_model(one: str, other: str) -> bool:
+    """Whether two names are those of one model: owners, case and TransformerLens' short names apart."""
+    return _bare(one) == _bare(other)
+
+
+def _bare(name: str) -> str:
+    bare = name.rpartition("/")[2].casefold().removeprefix("meta-")
+    return {"gpt2": "gpt2-small"}.get(bare, bare)

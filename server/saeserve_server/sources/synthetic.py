@@ -8,6 +8,7 @@ from torch import Tensor
 from saeserve_server.config import SyntheticSettings
 from saeserve_server.errors import ConfigError
 from saeserve_server.sources.sae import Sae
+from saeserve_server.sources.steps import SubtractBias
 
 CALIBRATION_ROWS = 256
 """Activations on which the bias is found; of more, evenly spaced ones are taken."""
@@ -36,5 +37,5 @@ def synthetic_sae(settings: SyntheticSettings, layer: int, sample: Tensor) -> Sa
         W_enc=W_enc,
         b_enc=(-bar).repeat(settings.latents),
         decoder_norm=torch.ones(settings.latents),
-        b_dec=b_dec,
+        steps=(SubtractBias(b_dec),),
     )

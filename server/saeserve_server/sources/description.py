@@ -1,0 +1,234 @@
+"""What the files of an SAE say, without its weights; what corrects them; and the SAE that is read by it.
+
+Three voices, the later over the earlier: the files (`formats/`), the shipped table of releases whose files leave facts
+out (`releases.py`), the configuration.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from saeserve_server.catalog import FloatArray
+from saeserve_server.errors import ConfigError
+from saeserve_server.sources.activations import (
+    Activation,
+    Gated,
+    GroupMax,
+    JumpReLU,
+    ReLU,
+    TopK,
+    check_activation,
+)
+from saeserve_server.sources.layout import Layout, Part, share_density
+from saeserve_server.sources.sae import Sae
+from saeserve_server.sources.steps import Centre, LayerNorm, NormRescale, Scale, Step, SubtractBias
+from saeserve_server.sources.tensors import naming
+from saeserve_server.sources.weights import open_weights
+
+Normalization = Literal["none", "layer_norm", "constant_norm_rescale"]
+ActivationName = Literal["relu", "jumprelu", "gated", "topk", "groupmax"]
+
+
+@dataclass(frozen=True, slots=True)
+class DensityFile:
+    """Where the share of tokens stands on which each latent fires."""
+
+    path: Path
+    tensor: str
+    log10: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Description:
+    """One SAE: where its weights are, how they lie, and what is done with them."""
+
+    format: str
+    weights: Path
+    """The file that holds them; of shards their index."""
+    files: tuple[Path, ...]
+    """All files that its activations follow from."""
+    layout: Layout
+    architecture: str
+    """As SAELens names it: `standard`, `jumprelu`, `gated`, `topk`, `transcoder`, …"""
+    d_in: int
+    d_sae: int
+    dtype: str
+    """In which its encoder is stored."""
+    activation: ActivationName
+    k: int | None = None
+    """Latents that fire (topk), or groups (groupmax)."""
+    rescale: bool = False
+    """Pre-activations are multiplied by the latent's decoder norm (topk)."""
+    threshold: float | None = None
+    """One threshold for all latents, where no tensor holds them."""
+    threshold_is_log: bool = False
+    """The tensor holds the logarithms of the thresholds."""
+    normalization: Normalization = "none"
+    center_input: bool = False
+    """The mean of each row is subtracted first: trained on a model with centred writing weights."""
+    scaling_factor: float | None = None
+    """Factor of the inputs; None: they are taken as they are."""
+    expects_scaling: bool = False
+    """Trained on inputs times a constant that its files may not hold."""
+    subtract_bias: bool = False
+    """Whether b_dec is subtracted from the input."""
+    fold_decoder_norm: bool | None = None
+    """Whether activations are multiplied by decoder norms; None: not."""
+    hook_name: str | None = None
+    """TransformerLens or Hugging Face name of the hook point that it reads; None where nothing says it."""
+    layer: int | None = None
+    """Of the hook point; None where nothing says it."""
+    model: str | None = None
+    """Name of the model that it was trained on; None where nothing says it."""
+    bos: bool | None = None
+    """Whether it was trained on texts that begin with BOS; None where nothing says it."""
+    density: DensityFile | None = None
+    release: str | None = None
+    """The entry of the table of releases that was applied."""
+    warnings: tuple[str, ...] = ()
+
+    def memory_bytes(self, dtype_bytes: int) -> int:
+        """Bytes that it takes as it is served, its encoder kept in `dtype_bytes` a number."""
+        return self.d_sae * (self.d_in * dtype_bytes + 4 * 4) + 4 * self.d_in
+
+    @property
+    def steps(self) -> tuple[str, ...]:
+        """The input steps by name, in order, `minus b_dec` included."""
+        return tuple(step.name for step in self._steps(torch.zeros(0)))
+
+    def input_steps(self, b_dec: Tensor | None) -> tuple[Step, ...]:
+        """The input steps over the bias [d_in] of the file."""
+        return tuple(self._steps(b_dec))
+
+    def _steps(self, b_dec: Tensor | None) -> Iterator[Step]:
+        if self.center_input:
+            yield Centre()
+        if self.scaling_factor is not None and self.scaling_factor != 1:
+            yield Scale(self.scaling_factor)
+        if self.normalization == "layer_norm":
+            yield LayerNorm()
+        elif self.normalization == "constant_norm_rescale":
+            yield NormRescale()
+        if self.subtract_bias and b_dec is not None:
+            yield SubtractBias(b_dec)
+
+
+def complete(description: Description) -> Description:
+    """The description, if all is known and goes together that encoding needs. Raises ConfigError, which names the file.
+
+    Readers describe what files say; whether that is enough is settled here, after releases and configuration spoke.
+    """
+    parts, name, k = description.layout.parts, description.activation, description.k
+    with naming(description.weights):
+        if name in ("topk", "groupmax"):
+            if k is None:
+                raise ConfigError(f"k: missing, nothing says how many latents or groups {name} keeps; set k")
+            check_activation(TopK(k) if name == "topk" else GroupMax(k), description.d_sae)
+        elif k is not None:
+            raise ConfigError(f"k: expected none, {name} keeps no fixed number of latents")
+        for needed, part in (("jumprelu", "threshold"), ("gated", "b_gate")):
+            if part in parts and name != needed:
+                raise ConfigError(f"activation: expected {needed}, the file holds {parts[part].name}; got {name}")
+        if name == "gated" and "b_gate" not in parts:
+            raise ConfigError("activation: expected another than gated, the file holds no gate")
+        if name == "jumprelu" and "threshold" not in parts and description.threshold is None:
+            raise ConfigError("threshold: missing, the file holds none and activation is jumprelu; set threshold")
+        if description.threshold is not None and (name != "jumprelu" or "threshold" in parts):
+            held = "the file holds one for each latent" if "threshold" in parts else f"{name} has none"
+            raise ConfigError(f"threshold: expected none, {held}")
+        if description.subtract_bias and parts.get("b_dec", Part("")).axes != ("d_in",):
+            raise ConfigError("subtract_bias: expected false, the file holds no bias of the input's width")
+        if description.fold_decoder_norm and "W_dec" not in parts:
+            raise ConfigError("fold_decoder_norm: expected false, the file holds no decoder of its own")
+    return description
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """What a release or a configuration says in place of the files; None leaves what the files say."""
+
+    hook_name: str | None = None
+    activation: ActivationName | None = None
+    k: int | None = None
+    threshold: float | None = None
+    normalization: Normalization | None = None
+    center_input: bool | None = None
+    scaling_factor: float | None = None
+    subtract_bias: bool | None = None
+    fold_decoder_norm: bool | None = None
+    model: str | None = None
+    bos: bool | None = None
+
+    def over(self, description: Description) -> Description:
+        """The description with these facts in it."""
+        given = {name: value for name in self.__slots__ if (value := getattr(self, name)) is not None}
+        if "activation" in given and given["activation"] not in ("topk", "groupmax"):
+            given.setdefault("k", None)
+        return replace(description, **given)
+
+
+def read(description: Description) -> tuple[Sae, tuple[str, ...]]:
+    """The SAE, in float32 on the CPU, and warnings. Raises ConfigError, which names the file and what is wrong."""
+    layout = complete(description).layout
+    warnings: list[str] = []
+    with naming(description.weights):
+        file = open_weights(description.weights)
+        layout.fit(file)  # the file may have changed since it was described
+        layout.check_ones(file)
+        W_enc = layout.take(file, "W_enc")
+        b_enc = layout.take(file, "b_enc").clone() if "b_enc" in layout.parts else torch.zeros(description.d_sae)
+        norm = layout.take(file, "W_dec").norm(dim=1) if "W_dec" in layout.parts else None
+        b_dec = layout.take(file, "b_dec").clone() if "b_dec" in layout.parts else None
+        steps = description.input_steps(b_dec)
+        parts = {role: layout.take(file, role).clone() for role in ("b_gate", "b_mag", "r_mag") if role in layout.parts}
+        threshold = layout.take(file, "threshold").clone() if "threshold" in layout.parts else None
+        activation = _activation(description, threshold, parts)
+    density = None
+    if description.density is not None:
+        with naming(description.density.path):
+            density, warning = _density(description.density, description.d_sae)
+            warnings += [warning] if warning else []
+    if norm is not None and description.scaling_factor is not None:
+        norm = norm / description.scaling_factor  # the decoder gives scaled activations
+    with naming(description.weights):
+        sae = Sae(
+            W_enc=W_enc.clone(memory_format=torch.contiguous_format),  # no longer the file's memory
+            b_enc=b_enc,
+            decoder_norm=norm,
+            steps=steps,
+            activation=activation,
+            rescale=description.rescale,
+            density=density,
+        )
+    return sae, tuple(warnings)
+
+
+def _activation(description: Description, threshold: Tensor | None, gate: dict[str, Tensor]) -> Activation:
+    match description.activation:
+        case "relu":
+            return ReLU()
+        case "gated":
+            return Gated(**gate)
+        case "topk" | "groupmax" as name:
+            k = description.k or 0  # `complete` has seen to it
+            return TopK(k) if name == "topk" else GroupMax(k)
+    threshold = torch.tensor(description.threshold or 0.0) if threshold is None else threshold
+    if threshold.ndim == 0:
+        threshold = threshold.expand(description.d_sae).clone()
+    return JumpReLU(threshold.exp() if description.threshold_is_log else threshold)
+
+
+def _density(where: DensityFile, d_sae: int) -> tuple[FloatArray | None, str | None]:
+    file = open_weights(where.path)
+    entry = file.entries.get(where.tensor)
+    if entry is None:
+        raise ConfigError(f"{where.tensor}: missing")
+    if entry.shape != (d_sae,):
+        raise ConfigError(f"{where.tensor}: expected shape [d_sae = {d_sae}], got {list(entry.shape)}")
+    return share_density(file.read(where.tensor), where.tensor, log10=where.log10)

@@ -1,0 +1,117 @@
+"""What the readers of all formats share: a description from a header, facts from JSON and from the names of paths."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from saeserve_server.errors import ConfigError
+from saeserve_server.sources.description import Description
+from saeserve_server.sources.layout import Layout
+from saeserve_server.sources.tensors import naming
+from saeserve_server.sources.weights import WeightFile, open_weights, read_text
+
+T = TypeVar("T")
+
+LAYER_PATTERNS = (
+    r"blocks\.(\d+)\.",
+    r"(?:^|[_.-])layers?[_.-]?(\d+)",
+    r"(?:^|-)L(\d+)[A-Z]?(?:-|$)",
+)
+"""How releases write the layer in the name of a file or folder, the surest first."""
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[WeightFile]:
+    """The opened weight file; errors raised in the block name it."""
+    with naming(path):
+        yield open_weights(path)
+
+
+def holds(path: Path, *names: str) -> bool:
+    """Whether a file can be opened and holds tensors of these names: how formats without file names are told."""
+    try:
+        entries = open_weights(path).entries
+    except ConfigError:
+        return False
+    return all(name in entries for name in names)
+
+
+def describe_file(
+    name: str, file: WeightFile, layout: Layout, *, beside: tuple[Path, ...] = (), **facts: Any
+) -> Description:
+    """The description of an SAE in `file`; `beside` are the other files that its activations follow from.
+
+    Raises ConfigError where the file does not hold what the layout says.
+    """
+    sizes = layout.fit(file)
+    return Description(
+        format=name,
+        weights=file.path,
+        files=(*file.files, *beside),
+        layout=layout,
+        d_in=sizes["d_in"],
+        d_sae=sizes["d_sae"],
+        dtype=file.entries[layout.parts["W_enc"].name].dtype,
+        **facts,
+    )
+
+
+def check_sizes(description: Description, values: Mapping[str, Any], where: str) -> None:
+    """Raises ConfigError where d_in or d_sae of the header are not what a configuration file says."""
+    for name, actual in (("d_in", description.d_in), ("d_sae", description.d_sae)):
+        expected = get(values, name, int)
+        if expected not in (None, actual):
+            raise ConfigError(f"{name} is {actual}, but {where} says {expected}")
+
+
+def get(values: Mapping[str, Any], key: str, kind: type[T], default: Any = None) -> Any:
+    """A value of that type, or the default where there is none. Raises ConfigError for another type."""
+    value = values.get(key)
+    if value is None:
+        return default
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise ConfigError(f"{key}: expected {kind.__name__}, got {value!r}")
+    return value
+
+
+def one_of(values: Mapping[str, Any], key: str, supported: tuple[str, ...], default: str) -> Any:
+    """A value that is one of those supported. Raises ConfigError for another."""
+    value = values.get(key)
+    if value is None:
+        return default
+    if value not in supported:
+        raise ConfigError(f"{key}: expected one of {', '.join(supported)}, got {value!r}")
+    return value
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file. Raises ConfigError."""
+    try:
+        values = yaml.safe_load(read_text(path))
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise ConfigError(f"not valid YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"expected a table, got {type(values).__name__}")
+    return values
+
+
+def layer_in(path: Path) -> int | None:
+    """The layer that the deepest name of the path with one says; None where none does."""
+    for part in reversed(path.parts):
+        for pattern in LAYER_PATTERNS:
+            if match := re.search(pattern, part):
+                return int(match[1])
+    return None
+
+
+def find_in(path: Path, pattern: str) -> re.Match[str] | None:
+    """The first match of a pattern in the names of a path, the deepest first."""
+    return next((match for part in reversed(path.parts) if (match := re.search(pattern, part))), None)

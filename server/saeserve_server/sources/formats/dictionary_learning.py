@@ -1,0 +1,145 @@
+"""dictionary_learning's SAEs: a folder with `ae.pt`, a state dict, and `config.json`, whose trainer names the class.
+
+AutoEncoder             encoder.weight [d_sae, d_in]  encoder.bias  decoder.weight [d_in, d_sae]  bias [d_in]
+AutoEncoderNew          the same with decoder.bias; nothing is subtracted from the input
+GatedAutoEncoder        encoder.weight  decoder.weight  decoder_bias  gate_bias  mag_bias  r_mag
+JumpReluAutoEncoder     W_enc [d_in, d_sae]  b_enc  W_dec  b_dec  threshold [d_sae]; nothing is subtracted
+AutoEncoderTopK         encoder.*  decoder.weight  b_dec  k; its threshold is of no account
+BatchTopKSAE            the same with one threshold, which its encode uses
+MatryoshkaBatchTopKSAE  W_enc  b_enc  W_dec  b_dec  k  threshold  group_sizes
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from saeserve_server.errors import ConfigError
+from saeserve_server.sources.description import Description
+from saeserve_server.sources.formats.common import describe_file, get, layer_in, opened
+from saeserve_server.sources.layout import Layout, Part
+from saeserve_server.sources.tensors import naming
+from saeserve_server.sources.weights import WeightFile, has_weights, read_json
+
+NAME = "dictionary-learning"
+FILES = "ae.pt + config.json"
+WEIGHTS, CONFIG = "ae.pt", "config.json"
+
+LINEAR = {
+    "W_enc": Part("encoder.weight", "d_sae", "d_in"),
+    "W_dec": Part("decoder.weight", "d_in", "d_sae"),
+}
+MATRICES = {
+    "W_enc": Part("W_enc", "d_in", "d_sae"),
+    "b_enc": Part("b_enc", "d_sae"),
+    "b_dec": Part("b_dec", "d_in"),
+    "W_dec": Part("W_dec", "d_sae", "d_in"),
+}
+ENCODER_BIAS = {"b_enc": Part("encoder.bias", "d_sae")}
+GATE = {"b_gate": Part("gate_bias", "d_sae"), "b_mag": Part("mag_bias", "d_sae"), "r_mag": Part("r_mag", "d_sae")}
+
+CLASSES: dict[str, tuple[str, str, bool, Layout]] = {
+    "AutoEncoder": ("standard", "relu", True, Layout({**LINEAR, **ENCODER_BIAS, "b_dec": Part("bias", "d_in")})),
+    "AutoEncoderNew": (
+        "standard",
+        "relu",
+        False,
+        Layout({**LINEAR, **ENCODER_BIAS, "b_dec": Part("decoder.bias", "d_in")}),
+    ),
+    "GatedAutoEncoder": ("gated", "gated", True, Layout({**LINEAR, **GATE, "b_dec": Part("decoder_bias", "d_in")})),
+    "JumpReluAutoEncoder": (
+        "jumprelu",
+        "jumprelu",
+        False,
+        Layout({**MATRICES, "threshold": Part("threshold", "d_sae")}),
+    ),
+    "AutoEncoderTopK": (
+        "topk",
+        "topk",
+        True,
+        Layout({**LINEAR, **ENCODER_BIAS, "b_dec": Part("b_dec", "d_in")}, ("k", "threshold")),
+    ),
+    "BatchTopKSAE": (
+        "jumprelu",
+        "jumprelu",
+        True,
+        Layout({**LINEAR, **ENCODER_BIAS, "b_dec": Part("b_dec", "d_in"), "threshold": Part("threshold")}, ("k",)),
+    ),
+    "MatryoshkaBatchTopKSAE": (
+        "jumprelu",
+        "jumprelu",
+        True,
+        Layout({**MATRICES, "threshold": Part("threshold")}, ("k", "group_sizes")),
+    ),
+}
+"""Architecture, activation, whether the bias is subtracted, and layout, by `dict_class`."""
+
+HOOKS = {"resid_post": "hook_resid_post", "mlp_out": "hook_mlp_out", "attn_out": "hook_attn_out"}
+"""By the beginning of `submodule_name`: resid_post_layer_3."""
+
+
+def recognise(path: Path) -> bool:
+    """Whether the folder holds dictionary_learning's files."""
+    return (path / CONFIG).is_file() and has_weights(path / WEIGHTS)
+
+
+def describe(path: Path) -> Description:
+    """What the folder says. Raises ConfigError."""
+    with naming(path / CONFIG):
+        trainer = get(read_json(path / CONFIG), "trainer", dict)
+        if trainer is None:
+            raise ConfigError("trainer: missing, expected the settings of dictionary_learning's trainer")
+        name = get(trainer, "dict_class", str)
+        if name not in CLASSES:
+            raise ConfigError(f"trainer.dict_class: expected one of {', '.join(CLASSES)}, got {name!r}")
+        architecture, activation, subtract, layout = CLASSES[name]
+        layer = get(trainer, "layer", int, layer_in(path))
+        k = get(trainer, "k", int)
+        model = get(trainer, "lm_name", str)
+        hook = _hook(get(trainer, "submodule_name", str, "resid_post"), layer)
+    with opened(path / WEIGHTS) as file:
+        if activation == "topk":
+            k = _k_of(file, k)
+        description = describe_file(
+            NAME,
+            file,
+            layout,
+            beside=(path / CONFIG,),
+            architecture=architecture,
+            activation=activation,
+            k=k if activation == "topk" else None,
+            subtract_bias=subtract,
+            hook_name=hook,
+            layer=layer,
+            model=model,
+            bos=True,
+        )
+        _check(description, trainer)
+    return description
+
+
+def _hook(submodule: str, layer: int | None) -> str | None:
+    kind = next((hook for prefix, hook in HOOKS.items() if submodule.startswith(prefix)), None)
+    return None if kind is None or layer is None else f"blocks.{layer}.{kind}"
+
+
+def _k_of(file: WeightFile, k: int | None) -> int:
+    """k of a top-k SAE: the file's, which the configuration's may not contradict."""
+    if "k" in file.entries:
+        stored = file.read("k")
+        if stored.numel() != 1:
+            raise ConfigError(f"k: expected one number, got shape {list(stored.shape)}")
+        stored_k = int(stored.item())
+        if k is not None and k != stored_k:
+            raise ConfigError(f"k is {stored_k}, but {CONFIG} says {k}")
+        return stored_k
+    if k is None:
+        raise ConfigError("k: missing, expected the number of latents that a topk SAE keeps")
+    return k
+
+
+def _check(description: Description, trainer: dict[str, Any]) -> None:
+    for key, actual in (("activation_dim", description.d_in), ("dict_size", description.d_sae)):
+        expected = get(trainer, key, int)
+        if expected not in (None, actual):
+            raise ConfigError(f"{description.layout.parts['W_enc'].name}: {actual}, but {CONFIG} says {key} {expected}")

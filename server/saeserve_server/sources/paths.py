@@ -1,0 +1,133 @@
+"""Where the SAEs of a `[[sources]]` table lie on this machine: a path for each, and its layer where the table says it.
+
+A path is a file or a folder of one SAE; a folder of many; a pattern with `{layer}`, `*` and `?`, of which exactly one
+must match for each layer; `hf://OWNER/NAME[@REVISION]/…`, looked for beside the configuration and in the local hub cache
+and never downloaded; or a table from layers to any of these.
+"""
+
+from __future__ import annotations
+
+import glob
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from saeserve_server.config import Config
+from saeserve_server.errors import ConfigError
+from saeserve_server.sources.formats import recognise, unknown
+
+LAYER = "{layer}"
+HUB = "hf://"
+DEPTH = 4
+"""How far down a folder of many SAEs is searched."""
+MOST_LISTED = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Located:
+    """A path of an SAE."""
+
+    path: Path
+    layer: int | None = None
+    """Where the table says it; else the files do."""
+
+
+def locate(config: Config, path: str, layers: Sequence[int] | None, n_layers: int) -> list[Located]:
+    """The SAEs at `path`, for `layers` or for all that are there. Raises ConfigError: it says what was looked for."""
+    path = _of_hub(config, path) if path.startswith(HUB) else path
+    if LAYER in path:
+        found = list(_by_layer(config, path, layers, n_layers))
+        if not found:
+            folder = _folder(config.resolve(path))
+            raise ConfigError(f"nothing matches {path} for layers 0 to {n_layers - 1}, searched in {folder}")
+        return found
+    whole = config.resolve(path)
+    if whole.exists():
+        return [Located(one) for one in _in_folder(whole)]
+    if not glob.has_magic(path):
+        raise ConfigError(f"{whole}: does not exist")
+    matches = _matches(whole)
+    if not matches:
+        raise ConfigError(f"nothing matches {whole}")
+    return [Located(one) for match in matches for one in _in_folder(match)]
+
+
+def _by_layer(config: Config, path: str, layers: Sequence[int] | None, n_layers: int) -> Iterator[Located]:
+    for layer in range(n_layers) if layers is None else layers:
+        pattern = config.resolve(path.replace(LAYER, str(layer)))
+        matches = [pattern] if pattern.exists() else _matches(pattern)
+        if len(matches) > 1:
+            listed = ", ".join(str(match.relative_to(_folder(pattern))) for match in matches[:MOST_LISTED])
+            more = f" and {len(matches) - MOST_LISTED} more" if matches[MOST_LISTED:] else ""
+            raise ConfigError(
+                f"{path}: expected one match for layer {layer}, got {len(matches)}: {listed}{more}; name one, or give "
+                "a table from layers to paths"
+            )
+        if matches:
+            yield Located(matches[0], layer)
+        elif layers is not None:
+            raise ConfigError(f"{pattern}: does not exist")
+
+
+def _in_folder(path: Path) -> list[Path]:
+    """The SAE at `path`, or those in the folder. Raises ConfigError if it is neither."""
+    if not path.is_dir() or recognise(path) is not None:
+        return [path]
+    found = list(_walk(path, DEPTH))
+    if not found:
+        raise ConfigError(f"{path}: {unknown(path)}")
+    return found
+
+
+def _walk(folder: Path, depth: int) -> Iterator[Path]:
+    for child in sorted(folder.iterdir(), key=natural):
+        if child.name.startswith("."):
+            continue
+        if recognise(child) is not None:
+            yield child
+        elif child.is_dir() and depth > 1:
+            yield from _walk(child, depth - 1)
+
+
+def natural(path: Path) -> list[tuple[int, str]]:
+    """Sorts names with numbers in them as people do: layer_2 before layer_10."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", path.name)]
+
+
+def _matches(pattern: Path) -> list[Path]:
+    if not glob.has_magic(str(pattern)):
+        return []
+    return sorted((Path(match) for match in glob.glob(str(pattern))), key=natural)  # noqa: PTH207 - the pattern is a whole path
+
+
+def _folder(pattern: Path) -> Path:
+    """The deepest folder of a pattern that depends neither on the layer nor on a match."""
+    while LAYER in str(pattern) or glob.has_magic(str(pattern)):
+        pattern = pattern.parent
+    return pattern
+
+
+def _of_hub(config: Config, path: str) -> str:
+    """The folder that a `hf://` path stands for, with the rest of the path.
+
+    `OWNER/NAME` beside the configuration, where `fetch` puts it, as for models, else in the local hub cache.
+    """
+    from huggingface_hub import constants, snapshot_download
+
+    match = re.fullmatch(r"hf://([^/@\s]+/[^/@\s]+)(?:@([^/\s]+))?(?:/(.*))?", path)
+    if match is None:
+        raise ConfigError(f"expected hf://OWNER/NAME/PATH, got {path!r}")
+    repository, revision, rest = match.groups()
+    beside = config.resolve(repository)
+    if beside.is_dir():
+        return str(beside / rest) if rest else str(beside)
+    try:
+        # Without patterns a repository of which only a part was downloaded counts as not there.
+        folder = snapshot_download(repository, revision=revision, local_files_only=True, allow_patterns=[])
+    except Exception as error:  # not there, or no name that a repository could have: the library raises many kinds
+        raise ConfigError(
+            f"{path}: {repository} is not in the local hub cache {constants.HF_HUB_CACHE}, and nothing is downloaded "
+            f"at start; `saeserve-server fetch {config.origin}` brings it"
+        ) from error
+    return f"{folder}/{rest}" if rest else folder

@@ -1,0 +1,48 @@
+"""Every golden SAE through the whole server: read from its files, run on the golden model, asked for over gRPC."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import saeserve
+from tests.conftest import DEVICE, START_TIMEOUT
+from tests.sources.test_golden import GOLDEN, SERVED, expected
+
+IDS = json.loads((GOLDEN / "ids.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[saeserve.Client]:
+    folder = tmp_path_factory.mktemp("golden")
+    lines = [f'model = "{GOLDEN / "model"}"', "neurons = false", 'index = "none"']
+    for entry in SERVED:
+        lines += ["[[sources]]", f'set = "{set_name(entry)}"', f'path = "{GOLDEN / entry["path"]}"']
+        lines += [f'hook = "{entry["hook"]}"']  # the tiny model is none of those that the releases are for
+    config = Path(folder, "server.toml")
+    config.write_text("\n".join(lines))
+    with saeserve.local(config=config, device=DEVICE, timeout=START_TIMEOUT) as client:
+        yield client
+
+
+def set_name(entry: dict[str, str]) -> str:
+    return "s-" + entry["name"].lower()
+
+
+def test_every_golden_sae_is_served_as_its_own_code_gives_it(client: saeserve.Client) -> None:
+    sources = [f"2-{set_name(entry)}" for entry in SERVED]
+    result = client.encode([IDS], sources=sources, include_bos=True)
+    for entry, source in zip(SERVED, sources, strict=True):
+        acts = expected(entry)
+        ours = result.sparse[source].toarray()
+        assert np.abs(ours - acts).max() <= 1e-5 * acts.max(), entry["name"]
+
+
+def test_a_source_of_another_model_says_so(client: saeserve.Client) -> None:
+    warnings = {source.id: source.warnings for source in client.list_sources()}
+    assert any("trained on google/gemma-3-1b-pt" in one for one in warnings["2-s-gemmascope2-resid_post"])
+    assert any("trained on texts without BOS" in one for one in warnings["2-s-openai-v5"])
