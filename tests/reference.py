@@ -17,8 +17,14 @@ from tests.sources import plain
 
 MODEL = Path(__file__).parent.parent / "server/saeserve_server/models/demo/model"
 
-Formula = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray, np.ndarray | None]]
-"""[rows, d_in] → activations, activations without the jump, distance to the jump (None where nothing jumps)."""
+BOS = 0
+MOST_KNOWN = 32
+"""Texts whose activations are kept: many checks ask for the same."""
+
+Given = tuple[np.ndarray, np.ndarray, np.ndarray | None]
+"""Activations, activations without the jump, distance to the jump (None where nothing jumps), all [rows, n]."""
+Formula = Callable[[np.ndarray], Given]
+"""Of rows [rows, d_in]."""
 
 
 @dataclass
@@ -29,6 +35,9 @@ class Reference:
     tokenizer: Tokenizer
     formulas: dict[str, tuple[str, Formula]] = field(default_factory=dict)
     order: list[str] = field(default_factory=list)
+    bos: dict[str, int | None] = field(default_factory=dict)
+    """What stands before a text, for sources that do not follow the model; None for nothing."""
+    _known: dict[tuple[int, ...], dict[str, Given]] = field(default_factory=dict)
 
     @classmethod
     def of_demo(cls) -> Reference:
@@ -39,14 +48,34 @@ class Reference:
         """Ids without BOS."""
         return self.tokenizer.encode(text).ids
 
-    def on(self, text: str | list[int]) -> dict[str, SourceReference]:
-        """Every source's activations on the text's tokens, BOS left out."""
-        ids = self.ids(text) if isinstance(text, str) else text
-        hooks = sorted({hook for hook, _ in self.formulas.values()})
-        with torch.inference_mode():
-            _, cache = self.bridge.run_with_cache(torch.tensor([[0, *ids]]), names_filter=hooks, prepend_bos=False)
-        read = {hook: cache[hook][0, 1:].flatten(1).double().numpy() for hook in hooks}
-        return {source: reference_of(*formula(read[hook])) for source, (hook, formula) in self.formulas.items()}
+    def on(self, text: str | list[int], bos_row: bool = False) -> dict[str, SourceReference]:
+        """Every source's activations on the text's tokens, led by those on its BOS if asked: 0 without one."""
+        ids = tuple(self.ids(text) if isinstance(text, str) else text)
+        if ids not in self._known:
+            if len(self._known) == MOST_KNOWN:
+                del self._known[next(iter(self._known))]
+            self._known[ids] = self._compute(ids)
+        given, first = self._known[ids], 0 if bos_row else 1
+        return {
+            source: reference_of(*(None if one is None else one[first:] for one in given[source]))
+            for source in self.formulas
+        }
+
+    def _compute(self, ids: tuple[int, ...]) -> dict[str, Given]:
+        """What the formulas give, with a row for the BOS."""
+        found: dict[str, Given] = {}
+        for bos in {self.bos.get(source, BOS) for source in self.formulas}:
+            formulas = {one: formula for one, formula in self.formulas.items() if self.bos.get(one, BOS) == bos}
+            run = torch.tensor([ids if bos is None else (bos, *ids)])
+            with torch.inference_mode():
+                hooks = sorted({hook for hook, _ in formulas.values()})
+                _, cache = self.bridge.run_with_cache(run, names_filter=hooks, prepend_bos=False)
+            for source, (hook, formula) in formulas.items():
+                given = formula(cache[hook][0].flatten(1).double().numpy())
+                if bos is None:
+                    given = tuple(one if one is None else np.pad(one, ((1, 0), (0, 0))) for one in given)
+                found[source] = given
+        return found
 
 
 def neurons(x: np.ndarray) -> tuple[np.ndarray, np.ndarray, None]:

@@ -11,6 +11,8 @@ from tests.sources.formats import write_openai, write_saelens
 
 LATENTS = 192
 WIDTHS = {"mlp.hook_post": 512}
+OWN_BOS = {'bos = "none"': None, "bos = 14": 14}
+"""Rules of sources that do not follow the model; 14 is a full stop."""
 
 
 def build_zoo(folder: Path) -> tuple[Path, Reference]:
@@ -19,13 +21,14 @@ def build_zoo(folder: Path) -> tuple[Path, Reference]:
     tables = [f'model = "{MODEL}"', 'model_name = "zoo"', 'metrics_bind = "none"', 'index = "none"']
     layer = 0
 
-    def add(name: str, hook: str, path: Path, kind: str, formula: object, extra: str = "") -> None:
+    def add(name: str, hook: str, path: Path, kind: str, formula: object, extra: str = "") -> str:
         nonlocal layer
         point = f"blocks.{layer}.{hook}"
         table = {"set": name, "format": kind, "path": str(path), "layers": str(layer), "hook": point}
         tables.extend(["[[sources]]", *(f'{key} = "{value}"' for key, value in table.items()), extra])
         reference.formulas[f"{layer}-{name}"] = (point, formula)  # type: ignore[assignment]
-        layer = (layer + 1) % 4
+        added, layer = f"{layer}-{name}", (layer + 1) % 4
+        return added
 
     for seed, (version, hook) in enumerate(
         [("v1", "mlp.hook_post"), ("v4", "hook_mlp_out"), ("v5", "hook_resid_mid"), ("v5", "hook_attn_out")]
@@ -35,15 +38,15 @@ def build_zoo(folder: Path) -> tuple[Path, Reference]:
         state = write_openai(path, version=version, d_in=d_in, d_sae=LATENTS, k=8, seed=seed)
         add(f"oai-{version}-{seed}", hook, path, "openai", openai_formula(state))
     kinds = [
-        ("standard", "hook_resid_post", {}, "", {}),
+        ("standard", "hook_resid_post", {}, 'bos = "none"', {}),
         ("jumprelu", "hook_mlp_out", {}, "", {}),
         ("jumprelu", "hook_mlp_out", {}, "fold_decoder_norm = true", {"fold": True}),
         ("topk", "attn.hook_z", {}, "", {}),
         ("topk", "hook_resid_post", {"rescale": True}, "", {}),
-        ("standard", "hook_resid_mid", {"normalize_activations": "layer_norm"}, "", {}),
+        ("standard", "hook_resid_mid", {"normalize_activations": "layer_norm"}, "bos = 14", {}),
         ("standard", "hook_attn_out", {"normalize_activations": "constant_norm_rescale"}, "", {}),
         ("standard", "hook_resid_pre", {"flat": True, "apply_b_dec_to_input": False}, "", {}),
-        ("topk", "mlp.hook_post", {"flat": True}, "", {}),
+        ("topk", "mlp.hook_post", {"flat": True}, 'bos = "none"', {}),
         (
             "standard",
             "hook_mlp_out",
@@ -64,7 +67,10 @@ def build_zoo(folder: Path) -> tuple[Path, Reference]:
             seed=seed,
             **how,  # type: ignore[arg-type]
         )
-        add(f"lens-{architecture}-{seed}", hook, path, "saelens", saelens_formula(cfg, weights, **options), extra)
+        formula = saelens_formula(cfg, weights, **options)
+        source = add(f"lens-{architecture}-{seed}", hook, path, "saelens", formula, extra)
+        if extra.startswith("bos"):
+            reference.bos[source] = OWN_BOS[extra]
     for number in range(4):
         reference.formulas[str(number)] = (f"blocks.{number}.mlp.hook_post", neurons)
     reference.order = sorted(

@@ -80,6 +80,7 @@ SOURCES = [
         dead_features=0,
         density_origin=wire.DENSITY_ORIGIN_INDEX,
         warnings=["trained on little text"],
+        bos_id=0,
     ),
     wire.Source(
         id="2", name="2", set="neurons", layer=2, kind=wire.FEATURE_KIND_NEURON, architecture="neurons", n_features=512

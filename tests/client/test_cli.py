@@ -9,7 +9,8 @@ import grpc
 import pytest
 
 from saeserve.cli.main import main
-from tests.client.fake import PIECES, TEXT, Failure, search_answer, status
+from saeserve.v1 import feature_service_pb2 as service
+from tests.client.fake import PIECES, SOURCES, TEXT, Failure, hit, search_answer, status, tokens
 
 
 @pytest.fixture
@@ -121,6 +122,82 @@ def test_an_answer_from_the_cache_says_so(run, fake, cache, says):
     assert out.endswith(f"2,560 features of 2 sources considered, 0.0 ms{says}\n")
 
 
+def answer_over(pieces, activations):
+    """A search whose one feature fires on these tokens."""
+
+    def answer(request):
+        made = search_answer(request)
+        del made.tokens[:], made.results[1:]
+        made.tokens.extend(tokens(pieces))
+        made.results[0].CopyFrom(hit("0-demo", 1633, activations, 1))
+        return made
+
+    return answer
+
+
+def text_line(out):
+    return out.splitlines()[2].strip()
+
+
+BYTES = [bytes([byte]) for byte in "赤い".encode()]
+
+
+@pytest.mark.parametrize(
+    ("pieces", "peak", "line"),
+    [
+        ([*BYTES, "花".encode()], 6, "赤い«花»"),
+        (BYTES, 1, "«赤»い"),  # whichever of the character's tokens it is
+        (BYTES, 5, "赤«い»"),
+        ([b"a ", b" \xf0\x9f", b"\x99\x82 b"], 2, "a  «🙂 b»"),
+        ([b"a", b"\xe8", b"b"], 2, "a\\xe8«b»"),  # no character
+        ([b"\xa4", b"\xe8\xb5", b"\xa4", b"\xe8"], 1, "\\xa4«赤»\\xe8"),  # cut at either end
+        ([b"\xe8", b"\xe8", b"\xb5", b"\xa4"], 3, "\\xe8«赤»"),
+        ([b"e", "\u0301".encode()], 0, "«e»\u0301"),
+        ([b"\xc2", b"\x9b", b"\n", b"x"], 3, "\\x9b\\n«x»"),  # joined, a control character is escaped
+    ],
+)
+def test_tokens_that_share_a_character_are_shown_as_the_character(run, fake, pieces, peak, line):
+    activations = [0.0] * len(pieces)
+    activations[peak] = 2.0
+    fake.answers["Search"] = answer_over(pieces, activations)
+    assert text_line(run("search", TEXT)[1]) == line
+
+
+def test_a_shared_character_is_shaded_by_the_strongest_of_its_tokens(run, fake, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("COLORTERM", "truecolor")
+    fake.answers["Search"] = answer_over(BYTES, [0.0, 4.0, 1.0, 0.0, 0.0, 0.0])
+    assert "48;2;240;100;20m赤\x1b[0mい" in run("search", TEXT)[1]
+
+
+def test_a_long_text_of_shared_characters_is_cut_between_characters(run, fake):
+    pieces = BYTES * 100
+    activations = [0.0] * len(pieces)
+    activations[301] = 2.0
+    fake.answers["Search"] = answer_over(pieces, activations)
+    _, out, _ = run("search", TEXT)
+    shown = "".join(line.strip() for line in out.splitlines()[2:4])
+    assert shown.startswith("…")
+    assert shown.endswith("…")
+    assert set(shown) == set("…赤い«»")
+    assert len(shown) > 60
+
+
+def test_the_space_that_a_tokenizer_added_can_be_the_peak(run, fake):
+    """Its piece is empty, and it is displayed as a space."""
+
+    def prefixed(request):
+        made = answer_over([b"", b"2", b" red"], [3.0, 0.0, 0.0])(request)
+        made.tokens[0].display = " "
+        return made
+
+    fake.answers["Search"] = prefixed
+    _, out, _ = run("search", TEXT)
+    assert text_line(out) == "« »2 red"
+    assert " ·  " in out.splitlines()[1]
+
+
 def test_line_breaks_inside_tokens_are_shown_and_do_not_break_lines(run):
     _, out, _ = run("top", "0-DEMO:1633")
     assert "the «red\\n» door" in out
@@ -216,6 +293,15 @@ def test_every_command_prints_text_and_json(run, arguments, key):
     code, out, _ = run(*arguments, "--json")
     assert code == 0
     assert key in json.loads(out)
+
+
+def test_where_sources_differ_in_their_bos_it_is_shown(run, fake):
+    _, out, _ = run("sources")
+    assert [line.split()[5] for line in out.splitlines()[:3]] == ["BOS", "0", "none"]
+    fake.answers["ListSources"] = lambda _: service.ListSourcesResponse(sources=SOURCES[:1])
+    code, out, _ = run("sources")
+    assert code == 0
+    assert "BOS" not in out
 
 
 def test_sources_of_one_kind(run):

@@ -169,6 +169,7 @@ def test_sources_are_found_by_id_name_and_alias(client):
     assert sources["0-DEMO"] is sources["Demo0"] is sources[0]
     assert sources[0].dead_features == 0
     assert sources[1].dead_features is None
+    assert [source.bos_id for source in sources] == [0, None]
     with pytest.raises(KeyError):
         sources["9"]
 

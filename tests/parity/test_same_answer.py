@@ -89,6 +89,35 @@ def hold_sorted(result: saeserve.SearchResult, reference: Reference, text: str, 
     compare_ranking(ranked(result), on, rows, "sum", LIMIT, reference.order, f"sorted {text!r}", tally)
 
 
+def mixed(reference: Reference) -> list[str]:
+    """Sources of every rule: the model's BOS, one of their own, none. Nothing of them flips in a sum."""
+    return ["2", *(source for source in reference.bos if "standard" in source)]
+
+
+def hold_sorted_mixed(result: saeserve.SearchResult, reference: Reference, text: str, tally: Tally) -> None:
+    on = {name: one for name, one in reference.on(text).items() if name in mixed(reference)}
+    assert {hit.name.source for hit in result.results} == set(on)
+    rows = few_rows(reference, text)
+    compare_ranking(ranked(result), on, rows, "sum", 600, reference.order, f"sorted {text!r}", tally)
+
+
+def hold_led_search(result: saeserve.SearchResult, reference: Reference, text: str, tally: Tally) -> None:
+    on, rows = reference.on(text, bos_row=True), [row + 1 for row in rankable(reference, text)]
+    compare_ranking(ranked(result), on, rows, "max", LIMIT, reference.order, f"led search {text!r}", tally)
+    assert result.bos_included
+    assert [token.id for token in result.tokens] == [0, *reference.ids(text)]
+    for hit in result.results:
+        hold_column(hit.activations, on[hit.name.source], hit.name.index)
+        assert hit.max_activation == hit.activations[hit.max_position] == hit.activations[rows].max()
+
+
+def hold_led_sparse(result: saeserve.EncodeResult, reference: Reference, text: str, tally: Tally) -> None:
+    (one,) = result.texts
+    on = reference.on(text, bos_row=True)
+    for source, rows in one.sparse.items():
+        compare_activations(rows.toarray(), on[source], f"led {source} {text!r}", tally)
+
+
 def hold_by_token(result: saeserve.SearchResult, reference: Reference, text: str, tally: Tally) -> None:
     on = {name: one for name, one in reference.on(text).items() if "-" in name}
     assert [one.position for one in result.token_results] == rankable(reference, text)
@@ -138,6 +167,23 @@ CHECKS = [
         ),
         hold_sorted,
     ),
+    Check(
+        "sorted over every rule of BOS",
+        lambda client, reference, text: client.search(
+            text, sources=mixed(reference), sort=few_rows(reference, text), limit=600
+        ),
+        hold_sorted_mixed,
+    ),
+    Check(
+        "search with the BOS",
+        lambda client, _, text: client.search(text, kinds="all", limit=LIMIT, include_bos=True),
+        hold_led_search,
+    ),
+    Check(
+        "sparse with the BOS",
+        lambda client, reference, text: client.encode([text], sources=latents(reference), include_bos=True),
+        hold_led_sparse,
+    ),
     Check("by token", lambda client, _, text: client.search(text, by_token=True, limit=10), hold_by_token),
     Check(
         "sparse",
@@ -168,6 +214,14 @@ def test_alone(zoo: tuple[saeserve.Client, Reference], check: Check) -> None:
     tally.check()
 
 
+def test_each_source_says_what_it_reads_before_a_text(zoo: tuple[saeserve.Client, Reference]) -> None:
+    client, reference = zoo
+    assert None in reference.bos.values()
+    assert {source.id: source.bos_id for source in client.list_sources()} == {
+        source: reference.bos.get(source, 0) for source in reference.order
+    }
+
+
 def test_among_fifteen_others(zoo: tuple[saeserve.Client, Reference]) -> None:
     """Sixteen calls of every kind at a time; the plain side runs afterwards, one text at a time."""
     client, reference = zoo
@@ -178,7 +232,7 @@ def test_among_fifteen_others(zoo: tuple[saeserve.Client, Reference]) -> None:
     sizes = [answer.call_info.batch_size for answer in answers if not isinstance(answer, list)]
     assert max(sizes) > 4, f"batches of {max(sizes)} at most: this test shows nothing"
     tally = Tally()
-    for (check, text), answer in zip(work, answers, strict=True):
+    for (check, text), answer in sorted(zip(work, answers, strict=True), key=lambda one: one[0][1]):  # text after text
         check.hold(answer, reference, text, tally)
     tally.check()
 

@@ -145,6 +145,14 @@ def test_options_reach_the_encoding_and_the_revision(tmp_path: Path) -> None:
     assert np.allclose(half.encode(x), plain.openai(state, x)[1], atol=0.01)
 
 
+def test_a_source_reads_the_models_bos_or_one_of_its_own(tmp_path: Path) -> None:
+    write_saelens(tmp_path / "sae")
+    sources = [load(tmp_path, sae_table(**own)) for own in ({}, {"bos": "none"}, {"bos": 17})]
+    assert [latents.info.bos_id for latents, *_ in sources] == [0, None, 17]
+    assert len({latents.info.revision for latents, *_ in sources}) == 3  # an index of one rule does not serve another
+    assert {neurons.info.bos_id for _, *all_neurons in sources for neurons in all_neurons} == {0}
+
+
 def test_the_revision_follows_the_content(tmp_path: Path) -> None:
     def revision() -> str:
         return load(tmp_path, sae_table())[0].info.revision

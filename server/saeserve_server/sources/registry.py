@@ -128,7 +128,7 @@ def _load(planned: PlannedSae, config: Config, model: ModelInfo, device: torch.d
         hook_name=planned.hook_name,
         architecture=description.architecture,
         normalization=_inputs(description),
-        revision=text_hash(ENCODING_VERSION, content, *_maths(description), planned.hook_name, dtype),
+        revision=text_hash(ENCODING_VERSION, content, *_maths(description), planned.hook_name, dtype, str(bos)),
         bos=bos,
         aliases=planned.aliases,
         fold=fold,

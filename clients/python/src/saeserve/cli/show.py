@@ -152,9 +152,9 @@ def _sources(result: results.SourceList, screen: Screen) -> None:
     ]
     header = ["source", "layer", "kind", "features", "dead", "architecture", "hook point"]
     if len({source.bos_id for source in result.sources}) > 1:
-        header.append("BOS")
+        header.insert(5, "BOS")
         for row, source in zip(rows, result.sources, strict=True):
-            row.append("none" if source.bos_id is None else str(source.bos_id))
+            row.insert(5, "none" if source.bos_id is None else str(source.bos_id))
     screen.table(header, rows, right=(1, 3, 4))
     for source in result.sources:
         for warning in source.warnings:
