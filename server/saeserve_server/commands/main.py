@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 import saeserve_server
-from saeserve_server.commands import index, sources, start
+from saeserve_server.commands import check, index, sources, start
 from saeserve_server.commands.fetch import command as fetch
 from saeserve_server.errors import ConfigError
 
@@ -44,7 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=saeserve_server.__version__)
     commands = parser.add_subparsers(metavar="command", required=True)
-    for module in (start, sources, index, fetch):
+    for module in (start, sources, check, fetch, index):
         module.add_command(commands)
     return parser
 

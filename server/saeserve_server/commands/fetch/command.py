@@ -21,6 +21,7 @@ from saeserve_server.commands.fetch.sums import Sums
 from saeserve_server.commands.fetch.wanted import Wanted, WantedSae
 from saeserve_server.config import load_config
 from saeserve_server.errors import ConfigError, nearest
+from saeserve_server.units import readable_bytes
 
 if TYPE_CHECKING:
     from saeserve_server.commands.fetch.hub import Repository
@@ -209,9 +210,11 @@ def _plan(wanted: Wanted, folder: Path) -> Plan:
 def _list(files: Sequence[RemoteFile], missing: Sequence[RemoteFile], folder: Path) -> int:
     absent = {file.name for file in missing}
     for file in files:
-        print(f"{_bytes(file.size):>10}  {file.name}{'' if file.name in absent else '  (there)'}")
+        print(f"{readable_bytes(file.size):>10}  {file.name}{'' if file.name in absent else '  (there)'}")
     size = sum(file.size for file in missing)
-    print(f"{len(missing)} of {len(files)} files to fetch into {_called(folder)}, {_bytes(size)}; nothing was fetched")
+    print(
+        f"{len(missing)} of {len(files)} files to fetch into {_called(folder)}, {readable_bytes(size)}; nothing was fetched"
+    )
     return 0
 
 
@@ -220,7 +223,7 @@ def _check_space(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(there).free
     if needed + MARGIN > free:
         raise ConfigError(
-            f"{_called(folder)}: no room: {_bytes(needed)} to fetch, {_bytes(free)} free; choose another folder with "
+            f"{_called(folder)}: no room: {readable_bytes(needed)} to fetch, {readable_bytes(free)} free; choose another folder with "
             "--out, or fewer layers with --layers"
         )
 
@@ -229,7 +232,9 @@ def _summary(plan: Plan, fetched: Sequence[RemoteFile], folder: Path) -> None:
     kept = len(plan.files) - len(fetched)
     there = f" ({kept} were there)" if kept else ""
     size = sum(file.size for file in fetched)
-    print(f"fetched {len(fetched)} files, {_bytes(size)}, into {_called(folder)}{there}; checksums in {folder / SUMS}")
+    print(
+        f"fetched {len(fetched)} files, {readable_bytes(size)}, into {_called(folder)}{there}; checksums in {folder / SUMS}"
+    )
     if any(not file.on_hub for file in plan.files):
         print("OpenAI publishes no checksums: its files' are those of what arrived, in the size that the server names")
 
@@ -256,12 +261,3 @@ def _write_configuration(wanted: Wanted, plan: Plan, folder: Path, options: argp
 
 def _called(folder: Path) -> str:
     return "the current folder" if folder == Path() else str(folder)
-
-
-def _bytes(count: int) -> str:
-    size = float(count)
-    for unit in ("B", "KiB", "MiB"):
-        if size < 1024:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1024
-    return f"{size:.1f} GiB"

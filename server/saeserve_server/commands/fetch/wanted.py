@@ -99,13 +99,13 @@ def sources_toml(sae: WantedSae, chosen: Mapping[int | None, str]) -> str:
     layers = [layer for layer in chosen if layer is not None]
     paths = {layer: "/".join(filter(None, (sae.repo, path))) for layer, path in chosen.items()}
     plain = "/".join(filter(None, (sae.repo, sae.path)))
-    lines = ["[[sources]]", f"set = {json.dumps(sae.set)}"]
+    lines = ["[[sources]]", f"set = {json.dumps(sae.set, ensure_ascii=False)}"]
     if not layers:
-        lines.append(f"path = {json.dumps(paths[None])}")
+        lines.append(f"path = {json.dumps(paths[None], ensure_ascii=False)}")
     elif all(plain.replace(LAYER, str(layer)) == paths[layer] for layer in layers):
-        lines += [f"path = {json.dumps(plain)}", f"layers = {json.dumps(ranges(layers))}"]
+        lines += [f"path = {json.dumps(plain, ensure_ascii=False)}", f"layers = {json.dumps(ranges(layers))}"]
     else:
-        lines += ["[sources.path]", *(f"{layer} = {json.dumps(paths[layer])}" for layer in layers)]
+        lines += ["[sources.path]", *(f"{layer} = {json.dumps(paths[layer], ensure_ascii=False)}" for layer in layers)]
     return "\n".join(lines) + "\n"
 
 
