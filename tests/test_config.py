@@ -39,6 +39,30 @@ def test_words_in_flags_and_variables_are_read() -> None:
             load_config(None, flags, {})
 
 
+def test_digits_are_an_id_in_flags_and_variables_and_a_token_in_the_file(tmp_path: Path) -> None:
+    assert load_config(None, {"bos": "2"}, {}).bos == 2
+    assert load_config(None, {}, {"SAESERVE_BOS": "0"}).bos == 0
+    assert load_config(None, {"bos": "<s>"}, {}).bos == "<s>"
+    assert load_config(write(tmp_path, "bos = 2"), {}, {}).bos == 2
+    assert load_config(write(tmp_path, 'bos = "2"'), {}, {}).bos == "2"
+    assert load_config(write(tmp_path, ""), {}, {}).bos == "auto"
+
+
+@pytest.mark.parametrize("value", ["true", '""', "-1", "1.5", "[2]"])
+def test_a_bos_that_can_be_no_token_is_refused(tmp_path: Path, value: str) -> None:
+    with pytest.raises(
+        ConfigError, match=r"server\.toml: bos: .*expected `auto`, `none`, a token's text, or its id"
+    ) as error:
+        load_config(write(tmp_path, f"bos = {value}"), {}, {})
+    assert "\n" not in str(error.value)
+
+
+def test_the_type_of_the_model_is_one_of_three() -> None:
+    assert load_config(None, {"model_dtype": "auto"}, {}).model_dtype == "auto"
+    with pytest.raises(ConfigError, match=r"--model-dtype: .*'float32', 'bfloat16' or 'auto', got 'float16'"):
+        load_config(None, {"model_dtype": "float16"}, {})
+
+
 @pytest.mark.parametrize(
     ("name", "least"),
     [

@@ -153,7 +153,8 @@ class Serving:
             raise NotFound(f"model {name[:80]!r} is not served here; {served!r} is", reason="MODEL_NOT_FOUND")
 
     async def tokenize(self, text: str, field: str = "input.text") -> TokenizedText:
-        """Tokens of a text. Raises InvalidArgument for one that is empty or too large."""
+        """Tokens of a text. Raises InvalidArgument for one that is empty, too large, or holds a token that the model
+        has no embedding for."""
         size = len(text.encode())
         if size > self.limits.max_text_bytes:
             raise InvalidArgument.field(
@@ -162,8 +163,19 @@ class Serving:
         if not text:
             raise InvalidArgument.field(field, "empty; a text is expected", reason="TEXT_EMPTY")
         if size <= INLINE_BYTES:
-            return self.tokenizer.tokenize(text)
-        return await asyncio.get_running_loop().run_in_executor(self._cutting, self.tokenizer.tokenize, text)
+            tokenized = self.tokenizer.tokenize(text)
+        else:
+            tokenized = await asyncio.get_running_loop().run_in_executor(self._cutting, self.tokenizer.tokenize, text)
+        vocabulary = self.catalog.model.vocabulary
+        if max(tokenized.ids, default=0) >= vocabulary:
+            token = next(token for token in tokenized.tokens if token.id >= vocabulary)
+            raise InvalidArgument.field(
+                field,
+                f"the token {token.display!r} at byte {token.start} has id {token.id}; "
+                f"the model has embeddings for ids 0 to {vocabulary - 1}",
+                reason="TOKEN_UNKNOWN_TO_MODEL",
+            )
+        return tokenized
 
     async def detokenize(self, ids: list[int], field: str = "input.token_ids.ids") -> TokenizedText:
         """Tokens of given ids. Raises InvalidArgument for none, too many, or one outside the vocabulary."""

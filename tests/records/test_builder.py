@@ -14,6 +14,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 
 from saeserve_server.errors import ConfigError
 from saeserve_server.records.builder import Progress, build_index
@@ -251,6 +253,16 @@ def test_an_activation_that_is_not_finite_is_refused(tmp_path, value):
     with pytest.raises(ConfigError, match="source 1: an activation is not finite"):
         build_index(Broken(), tokenise, ["bcdef"], tmp_path / "index")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_text_with_a_token_beyond_the_embedding_is_refused_before_it_is_read(tmp_path):
+    vocabulary = {letter: place for place, letter in enumerate("abcdefgh")}
+    words = Tokenizer(WordLevel(vocabulary, unk_token="a")).to_str()
+    reader = FakeReader(model=replace(MODEL, vocabulary=6, tokenizer_json=words))
+    reader.encode_blocks = lambda blocks: pytest.fail("it was run")
+    with pytest.raises(ConfigError, match=r"text 2 \(of all.*holds the token 'g' \(id 6\).*ids 0 to 5 only"):
+        build_index(reader, tokenise, ["bcdef", "bgh", "b"], tmp_path / "index")
+    assert not (tmp_path / "index").exists()
 
 
 def test_a_reader_that_leaves_a_source_out_is_found_at_once(tmp_path):

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import logging
+import os
 import tempfile
 from pathlib import Path
 
 import torch
 
 from saeserve_server.config import Config
+from saeserve_server.engine.memory import memory_plan
 from saeserve_server.engine.runner import BatchRunner
 from saeserve_server.errors import ConfigError
-from saeserve_server.models.load import LoadedModel, load_model
+from saeserve_server.models.load import load_model, model_weight_bytes
+from saeserve_server.models.loaded import LoadedModel
 from saeserve_server.models.locate import DEMO_FOLDER
 from saeserve_server.records.builder import build_index
 from saeserve_server.records.corpus import Corpus
@@ -23,6 +26,9 @@ from saeserve_server.text.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
 
+NVIDIA_DEVICES = ("/dev/nvidiactl", "/dev/nvidia0", "/dev/dxg")
+"""Files that are there where an NVIDIA GPU is, the last under WSL."""
+
 
 def build_runner(config: Config, *, with_index: bool = True) -> tuple[BatchRunner, Path | None]:
     """A runner over the configured model and sources, and the folder of its index. Raises ConfigError.
@@ -30,10 +36,17 @@ def build_runner(config: Config, *, with_index: bool = True) -> tuple[BatchRunne
     With the demo model and no index configured, the demo's index is built if it is not there yet: it takes seconds.
     """
     device = pick_device(config)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # before anything else: it would open a context on the first GPU too
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
     if config.threads is not None:
         torch.set_num_threads(config.threads)
+    if config.device == "auto" and device.type == "cpu":
+        _warn_of_an_idle_gpu()
+    plan = memory_plan(model_weight_bytes(config), 0, device)
+    log.info("%s", plan)
+    plan.check(config.origin)
     model = load_model(config, device)
     sources = load_sources(config, model.info, model, device)
     model.seal()
@@ -67,6 +80,17 @@ def pick_device(config: Config) -> torch.device:
             f"{config.origin}: device: {config.device} is not there: {torch.cuda.device_count()} CUDA devices"
         )
     return torch.device("cuda", device.index or 0) if device.type == "cuda" else device
+
+
+def _warn_of_an_idle_gpu() -> None:
+    """A CPU that was picked because the GPU cannot be used is slow for no reason that anybody would see."""
+    if torch.version.cuda is not None and any(map(os.path.exists, NVIDIA_DEVICES)):
+        log.warning(
+            "device: auto is the CPU, though there is an NVIDIA GPU that torch %s cannot use: it wants a driver for "
+            "CUDA %s or later, and a container that is given the GPU",
+            torch.__version__,
+            torch.version.cuda,
+        )
 
 
 def _index_folder(config: Config, model: LoadedModel, sources: tuple[Source, ...]) -> Path | None:

@@ -40,7 +40,7 @@ from saeserve_server.engine.work import (
     row_count,
     run_tokens,
 )
-from saeserve_server.models.load import LoadedModel
+from saeserve_server.models.loaded import LoadedModel
 from saeserve_server.records.store import RecordStore
 from saeserve_server.sources.source import Source
 

@@ -38,6 +38,8 @@ def main(connection: Connection, config: Config) -> None:
 
 
 def _serve(connection: Connection, config: Config) -> None:
+    # Nothing is downloaded behind the operator's back, whatever a library would look up: read when it is imported.
+    os.environ["HF_HUB_OFFLINE"] = "1"
     # Here, not above: the front end imports this module for its name, and must not import torch.
     from saeserve_server.engine.build import build_runner, pick_device
     from saeserve_server.engine.recovery import GuardedRunner

@@ -21,11 +21,13 @@ class _AllSeen(Exception):
 class HookedForward:
     """A decoder without its unembedding, read at hook points. One caller at a time."""
 
-    def __init__(self, model: nn.Module, device: torch.device) -> None:
+    def __init__(self, model: nn.Module, device: torch.device, context_tokens: int | None = None) -> None:
         """`model` is a Hugging Face causal language model; only its base model is ever run."""
         self._model = model
         self._base: nn.Module = model.base_model  # type: ignore[assignment]
         self._device = device
+        self._vocabulary: int = model.get_input_embeddings().num_embeddings  # type: ignore[operator]
+        self._context = context_tokens
 
     @torch.inference_mode()
     def run(self, sequences: Sequence[Sequence[int]], places: Mapping[str, HookPlace]) -> list[dict[str, Tensor]]:
@@ -33,7 +35,12 @@ class HookedForward:
 
         Sequences are run in groups of like length, padded on the right. In a causal model no token sees what stands
         after it, so the padding needs no mask; its rows are cut off.
+
+        Raises IndexError for an id without an embedding, and for more tokens than the context holds, before anything
+        runs: found on a GPU either would end the process.
         """
+        for ids in sequences:
+            self._check(ids)
         results: list[dict[str, Tensor]] = [{} for _ in sequences]
         for group in group_by_length([len(ids) for ids in sequences]):
             width = max(len(sequences[place]) for place in group)
@@ -44,13 +51,22 @@ class HookedForward:
                     results[place][name] = activations[row, : len(sequences[place])]
         return results
 
+    def _check(self, ids: Sequence[int]) -> None:
+        for one in (min(ids), max(ids)) if ids else ():
+            if not 0 <= one < self._vocabulary:
+                raise IndexError(f"token id {one}: the embedding holds ids 0 to {self._vocabulary - 1}")
+        if self._context is not None and len(ids) > self._context:
+            raise IndexError(f"{len(ids)} tokens: the context holds {self._context}")
+
     def _read(self, ids: Tensor, places: Mapping[str, HookPlace]) -> dict[str, Tensor]:
         seen: dict[str, Tensor] = {}
         handles = []
 
         def keep(name: str, value: Any) -> None:
             tensor: Tensor = value[0] if isinstance(value, tuple) else value
-            seen[name] = tensor.to(torch.float32, copy=True)  # some models go on to write into their own
+            norm = places[name].norm
+            # some models go on to write into their own
+            seen[name] = tensor.to(torch.float32, copy=True) if norm is None else norm(tensor)
             if len(seen) == len(places):
                 raise _AllSeen
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,10 +12,9 @@ from saeserve_server.errors import ConfigError, nearest
 DEMO_FOLDER = Path(__file__).parent / "demo"
 SYNTHETIC_PREFIX = "synthetic:"
 
-HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt"]
-"""What is fetched of a hub repository."""
-HUB_PICKLES = ["*.bin"]
-"""What is fetched besides of one without safetensors. Such weights are read with `weights_only`."""
+WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+"""Files of weights, the better first; `NAME.index.json` beside it names the shards of a larger model. Pickles are read
+with `weights_only`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,9 +27,9 @@ class Location:
 
 
 def locate_model(config: Config) -> Location:
-    """Finds the configured model; a hub name is fetched, or taken from the local hub cache.
+    """Finds the configured model; a hub name in the local hub cache only, for nothing is ever downloaded at a start.
 
-    Raises ConfigError naming what was looked for.
+    Raises ConfigError naming what was looked for, what is missing and what brings it.
     """
     model = config.model
     if model == "demo":
@@ -45,6 +45,8 @@ def locate_model(config: Config) -> Location:
     if folder.is_dir():
         if not (folder / "config.json").is_file():
             raise ConfigError(f"{config.origin}: model: {folder} holds no config.json: not a Hugging Face model folder")
+        if missing := missing_files(folder):
+            raise ConfigError(f"{config.origin}: model: {folder} is not complete: {missing}")
         return Location(config.model_name or folder.name, folder=folder)
     if model.startswith((".", "/", "~")) or model.count("/") > 1:
         raise ConfigError(f"{config.origin}: model: no folder {folder}")
@@ -52,15 +54,36 @@ def locate_model(config: Config) -> Location:
 
 
 def _from_hub(config: Config, repository: str) -> Path:
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import constants, snapshot_download
 
+    elsewhere = "" if config.base == Path.cwd() else f" --out {config.base}"
+    remedy = f"`saeserve-server fetch {repository}{elsewhere}` brings it"
     try:
-        folder = Path(snapshot_download(repository, allow_patterns=HUB_FILES))
-        if not any(folder.glob("*.safetensors")):
-            folder = Path(snapshot_download(repository, allow_patterns=HUB_FILES + HUB_PICKLES))
-        return folder
-    except Exception as error:  # the hub client raises many kinds: bad names, no network, no such repository
+        # Without patterns a repository of which only a part was downloaded counts as not there.
+        folder = Path(snapshot_download(repository, local_files_only=True, allow_patterns=[]))
+    except Exception as error:  # not in the cache, or no name that a repository could have
         raise ConfigError(
-            f"{config.origin}: model: {repository!r} is neither `demo`, `synthetic:NAME`, a folder, "
-            f"nor a model that the hub gave: {type(error).__name__}: {str(error).splitlines()[0]}"
+            f"{config.origin}: model: {repository!r} is neither `demo`, `synthetic:NAME`, a folder, nor in the local "
+            f"hub cache {constants.HF_HUB_CACHE}, and nothing is downloaded at a start; {remedy}"
         ) from error
+    if missing := missing_files(folder):
+        raise ConfigError(f"{config.origin}: model: {folder} in the hub cache is not complete: {missing}; {remedy}")
+    return folder
+
+
+def missing_files(folder: Path) -> str | None:
+    """What a model folder lacks, in words: its configuration or weights; None if it has both."""
+    if not (folder / "config.json").is_file():
+        return "config.json is missing"
+    for name in WEIGHTS:
+        index = folder / f"{name}.index.json"
+        if index.is_file():
+            try:
+                shards = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+                absent = [shard for shard in shards if not (folder / shard).is_file()]
+            except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+                return f"{index.name} cannot be read: {type(error).__name__}: {error}"
+            return f"of {len(shards)} shards {', '.join(absent)} is missing" if absent else None
+        if (folder / name).is_file():
+            return None
+    return f"{WEIGHTS[0]} is missing"

@@ -12,7 +12,15 @@ from saeserve_server.config import SyntheticSettings
 
 def build_synthetic(shape: SyntheticSettings, bos_id: int) -> Any:
     """A GPT2LMHeadModel of that shape, the same for the same seed. The global random state is left as it was."""
-    configuration = GPT2Config(
+    configuration = synthetic_settings(shape, bos_id)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(shape.seed)
+        return GPT2LMHeadModel(configuration).eval()
+
+
+def synthetic_settings(shape: SyntheticSettings, bos_id: int = 0) -> GPT2Config:
+    """Hugging Face's configuration of a model of that shape."""
+    return GPT2Config(
         n_layer=shape.layers,
         n_embd=shape.d_model,
         n_head=shape.heads,
@@ -24,6 +32,3 @@ def build_synthetic(shape: SyntheticSettings, bos_id: int) -> Any:
         embd_pdrop=0.0,
         attn_pdrop=0.0,
     )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(shape.seed)
-        return GPT2LMHeadModel(configuration).eval()

@@ -9,7 +9,10 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
+import tokenizers
 
+from saeserve_server.catalog import ModelInfo
+from saeserve_server.errors import ConfigError
 from saeserve_server.records import layout
 from saeserve_server.records.writer import StoreWriter
 
@@ -53,7 +56,8 @@ def batches(blocks: Iterable[list[int]], batch_tokens: int, batch_blocks: int) -
 class BlockCutter:
     """Cuts texts into blocks of `context` tokens and writes their tokens to the disk on the way."""
 
-    def __init__(self, writer: StoreWriter, context: int) -> None:
+    def __init__(self, writer: StoreWriter, context: int, model: ModelInfo) -> None:
+        self._model = model
         self._file = writer.file(layout.TOKENS)
         self._file.append(np.zeros(0, np.uint32))
         self._writer = writer
@@ -71,13 +75,27 @@ class BlockCutter:
         return self._offsets[-1]
 
     def blocks(self, tokenise: Tokenise, texts: Iterable[str]) -> Iterator[list[int]]:
-        """The blocks of all texts, in the order of (text, block). A text without tokens has none."""
+        """The blocks of all texts, in the order of (text, block). A text without tokens has none.
+
+        Raises ConfigError for a text that holds a token which the model has no embedding for.
+        """
         for group in _groups(texts):
             for _, ids in zip(group, tokenise(group), strict=True):
+                self._check(ids)
                 self._file.append(np.array(ids, np.uint32))
                 self._offsets.append(self.tokens + len(ids))
                 for start in range(0, len(ids), self._context):
                     yield ids[start : start + self._context]
+
+    def _check(self, ids: list[int]) -> None:
+        most = self._model.vocabulary - 1
+        if max(ids, default=0) > most:
+            token_id = next(one for one in ids if one > most)
+            token = tokenizers.Tokenizer.from_str(self._model.tokenizer_json).id_to_token(token_id)
+            raise ConfigError(
+                f"text {self.texts + 1} (of all, in their order) holds the token {token!r} (id {token_id}), and the "
+                f"model has embeddings for ids 0 to {most} only; take it out of the text"
+            )
 
     def finish(self) -> Places:
         """Write the texts' offsets; tells where blocks and tokens are."""

@@ -82,7 +82,7 @@ def build_index(
     fire on most tokens. Texts and tokens are streamed to the disk.
 
     Raises ConfigError if `out` is something else than an index, the settings do not fit the model, a text cannot be
-    read, no text has a token, or an activation is not finite.
+    read or holds a token that the model has no embedding for, no text has a token, or an activation is not finite.
     """
     model = reader.catalog.model
     room = reader.catalog.text_tokens
@@ -98,7 +98,7 @@ def build_index(
         source_file(source.id, "fires")  # an id that cannot be stored: now, not after hours
 
     with StoreWriter(out) as writer, torch.inference_mode():
-        corpus = BlockCutter(writer, context)
+        corpus = BlockCutter(writer, context, model)
         states: dict[int, _SourceState] = {}
         counted = 0
         for batch in batches(corpus.blocks(tokenise, texts), batch_tokens, batch_blocks):

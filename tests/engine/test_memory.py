@@ -1,0 +1,103 @@
+"""What fits is found out before anything is loaded, and what does not is refused with the numbers."""
+
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+
+from saeserve_server.config import load_config
+from saeserve_server.engine import build, memory
+from saeserve_server.engine.memory import MemoryPlan, free_host_bytes, memory_plan
+from saeserve_server.errors import ConfigError
+
+GIB = 2**30
+
+
+def write(root: Path, files: dict[str, str]) -> Path:
+    for name, text in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    return root
+
+
+MACHINE = {"proc/meminfo": f"MemTotal: 99 kB\nMemAvailable: {20 * GIB // 1024} kB\n"}
+
+
+def test_free_memory_is_the_machine_s_within_the_limits_of_every_group(tmp_path: Path) -> None:
+    assert free_host_bytes(tmp_path) is None
+    assert free_host_bytes(write(tmp_path, MACHINE)) == 20 * GIB
+    group = "sys/fs/cgroup/service/worker"
+    write(
+        tmp_path,
+        {
+            "proc/self/cgroup": "0::/service/worker\n",
+            f"{group}/memory.max": "max\n",
+            f"{group}/memory.current": "5\n",
+            "sys/fs/cgroup/service/memory.max": f"{8 * GIB}\n",
+            "sys/fs/cgroup/service/memory.current": f"{5 * GIB}\n",
+            "sys/fs/cgroup/service/memory.stat": f"anon 1\ninactive_file {GIB}\n",  # given back when needed
+        },
+    )
+    assert free_host_bytes(tmp_path) == 4 * GIB
+
+
+def test_free_memory_within_a_group_of_version_1(tmp_path: Path) -> None:
+    write(tmp_path, MACHINE)
+    group = "sys/fs/cgroup/memory"
+    for limit, free in ((3 * GIB, 2 * GIB), (2**63 - 4096, 20 * GIB), (GIB // 2, 0)):
+        write(tmp_path, {f"{group}/memory.limit_in_bytes": str(limit), f"{group}/memory.usage_in_bytes": str(GIB)})
+        assert free_host_bytes(tmp_path) == free
+
+
+def test_what_cannot_fit_is_refused_with_numbers_and_remedies(caplog: pytest.LogCaptureFixture) -> None:
+    plan = MemoryPlan(15 * GIB, 9 * GIB, 23 * GIB, "cuda:0")
+    with pytest.raises(ConfigError) as error:
+        plan.check("server.toml")
+    assert str(error.value).startswith(
+        "server.toml: does not fit: memory on cuda:0: model 15.00 GiB + SAEs 9.00 GiB = 24.00 GiB of weights, "
+        "23.00 GiB free; what would help: "
+    )
+    assert 'model_dtype = "bfloat16"' in str(error.value)
+    MemoryPlan(15 * GIB, 9 * GIB, None, "cpu").check("")
+    MemoryPlan(15 * GIB, 9 * GIB, 26 * GIB, "cpu").check("")
+    assert not caplog.records
+    MemoryPlan(15 * GIB, 9 * GIB, 24 * GIB, "cpu").check("")
+    assert "about 1.00 GiB are wanted besides" in caplog.text
+
+
+def test_a_model_that_does_not_fit_is_refused_before_it_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr(memory, "free_host_bytes", lambda: 5 * GIB)
+    monkeypatch.setattr(build, "load_model", lambda *_: pytest.fail("it was loaded"))
+    shape = 'model = "synthetic:large"\n[synthetic.large]\nlayers = 48\nd_model = 1600\nheads = 25\n'
+    write(tmp_path, {"server.toml": shape})
+    with pytest.raises(ConfigError, match=r"does not fit: memory on cpu: model 5\.80 GiB \+ SAEs .* 5\.00 GiB free"):
+        build.build_runner(load_config(tmp_path / "server.toml", {"device": "cpu"}, {}))
+    assert "memory on cpu: model 5.80 GiB" in caplog.text
+    assert memory_plan(GIB, 0, torch.device("cpu")).free_bytes == 5 * GIB
+
+
+@pytest.mark.parametrize(
+    ("cuda", "there", "warned"), [("12.8", True, True), ("12.8", False, False), (None, True, False)]
+)
+def test_a_gpu_that_torch_cannot_use_is_spoken_of(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    cuda: str,
+    there: bool,
+    warned: bool,
+) -> None:
+    device = tmp_path / "nvidiactl"
+    if there:
+        device.touch()
+    monkeypatch.setattr(build, "NVIDIA_DEVICES", (str(device),))
+    monkeypatch.setattr(torch.version, "cuda", cuda)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(build, "model_weight_bytes", lambda _: 10**18)
+    with pytest.raises(ConfigError, match="does not fit"):
+        build.build_runner(load_config(None, {}, {}))
+    assert ("device: auto is the CPU, though there is an NVIDIA GPU" in caplog.text) == warned
