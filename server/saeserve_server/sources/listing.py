@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from saeserve_server.catalog import DEAD_DENSITY, SourceInfo
+from saeserve_server.units import readable_bytes
 
 Densities = npt.NDArray[np.floating]
 
@@ -30,7 +31,7 @@ def listing(sources: Sequence[SourceInfo], densities: Mapping[str, Densities | N
         for row in rows
     ]
     features = sum(source.n_features for source in sources)
-    memory = _bytes(sum(source.memory_bytes for source in sources))
+    memory = readable_bytes(sum(source.memory_bytes for source in sources))
     lines += ["", f"{len(sources)} sources, {features:,} features, {memory} on {device}"]
     warnings = [f"warning: {source.name}: {warning}" for source in sources for warning in source.warnings]
     return "\n".join([*lines, *([""] if warnings else []), *warnings])
@@ -46,7 +47,7 @@ def _row(source: SourceInfo, density: Densities | None) -> tuple[str, ...]:
         f"{source.d_in:,}",
         f"{source.n_features:,}",
         _dead(density),
-        _bytes(source.memory_bytes) if source.memory_bytes else "-",
+        readable_bytes(source.memory_bytes) if source.memory_bytes else "-",
         source.revision[:12],
         " ".join(source.aliases),
     )
@@ -57,12 +58,3 @@ def _dead(density: Densities | None) -> str:
         return "-"
     dead = int((density < DEAD_DENSITY).sum())
     return f"{dead:,} ({dead / len(density):.0%})"
-
-
-def _bytes(count: int) -> str:
-    size = float(count)
-    for unit in ("B", "KiB", "MiB"):
-        if size < 1024:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1024
-    return f"{size:.1f} GiB"

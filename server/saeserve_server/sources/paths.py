@@ -1,8 +1,8 @@
 """Where the SAEs of a `[[sources]]` table lie on this machine: a path for each, and its layer where the table says it.
 
 A path is a file or a folder of one SAE; a folder of many; a pattern with `{layer}`, `*` and `?`, of which exactly one
-must match for each layer; `hf://OWNER/NAME[@REVISION]/…`, looked for beside the configuration and in the local hub cache
-and never downloaded; or a table from layers to any of these.
+must match for each layer; `hf://OWNER/NAME[@REVISION]/…`, looked for beside the configuration and in the local hub
+cache and never downloaded; or a table from layers to any of these.
 """
 
 from __future__ import annotations
@@ -126,8 +126,9 @@ def _of_hub(config: Config, path: str) -> str:
         # Without patterns a repository of which only a part was downloaded counts as not there.
         folder = snapshot_download(repository, revision=revision, local_files_only=True, allow_patterns=[])
     except Exception as error:  # not there, or no name that a repository could have: the library raises many kinds
+        remedy = config.origin if Path(config.origin).is_file() else f"--sae '{path}'"
         raise ConfigError(
             f"{path}: {repository} is not in the local hub cache {constants.HF_HUB_CACHE}, and nothing is downloaded "
-            f"at start; `saeserve-server fetch {config.origin}` brings it"
+            f"at start; `saeserve-server fetch {remedy}` brings it"
         ) from error
     return f"{folder}/{rest}" if rest else folder

@@ -211,10 +211,8 @@ def _list(files: Sequence[RemoteFile], missing: Sequence[RemoteFile], folder: Pa
     absent = {file.name for file in missing}
     for file in files:
         print(f"{readable_bytes(file.size):>10}  {file.name}{'' if file.name in absent else '  (there)'}")
-    size = sum(file.size for file in missing)
-    print(
-        f"{len(missing)} of {len(files)} files to fetch into {_called(folder)}, {readable_bytes(size)}; nothing was fetched"
-    )
+    size = readable_bytes(sum(file.size for file in missing))
+    print(f"{len(missing)} of {len(files)} files to fetch into {_called(folder)}, {size}; nothing was fetched")
     return 0
 
 
@@ -223,18 +221,16 @@ def _check_space(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(there).free
     if needed + MARGIN > free:
         raise ConfigError(
-            f"{_called(folder)}: no room: {readable_bytes(needed)} to fetch, {readable_bytes(free)} free; choose another folder with "
-            "--out, or fewer layers with --layers"
+            f"{_called(folder)}: no room: {readable_bytes(needed)} to fetch, {readable_bytes(free)} free; choose "
+            "another folder with --out, or fewer layers with --layers"
         )
 
 
 def _summary(plan: Plan, fetched: Sequence[RemoteFile], folder: Path) -> None:
     kept = len(plan.files) - len(fetched)
     there = f" ({kept} were there)" if kept else ""
-    size = sum(file.size for file in fetched)
-    print(
-        f"fetched {len(fetched)} files, {readable_bytes(size)}, into {_called(folder)}{there}; checksums in {folder / SUMS}"
-    )
+    size = readable_bytes(sum(file.size for file in fetched))
+    print(f"fetched {len(fetched)} files, {size}, into {_called(folder)}{there}; checksums in {folder / SUMS}")
     if any(not file.on_hub for file in plan.files):
         print("OpenAI publishes no checksums: its files' are those of what arrived, in the size that the server names")
 
