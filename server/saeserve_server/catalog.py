@@ -58,7 +58,7 @@ class SourceInfo:
     hook_name: str
     """TransformerLens name of the hook point: `blocks.0.mlp.hook_post`."""
     architecture: str
-    """`standard`, `jumprelu`, `topk` or `neurons`."""
+    """The family of the encoder as SAELens names it, `neurons` for neurons."""
     d_in: int
     n_features: int
     normalization: str = "none"
@@ -96,5 +96,5 @@ class Catalog:
     @property
     def text_tokens(self) -> int:
         """The longest text that fits into the context behind the BOS of the model and of every source."""
-        has_bos = any(info.bos_id is not None for info in (self.model, *self.sources))
-        return self.model.context_tokens - has_bos
+        rules = {self.model.bos_id, *(source.bos_id for source in self.sources)}
+        return self.model.context_tokens - (rules != {None})
