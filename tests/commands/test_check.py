@@ -7,9 +7,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import huggingface_hub
 import pytest
 
 from saeserve_server.commands.main import main
+from saeserve_server.config import load_config
+from saeserve_server.models.locate import locate_model
+from tests.commands.hub import SCOPE, Hub
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 PUBLISHED = GOLDEN / "published"
@@ -18,7 +22,7 @@ RESIDUAL = PUBLISHED / "google/gemma-scope-2-1b-pt/resid_post/layer_2_width_16k_
 
 @pytest.fixture
 def check(capsys: pytest.CaptureFixture[str]) -> Any:
-    def command(*paths: Path) -> Any:
+    def command(*paths: Path | str) -> Any:
         capsys.readouterr()
         status = main(["check", *map(str, paths)])
         out, err = capsys.readouterr()
@@ -50,6 +54,35 @@ def test_every_published_layout_is_understood_and_asks_for_a_hook_point_only_if_
     done = check(GOLDEN / one["path"])
     assert (done.status, done.err) == (0, "")
     assert (told(done.out, "hook point") == "not said by the files") == ("\nhook = " in done.out)
+
+
+def test_of_the_hub_what_was_fetched_beside_or_lies_in_the_cache_is_told_and_nothing_is_asked_for(
+    check: Any, hub: Hub, tmp_path: Path
+) -> None:
+    name = "resid_post/layer_2_width_16k_l0_small"
+    hub.repos["google/scope"] = {f"{name}/{file.name}": file.read_bytes() for file in RESIDUAL.iterdir()} | SCOPE
+    missing = check(f"hf://google/scope/{name}")
+    assert missing.status == 1
+    assert f"`saeserve-server fetch --sae 'hf://google/scope/{name}'` brings it" in missing.err
+
+    huggingface_hub.snapshot_download("google/scope", allow_patterns=[f"{name}/*"])  # a part of the repository
+    hub.asked.clear()
+    cached = check(f"hf://google/scope/{name}")
+    assert (cached.status, told(cached.out, "hook point")) == (0, "blocks.2.hook_resid_post")
+
+    shutil.rmtree(tmp_path / "hub")
+    assert main(["fetch", "--sae", f"hf://google/scope/{name}"]) == 0
+    hub.asked.clear()
+    beside = check(f"hf://google/scope/{name}")
+    assert (beside.status, told(beside.out, "hook point")) == (0, "blocks.2.hook_resid_post")
+    assert hub.asked == []
+
+
+def test_a_model_of_which_only_what_it_needs_lies_in_the_cache_is_found(hub: Hub) -> None:
+    folder = huggingface_hub.snapshot_download("google/tiny", allow_patterns=["*.json", "*.safetensors"])
+    hub.asked.clear()
+    assert locate_model(load_config(None, {"model": "google/tiny"}, {})).folder == Path(folder)
+    assert hub.asked == []
 
 
 def test_what_is_to_be_written_is_toml_that_names_the_model_and_the_path(check: Any) -> None:
