@@ -385,6 +385,20 @@ def test_by_token_agrees_with_sorting_by_each_token(demo: saeserve.Client) -> No
                 assert feature == hit.feature
 
 
+def test_a_sort_token_may_be_asked_for_as_it_is_displayed(demo: saeserve.Client) -> None:
+    found = demo.search("red\nblue", sort="\\n")
+    assert [found.tokens[place].display for place in found.sort_positions] == ["\\n"]
+    assert found.sort_positions == demo.search("red\nblue", sort="\n").sort_positions
+    with pytest.raises(saeserve.InvalidArgument, match=r"is none of the tokens 'red', '\\n', 'bl"):
+        demo.search("red\nblue", sort="green")
+
+
+def test_a_sort_token_is_found_in_either_unicode_form(demo: saeserve.Client) -> None:
+    for text in ("a caf\u00e9 is", "a cafe\u0301 is"):
+        places = [demo.search(text, sort=word).sort_positions for word in ("caf\u00e9", "cafe\u0301")]
+        assert places[0] == places[1] != ()
+
+
 def test_by_token_with_sort_tokens_answers_for_these_only(demo: saeserve.Client) -> None:
     result = demo.search(RED, by_token=True, sort=["red", "My"], limit=4)
     assert [row.position for row in result.token_results] == [0, 5]

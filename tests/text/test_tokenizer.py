@@ -126,9 +126,11 @@ def test_sentencepiece_tokens_cover_the_text_bytewise(text: str) -> None:
     assert tokenized.tokens[-1].end == len(text.encode())
 
 
-def test_a_normalising_tokenizer_shows_the_text_as_it_was_given() -> None:
+def test_a_normalising_tokenizer_gives_its_own_tokens_and_their_spans_in_the_text_as_it_was_given() -> None:
+    """One piece for one token: what `RED` was before it became `red` is told by the span."""
     tokenized = sentencepiece_like(byte_fallback=False, normalize=True).tokenize("RED a")
-    assert [token.piece for token in tokenized.tokens] == [b"RED", b" a"]
+    assert [token.piece for token in tokenized.tokens] == [b"red", b" a"]
+    assert [tokenized.data[token.start : token.end] for token in tokenized.tokens] == [b"RED", b" a"]
 
 
 def positions(text: str, wanted: str) -> list[str]:

@@ -199,7 +199,9 @@ def statistics_message(serving: Serving, statistics: FeatureStatistics) -> types
 def record_message(serving: Serving, record: Record) -> types.ActivationRecord:
     """A record, its tokens' offsets counted from the window's start."""
     return types.ActivationRecord(
-        tokens=[token_message(token) for token in serving.tokenizer.pieces(record.token_ids.tolist())],
+        tokens=[
+            token_message(token) for token in serving.tokenizer.pieces(record.token_ids.tolist(), record.id_before)
+        ],
         activations=record.activations.tolist(),
         max_activation=record.max_activation,
         max_position=record.max_position,

@@ -125,7 +125,7 @@ def _sort_positions(text: TokenizedText, given: Sequence[service.SortToken], lim
         raise InvalidArgument.field(
             "sort_tokens", f"{len(given)} sort tokens; at most {limits.max_sort_tokens} are taken"
         )
-    tokens = SortTokens(text.tokens)
+    tokens = SortTokens(text.tokens, text.data)
     positions: set[int] = set()
     for place, sort in enumerate(given):
         field = f"sort_tokens[{place}]"
@@ -148,7 +148,7 @@ def _sort_positions(text: TokenizedText, given: Sequence[service.SortToken], lim
             )
         found = tokens.match(sort.text)
         if not found:
-            listed = ", ".join(repr(token.display) for token in text.tokens[:40])
+            listed = ", ".join(f"'{token.display}'" for token in text.tokens[:40])  # as it can be asked for
             more = f", … ({len(text.tokens)} in all)" if len(text.tokens) > 40 else ""
             raise InvalidArgument.field(
                 f"{field}.text",

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from saeserve_server.catalog import Catalog, SourceInfo
 from saeserve_server.engine.work import EncodeWork, SearchWork, SourceFilter
 
-SCHEMA = 1
+SCHEMA = 2
 """Version of what is cached. To be raised with every change of what an answer says to the same question."""
 
 IN_KEY = {

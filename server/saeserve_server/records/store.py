@@ -89,6 +89,8 @@ class Record:
     text_index: int
     text_position: int
     """Where the window begins in the text, in tokens."""
+    id_before: int | None
+    """The text's token before the window; None where the window begins the text."""
 
 
 class RecordStore:
@@ -255,6 +257,7 @@ class RecordStore:
                     max_position=peak,
                     text_index=text,
                     text_position=position,
+                    id_before=int(self._tokens[start - 1]) if position else None,
                 )
             )
         return found

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from tokenizers import Tokenizer
+
+from saeserve_server.text.prefix import Prefix
 
 _BYTE_FALLBACK = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
@@ -22,40 +24,71 @@ def byte_alphabet() -> dict[str, int]:
 
 
 class Pieces:
-    """Bytes of each token id, worked out once for each id that occurs."""
+    """Bytes of each token id, worked out once for each id that occurs. One piece for one id, however it is reached."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         description = json.loads(tokenizer.to_str())
-        types = {part.get("type") for part in _parts(description.get("decoder"))}
-        types |= {part.get("type") for part in _parts(description.get("pre_tokenizer"))}
+        model = description.get("model", {})
+        parts = [part for name in _COMPONENTS for part in _parts(description.get(name))]
+        types = {part.get("type") for part in parts}
         self._alphabet = byte_alphabet() if "ByteLevel" in types else None
-        self._byte_fallback = "ByteFallback" in types
-        self._added: dict[int, bytes] = {
-            token["id"]: token["content"].encode() for token in description.get("added_tokens", [])
-        }
+        self._byte_fallback = "ByteFallback" in types or model.get("byte_fallback") is True
+        self._space_marks = _space_marks(parts)
+        self._continuing = model.get("continuing_subword_prefix") or ""  # ## of WordPiece
+        self._word_end = model.get("end_of_word_suffix") or ""  # </w> of GPT-1
+        self._added: dict[int, str] = {token["id"]: token["content"] for token in description.get("added_tokens", [])}
         self._tokenizer = tokenizer
         self._known: dict[int, bytes] = {}
+        self._prefix = Prefix(tokenizer, self.__getitem__)
 
     def __getitem__(self, token_id: int) -> bytes:
-        """The bytes of a token; empty for an id that the vocabulary leaves unused."""
+        """The bytes of a token within a text; empty for an id that the vocabulary leaves unused."""
         piece = self._known.get(token_id)
         if piece is None:
             piece = self._known[token_id] = self._work_out(token_id)
         return piece
 
+    def within(self, ids: Sequence[int]) -> list[bytes]:
+        """The bytes of each token."""
+        return [self[token_id] for token_id in ids]
+
+    def of(self, ids: Sequence[int], before: int | None = None) -> list[bytes]:
+        """The bytes of each token, without the space that the tokenizer adds before a text.
+
+        `before` is the id before the first, None where they begin a text. A token that is no more than the added
+        space is left empty.
+        """
+        pieces = self.within(ids)
+        if not self._prefix.at_start or not ids:
+            return pieces
+        firsts = [0] if before is None or self._ends_a_stretch(before) else []
+        firsts += [place + 1 for place, token_id in enumerate(ids[:-1]) if self._ends_a_stretch(token_id)]
+        for first in firsts:
+            pieces[first] = pieces[first].removeprefix(b" ")
+        return pieces
+
+    def _ends_a_stretch(self, token_id: int) -> bool:
+        """Whether the tokenizer adds a space after this token too. Added tokens of white space come from merges too."""
+        content = self._added.get(token_id)
+        return content is not None and not self[token_id].isspace() and self._prefix.after(token_id, content)
+
     def _work_out(self, token_id: int) -> bytes:
-        if token_id in self._added:
-            return self._added[token_id]
-        token = self._tokenizer.id_to_token(token_id)
+        token = self._added.get(token_id)
         if token is None:
-            return b""
-        if self._alphabet is not None:
-            return b"".join(
-                bytes([self._alphabet[char]]) if char in self._alphabet else char.encode() for char in token
-            )
+            token = self._tokenizer.id_to_token(token_id)
+            if token is None:
+                return b""
+            if self._continuing:
+                token = token.removeprefix(self._continuing)
+            if self._word_end and token.endswith(self._word_end):
+                token = token.removesuffix(self._word_end) + " "
+            if self._alphabet is not None and all(char in self._alphabet for char in token):
+                return bytes(self._alphabet[char] for char in token)
         if self._byte_fallback and (byte := _BYTE_FALLBACK.fullmatch(token)):
             return bytes([int(byte.group(1), 16)])
-        return token.replace("▁", " ").encode()
+        for mark in self._space_marks:
+            token = token.replace(mark, " ")
+        return token.encode()
 
 
 def display(piece: bytes) -> str:
@@ -64,6 +97,21 @@ def display(piece: bytes) -> str:
     if text.isprintable():
         return text
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
+_COMPONENTS = ("normalizer", "pre_tokenizer", "decoder")
+
+
+def _space_marks(parts: Sequence[dict[str, Any]]) -> list[str]:
+    """The characters by which tokens write a space: ▁ of SentencePiece."""
+    marks = set()
+    for part in parts:
+        if part.get("type") == "Metaspace":
+            marks.add(part.get("replacement", "▁"))
+        elif part.get("type") == "Replace":
+            pattern, content = part.get("pattern", {}).get("String"), part.get("content")
+            marks |= {content} if pattern == " " else {pattern} if content == " " else set()
+    return sorted(mark for mark in marks if mark and not mark.isspace())
 
 
 def _parts(description: Any) -> Iterator[dict[str, Any]]:
