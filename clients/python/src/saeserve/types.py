@@ -76,7 +76,7 @@ class Token:
 
     id: int
     piece: bytes
-    """The bytes it stands for; may be part of a character."""
+    """The bytes it stands for; may be part of a character. Empty for a space that the tokenizer added."""
     display: str
     """The piece made printable: control characters escaped, bytes that are not UTF-8 as `\\xNN`."""
     start: int

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.text import Text
 
 from saeserve.activations import Floats
-from saeserve.cli.shading import around, column, fit, label, shaded
+from saeserve.cli.shading import around, column, fit, label, shaded, stretches
 from saeserve.types import Feature, Token, UsualToken
 
 _LINES = 2
@@ -43,13 +43,12 @@ class Screen:
     ) -> None:
         """The shaded text beside a prefix; of a long text, what stands round the peak."""
         cells = (self.width - len(prefix)) * _LINES - 2
-        centre = 0 if peak is None else peak
-        start, end = (0, len(tokens)) if self._full else around(tokens, centre, cells)
-        peak = None if peak is None else peak - start
-        text = shaded(tokens[start:end], activations[start:end], scale, peak, color=self.color)
+        shown = stretches(tokens, activations, peak)
+        start, end = (0, len(shown)) if self._full else around(shown, cells)
+        text = shaded(shown[start:end], scale, color=self.color)
         if start > 0:
             text = Text("…") + text
-        if end < len(tokens):
+        if end < len(shown):
             text = text + Text("…")
         self._block(text, prefix, " " * len(prefix))
 

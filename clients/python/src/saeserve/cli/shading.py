@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import codecs
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from rich.cells import cell_len, set_cell_size
 from rich.text import Text
@@ -15,22 +17,67 @@ _PALE, _STRONG = (255, 243, 205), (240, 100, 20)
 _LEVELS = 8
 
 
-def shaded(tokens: Sequence[Token], activations: Floats, scale: float, peak: int | None, *, color: bool) -> Text:
-    """The tokens with backgrounds from 0 to `scale`; without colour the peak in «...» instead.
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """What is shown as one: a token, or tokens that share a character."""
 
-    Control characters come escaped (`\\n`), so that the text stays on its lines and nothing is hidden.
-    """
+    text: str
+    """Printable: control characters come escaped (`\\n`), so that nothing is hidden and lines stay lines."""
+    activation: float
+    """The largest of the tokens'."""
+    is_peak: bool
+    """Whether the peak is among the tokens."""
+
+
+def stretches(tokens: Sequence[Token], activations: Floats, peak: int | None) -> list[Stretch]:
+    """The tokens as they are shown, those that share a character joined. What is no character stays as displayed."""
+    shown = []
+    first = 0
+    for count, text in _characters(tokens):
+        part = range(first, first + count)
+        shown.append(Stretch(text, max(float(activations[place]) for place in part), peak is not None and peak in part))
+        first += count
+    return shown
+
+
+def _characters(tokens: Sequence[Token]) -> Iterator[tuple[int, str]]:
+    """How many tokens are shown together, and as what."""
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    waiting: list[Token] = []  # they end within a character
+    text = ""
+    for token in tokens:
+        try:
+            text += decoder.decode(token.piece)
+        except UnicodeDecodeError:  # not the rest of that character: perhaps the beginning of another
+            yield from ((1, printable(one.display)) for one in waiting)
+            waiting, text = [], ""
+            decoder.reset()
+            try:
+                text = decoder.decode(token.piece)
+            except UnicodeDecodeError:
+                decoder.reset()
+                yield 1, printable(token.display)
+                continue
+        waiting.append(token)
+        if not decoder.getstate()[0]:
+            yield len(waiting), printable(text if len(waiting) > 1 else token.display)
+            waiting, text = [], ""
+    yield from ((1, printable(one.display)) for one in waiting)
+
+
+def shaded(shown: Sequence[Stretch], scale: float, *, color: bool) -> Text:
+    """The text with backgrounds from 0 to `scale`; without colour the peak in «...» instead."""
     text = Text()
-    for position, (token, activation) in enumerate(zip(tokens, activations, strict=True)):
-        shown = printable(token.display)
+    for stretch in shown:
         if color:
-            text.append(shown, _style(float(activation), scale, position == peak))
-        elif position == peak:
+            text.append(stretch.text, _style(stretch.activation, scale, stretch.is_peak))
+        elif stretch.is_peak:
             # A leading space stays outside, where it parts the words.
-            word = shown.lstrip(" ")
-            text.append(f"{shown[: len(shown) - len(word)]}«{word}»" if word else f"«{shown}»")
+            word = stretch.text.lstrip(" ")
+            lead = stretch.text[: len(stretch.text) - len(word)]
+            text.append(f"{lead}«{word}»" if word else f"«{stretch.text}»")
         else:
-            text.append(shown)
+            text.append(stretch.text)
     return text
 
 
@@ -68,17 +115,18 @@ def column(text: str, width: int, *, right: bool = False) -> str:
     return padding + text if right else text + padding
 
 
-def around(tokens: Sequence[Token], peak: int, cells: int) -> tuple[int, int]:
-    """The stretch of tokens around the peak that fits into so many cells, as start and end."""
-    widths = [cell_len(printable(token.display)) for token in tokens]
+def around(shown: Sequence[Stretch], cells: int) -> tuple[int, int]:
+    """The part round the peak, or from the beginning without one, that fits into so many cells, as start and end."""
+    widths = [cell_len(stretch.text) for stretch in shown]
     if sum(widths) <= cells:
-        return 0, len(tokens)
+        return 0, len(shown)
+    peak = next((place for place, stretch in enumerate(shown) if stretch.is_peak), 0)
     start, end, used = peak, peak + 1, widths[peak] + 4  # the ellipses, and the marks round the peak
     while True:
         grew = False
         if start > 0 and used + widths[start - 1] <= cells:
             start, used, grew = start - 1, used + widths[start - 1], True
-        if end < len(tokens) and used + widths[end] <= cells:
+        if end < len(shown) and used + widths[end] <= cells:
             used, end, grew = used + widths[end], end + 1, True
         if not grew:
             return start, end

@@ -193,7 +193,8 @@ class SortToken(_message.Message):
     """Position among the text's tokens, from 0."""
     text: _builtins.str
     """Every run of tokens whose text equals this, else whose stripped text equals this, stripped: `red` finds ` red`.
-    At most `Limits.max_sort_text_bytes`.
+    What is not found so is looked for in any Unicode form (composed or not), and last by `display`: `\\n` for a line
+    break. At most `Limits.max_sort_text_bytes`.
     """
     def __init__(
         self,

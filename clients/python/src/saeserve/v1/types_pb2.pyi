@@ -212,13 +212,19 @@ class Token(_message.Message):
     id: _builtins.int
     """Id in the model's vocabulary."""
     piece: _builtins.bytes
-    """The bytes that the token stands for. May be part of a UTF-8 character. Joined, the pieces equal the text for
-    tokenizers that do not normalise.
+    """The bytes that the token stands for, the same in a text, for ids and in records. May be part of a UTF-8 character.
+    Joined, the pieces equal the text for tokenizers that do not normalise. Empty for a space that the tokenizer adds
+    before a text; a word that takes it in stands without it.
     """
     display: _builtins.str
-    """The piece made printable: bytes that are not UTF-8 as `\\xNN`, control characters escaped. A leading space is kept."""
+    """The piece made printable: bytes that are not UTF-8 as `\\xNN`, control characters escaped. A leading space is kept,
+    and an added space is shown as one.
+    """
     start: _builtins.int
-    """Where the token begins in the text, in bytes of its UTF-8 encoding. For token ids, in the joined pieces."""
+    """Where the token begins in the text, in bytes of its UTF-8 encoding. For token ids, in the joined pieces. Every byte
+    of the text lies between `start` and `end` of one token, in order, whatever the tokenizer changes; what it swallows
+    goes to the token before. An added space is empty.
+    """
     end: _builtins.int
     """Where it ends, exclusive. Equal to `start` for a leading BOS row."""
     def __init__(
