@@ -42,7 +42,8 @@ def test_sources_prints_what_would_be_served(config: Path) -> None:
     assert mine.split()[1:5] == ["blocks.1.hook_resid_post", "topk", "128", "64"]
     assert mine.endswith("own1")
     assert "5 sources, 2,112 features" in done.stdout
-    assert "warning: 1-MINE: saved with prepend_bos: false" in done.stdout
+    assert "warning: 1-MINE: trained on texts without BOS and served on texts with one" in done.stdout
+    assert "warning: 1-MINE: trained on gpt2-small, and the served model is called demo" in done.stdout
 
 
 def test_an_index_is_built_verified_and_served(config: Path) -> None:
@@ -63,7 +64,7 @@ def test_an_index_is_built_verified_and_served(config: Path) -> None:
         assert page.statistics.max_activation >= hit.max_activation - 1e-4
         assert {record.text_index for record in page} <= {0, 1, 2}
         warned = client.list_sources()["1-mine"]
-        assert "prepend_bos" in warned.warnings[0]
+        assert any("without BOS" in warning for warning in warned.warnings)
 
     largest = max((folder / "index").rglob("*"), key=lambda path: path.stat().st_size if path.is_file() else 0)
     data = bytearray(largest.read_bytes())
