@@ -10,6 +10,7 @@ from saeserve_server.config import load_config
 from saeserve_server.engine import build, memory
 from saeserve_server.engine.memory import MemoryPlan, free_host_bytes, memory_plan
 from saeserve_server.errors import ConfigError
+from saeserve_server.models.load import Outline
 
 GIB = 2**30
 
@@ -97,7 +98,7 @@ def test_a_gpu_that_torch_cannot_use_is_spoken_of(
     monkeypatch.setattr(build, "NVIDIA_DEVICES", (str(device),))
     monkeypatch.setattr(torch.version, "cuda", cuda)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(build, "model_weight_bytes", lambda _: 10**18)
+    monkeypatch.setattr(build, "outline", lambda _: Outline(4, 10**18))
     with pytest.raises(ConfigError, match="does not fit"):
         build.build_runner(load_config(None, {}, {}))
     assert ("device: auto is the CPU, though there is an NVIDIA GPU" in caplog.text) == warned

@@ -12,7 +12,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlavaConfig
 from saeserve_server.config import load_config
 from saeserve_server.errors import ConfigError
 from saeserve_server.models.checkpoint import open_checkpoint
-from saeserve_server.models.load import model_weight_bytes
+from saeserve_server.models.load import outline
 from saeserve_server.models.loaded import LoadedModel
 from tests.models.shapes import SHAPES, VISION, build, save, save_multimodal
 from tests.models.test_shapes import load
@@ -166,14 +166,14 @@ def test_four_bit_weights_of_gpt_oss_are_unpacked_and_other_quantised_ones_refus
     assert experts.gate_up_proj.shape == (4, 32, 128)
     assert (experts.gate_up_proj == 0.25).all()
     count = sum(weights.numel() for weights in model.forward._model.parameters())
-    assert model_weight_bytes(load_config(None, {"model": str(folder)}, {})) == 4 * count
+    assert outline(load_config(None, {"model": str(folder)}, {})).weight_bytes == 4 * count
     with pytest.raises(ConfigError, match=r"gpt-oss is quantised \(gptq\); take the checkpoint that is not"):
         load_as("gptq")
 
 
 def test_the_weights_of_a_model_are_counted_without_loading_them(tmp_path: Path) -> None:
     def count(model: str | Path, **flags: str) -> int:
-        return model_weight_bytes(load_config(None, {"model": str(model), **flags}, {}))
+        return outline(load_config(None, {"model": str(model), **flags}, {})).weight_bytes
 
     for shape in ("gpt2", "gpt-oss"):
         model = build(shape)

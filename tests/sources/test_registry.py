@@ -12,7 +12,8 @@ from saeserve_server.catalog import Kind, ModelInfo
 from saeserve_server.config import Config, load_config
 from saeserve_server.errors import ConfigError
 from saeserve_server.sources.listing import listing
-from saeserve_server.sources.registry import load_sources
+from saeserve_server.sources.plan import plan_saes
+from saeserve_server.sources.registry import load_sources, sae_bytes
 from saeserve_server.sources.source import SaeSource, Source
 from tests.sources import plain
 from tests.sources.formats import write_openai, write_saelens
@@ -65,7 +66,11 @@ def configure(folder: Path, text: str, **flags: str) -> Config:
 
 def load(folder: Path, text: str, hooks: Hooks | None = None) -> tuple[Source, ...]:
     hooks = hooks or Hooks()
-    return load_sources(configure(folder, 'model = "somewhere"\n' + text), model(hooks), hooks, "cpu")
+    return load_config_sources(configure(folder, 'model = "somewhere"\n' + text), hooks)
+
+
+def load_config_sources(config: Config, hooks: Hooks, name: str = "gpt2-small") -> tuple[Source, ...]:
+    return load_sources(config, plan_saes(config, hooks.n_layers), model(hooks, name), hooks, "cpu")
 
 
 def sae_table(**keys: object) -> str:
@@ -306,7 +311,7 @@ def test_nothing_to_serve_is_an_error(tmp_path: Path) -> None:
 
 def test_the_demo_needs_no_configuration() -> None:
     hooks = Hooks(n_layers=4, d_model=128)
-    sources = load_sources(load_config(None, {}, {}), model(hooks, "demo"), hooks, "cpu")
+    sources = load_config_sources(load_config(None, {}, {}), hooks, "demo")
     assert [source.info.id for source in sources] == ["0-demo", "0", "1-demo", "1", "2-demo", "2", "3-demo", "3"]
     first = sources[0].info
     assert (first.architecture, first.hook_name, first.n_features) == ("jumprelu", "blocks.0.hook_mlp_out", 2048)
@@ -316,7 +321,7 @@ def test_the_demo_needs_no_configuration() -> None:
 def synthetic(folder: Path, hooks: Hooks, **keys: object) -> tuple[Source, ...]:
     shape = {"layers": hooks.n_layers, "d_model": hooks.d_model, "heads": 2, "latents": 2000, "l0": 25.0} | keys
     text = 'model = "synthetic:mine"\n[synthetic.mine]\n' + "".join(f"{k} = {v!r}\n" for k, v in shape.items())
-    return load_sources(configure(folder, text), model(hooks), hooks, "cpu")
+    return load_config_sources(configure(folder, text), hooks)
 
 
 @pytest.mark.parametrize("l0", [4.0, 25.0, 400.0])
@@ -358,7 +363,7 @@ def test_an_unknown_synthetic_shape_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
         ConfigError, match=r"server\.toml: model: no table \[synthetic\.gpt3\]; did you mean gpt2-small"
     ):
-        load_sources(config, model(Hooks()), Hooks(), "cpu")
+        load_config_sources(config, Hooks())
 
 
 def test_the_table_of_sources_says_what_is_served(tmp_path: Path) -> None:
@@ -380,3 +385,12 @@ def test_the_table_of_sources_says_what_is_served(tmp_path: Path) -> None:
     assert lines[5] == "3 sources, 128 features, 4.5 KiB on cpu"
     assert lines[7].startswith("warning: 0-TWO: trained on texts without BOS and served on texts with one")
     assert len(lines) == 8
+
+
+def test_what_saes_will_take_is_known_before_they_are_read(tmp_path: Path) -> None:
+    write_saelens(tmp_path / "sae", architecture="jumprelu")
+    for flags, extra in [({}, ""), ({"dtype": "bfloat16"}, ""), ({}, 'dtype = "float16"\n')]:
+        config = configure(tmp_path, 'model = "somewhere"\nneurons = false\n' + sae_table() + extra, **flags)
+        expected = sae_bytes(config, plan_saes(config, 3))
+        (source,) = load_config_sources(config, Hooks())
+        assert source.info.memory_bytes <= expected <= 1.2 * source.info.memory_bytes

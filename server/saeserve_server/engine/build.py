@@ -13,14 +13,15 @@ from saeserve_server.config import Config
 from saeserve_server.engine.memory import memory_plan
 from saeserve_server.engine.runner import BatchRunner
 from saeserve_server.errors import ConfigError
-from saeserve_server.models.load import load_model, model_weight_bytes
+from saeserve_server.models.load import load_model, outline
 from saeserve_server.models.loaded import LoadedModel
 from saeserve_server.models.locate import DEMO_FOLDER
 from saeserve_server.records.builder import build_index
 from saeserve_server.records.corpus import Corpus
 from saeserve_server.records.locate import demo_index_folder
 from saeserve_server.records.store import RecordStore
-from saeserve_server.sources.registry import load_sources
+from saeserve_server.sources.plan import plan_saes
+from saeserve_server.sources.registry import load_sources, sae_bytes
 from saeserve_server.sources.source import Source
 from saeserve_server.text.tokenizer import Tokenizer
 
@@ -44,11 +45,13 @@ def build_runner(config: Config, *, with_index: bool = True) -> tuple[BatchRunne
         torch.set_num_threads(config.threads)
     if config.device == "auto" and device.type == "cpu":
         _warn_of_an_idle_gpu()
-    plan = memory_plan(model_weight_bytes(config), 0, device)
+    expected = outline(config)
+    planned = plan_saes(config, expected.n_layers)  # wrong paths are found before anything heavy is loaded
+    plan = memory_plan(expected.weight_bytes, sae_bytes(config, planned), device)
     log.info("%s", plan)
     plan.check(config.origin)
     model = load_model(config, device)
-    sources = load_sources(config, model.info, model, device)
+    sources = load_sources(config, planned, model.info, model, device)
     model.seal()
     log.info(
         "serving %d sources, %d features, on %s",

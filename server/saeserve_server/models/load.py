@@ -11,6 +11,7 @@ import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -75,24 +76,30 @@ def load_model(config: Config, device: torch.device) -> LoadedModel:
     return LoadedModel(bridge, plain, info, device)
 
 
-def model_weight_bytes(config: Config) -> int:
-    """Bytes that the configured model's weights take as it will run, from its configuration alone. Raises ConfigError.
+@dataclass(frozen=True, slots=True)
+class Outline:
+    """What a model's configuration says of it."""
 
-    While it loads, TransformerLens' bridge takes a few percent more.
-    """
+    n_layers: int
+    weight_bytes: int
+    """That its weights take as it will run. While it loads, TransformerLens' bridge takes a few percent more."""
+
+
+def outline(config: Config) -> Outline:
+    """The configured model before anything of it is loaded. Raises ConfigError."""
     place = f"{config.origin}: model"
     location = locate_model(config)
     checkpoint = _checkpoint(location, place)
-    settings = synthetic_settings(location.synthetic) if location.synthetic is not None else None
-    if checkpoint is not None:
-        settings = checkpoint.settings
+    settings: Any = checkpoint.settings if checkpoint is not None else None
+    if location.synthetic is not None:
+        settings = synthetic_settings(location.synthetic)
     try:
         count = parameter_count(settings)
     except Exception as error:  # a configuration that no class can be built from raises anything
         raise ConfigError(
             f"{place}: {location.name} is of no architecture that can be served: {type(error).__name__}: {error}"
         ) from error
-    return count * run_dtype(config, checkpoint).itemsize
+    return Outline(int(settings.num_hidden_layers), count * run_dtype(config, checkpoint).itemsize)
 
 
 def run_dtype(config: Config, checkpoint: Checkpoint | None) -> torch.dtype:

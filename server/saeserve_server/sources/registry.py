@@ -15,7 +15,7 @@ from saeserve_server.errors import ConfigError, nearest
 from saeserve_server.sources.description import Description, read
 from saeserve_server.sources.neurons import neuron_source
 from saeserve_server.sources.paths import LAYER
-from saeserve_server.sources.plan import PlannedSae, plan_saes
+from saeserve_server.sources.plan import PlannedSae
 from saeserve_server.sources.revision import content_hash, text_hash
 from saeserve_server.sources.sae import Sae, fold_decoder_norm
 from saeserve_server.sources.source import SaeSource, Source
@@ -60,13 +60,28 @@ class HookPoints(Protocol):
         ...
 
 
-def load_sources(config: Config, model: ModelInfo, hooks: HookPoints, device: torch.device | str) -> tuple[Source, ...]:
+def sae_bytes(config: Config, planned: Sequence[PlannedSae]) -> int:
+    """Memory that the SAEs will take as they are served, synthetic ones included; nothing of them is read."""
+    total = sum(sae.description.memory_bytes(DTYPES[sae.settings.dtype or config.dtype].itemsize) for sae in planned)
+    shape = config.synthetic.get(config.model.removeprefix(f"{SYNTHETIC}:"))
+    if not config.sources and config.model.startswith(f"{SYNTHETIC}:") and shape is not None:
+        total += shape.layers * shape.latents * (shape.d_model * DTYPES[config.dtype].itemsize + 16)
+    return total
+
+
+def load_sources(
+    config: Config,
+    planned: Sequence[PlannedSae],
+    model: ModelInfo,
+    hooks: HookPoints,
+    device: torch.device | str,
+) -> tuple[Source, ...]:
     """All sources that `config` asks for, in the order of ties, their weights on `device`.
 
-    SAEs of `config.sources`, else those of the demo or of a synthetic model, and the MLP neurons of every layer that
-    has them if `config.neurons`. Raises ConfigError, which names the file, the key and what was expected.
+    The SAEs that were planned, else those of a synthetic model, and the MLP neurons of every layer that has them if
+    `config.neurons`. Raises ConfigError, which names the file, the key and what was expected.
     """
-    planned = [_resolved(sae, hooks) for sae in plan_saes(config, model.n_layers)]
+    planned = [_resolved(sae, hooks) for sae in planned]
     neuron_hooks = _neuron_hooks(config, model, hooks)
     hooks.prepare(list(dict.fromkeys([*(sae.hook_name for sae in planned), *neuron_hooks.values()])))
     neurons = list(_neurons(model, hooks, neuron_hooks))
@@ -174,6 +189,11 @@ def _warnings(planned: PlannedSae, model: ModelInfo, bos: int | None) -> list[st
         found.append(
             "trained on inputs that were scaled by a constant which its files do not hold, and served on inputs that "
             "are not scaled: set scaling_factor"
+        )
+    if settings.hook is None and (description.hook_name or "").endswith(".hook_mlp_in"):
+        found.append(
+            "its files name hook_mlp_in, read as what the MLP is given, behind its norm; of an SAE that was trained on "
+            'TransformerLens\' hook_mlp_in, before the norm, set hook = "blocks.{layer}.hook_resid_mid"'
         )
     if description.center_input and settings.center_input is None and description.release is None:
         found.append("trained on a model with centred writing weights: the mean of each input is subtracted")
