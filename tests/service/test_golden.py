@@ -23,6 +23,7 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[saeserve.Client
     for entry in SERVED:
         lines += ["[[sources]]", f'set = "{set_name(entry)}"', f'path = "{GOLDEN / entry["path"]}"']
         lines += [f'hook = "{entry["hook"]}"']  # the tiny model is none of those that the releases are for
+        lines += [f"{key} = {json.dumps(value)}" for key, value in entry.get("settings", {}).items()]
     config = Path(folder, "server.toml")
     config.write_text("\n".join(lines))
     with saeserve.local(config=config, device=DEVICE, timeout=START_TIMEOUT) as client:
