@@ -346,7 +346,7 @@ def _validate(values: Mapping[str, Any], origin: Mapping[str, str], *, strict: b
     try:
         return Config.model_validate(values, strict=strict)
     except ValidationError as error:
-        raise ConfigError(_explain(error, origin)) from None
+        raise ConfigError(*_explain(error, origin)) from None
 
 
 def _from_here(name: str, value: str) -> str | int:
@@ -374,7 +374,7 @@ def _frozen(value: Any) -> Any:
     return tuple(_frozen(one) for one in value) if isinstance(value, list) else value
 
 
-def _explain(error: ValidationError, origin: Mapping[str, str]) -> str:
+def _explain(error: ValidationError, origin: Mapping[str, str]) -> list[str]:
     lines = []
     for problem in error.errors():
         key = _key(problem["loc"])
@@ -386,7 +386,7 @@ def _explain(error: ValidationError, origin: Mapping[str, str]) -> str:
         else:
             got = "" if key in SECRET else f", got {problem['input']!r}"
             lines.append(f"{place}: {key}: {problem['msg']}{got}")
-    return "\n".join(lines)
+    return lines
 
 
 def _key(location: tuple[int | str, ...]) -> str:

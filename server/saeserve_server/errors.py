@@ -7,13 +7,27 @@ Messages of `ServeError` reach callers: they name what was asked and what was ex
 from __future__ import annotations
 
 import difflib
+import reprlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
 
+LONGEST_LINE = 2000
+"""Characters of a line of a ConfigError."""
+
 
 class ConfigError(Exception):
-    """The server cannot be started with this configuration."""
+    """The server cannot be started with this configuration: a line for each thing that is wrong with it.
+
+    Lines quote names and values out of files that anybody may have made. So each stays one line: what cannot be printed
+    (a line break, a terminal's escape) is spelled out, and of a line that is too long the middle is left out.
+    """
+
+    def __init__(self, *lines: str) -> None:
+        super().__init__(*(_one_line(line) for line in lines))
+
+    def __str__(self) -> str:
+        return "\n".join(self.args)
 
 
 class Status(Enum):
@@ -129,3 +143,38 @@ def nearest(name: str, known: Iterable[str], count: int = 3) -> str:
         return ""
     more = ", …" if len(names) > count else ""
     return "; known: " + ", ".join(names[:count]) + more
+
+
+def printable(text: str) -> str:
+    """The text with what cannot be printed as `\\n` or `\\x1b`."""
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
+def shown(value: object) -> str:
+    """A value out of a file, for an error message: its repr, cut short however long or deep it is."""
+    return _SHORT.repr(value)
+
+
+class _Short(reprlib.Repr):
+    def repr_int(self, x: int, level: int) -> str:
+        """Long ones may not even be written out: Python refuses."""
+        return repr(x) if x.bit_length() <= 128 else f"a whole number of {x.bit_length()} bits"
+
+
+_SHORT = _Short()
+_SHORT.maxlevel = 2
+_SHORT.maxstring = _SHORT.maxother = 80
+
+
+def _one_line(text: str) -> str:
+    if len(text) > LONGEST_LINE:
+        text = _without_middle(text)
+    text = printable(text)
+    return text if len(text) <= LONGEST_LINE else _without_middle(text)
+
+
+def _without_middle(text: str) -> str:
+    """What stands at the ends matters: the place, and what to do."""
+    return f"{text[: LONGEST_LINE * 2 // 3]} … {text[-LONGEST_LINE // 4 :]}"

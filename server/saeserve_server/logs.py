@@ -14,6 +14,7 @@ import time
 from typing import Any
 
 from saeserve_server.config import Config
+from saeserve_server.errors import printable
 
 LONGEST_LINE = 2000
 """Characters of an exception's line; it may quote a whole request."""
@@ -57,11 +58,7 @@ class TextFormatter(logging.Formatter):
 def escaped(text: str) -> str:
     """The text on one line: what cannot be printed, as `\\n` or `\\x1b`; a backslash doubled, so that each is what it
     seems."""
-    if text.isprintable() and "\\" not in text:
-        return text
-    return "".join(
-        char if char.isprintable() and char != "\\" else char.encode("unicode_escape").decode() for char in text
-    )
+    return printable(text.replace("\\", "\\\\"))
 
 
 def _field(value: object) -> str:

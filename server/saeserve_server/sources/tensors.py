@@ -13,11 +13,17 @@ from saeserve_server.errors import ConfigError
 
 @contextmanager
 def naming(place: object) -> Iterator[None]:
-    """Prefixes the message of a ConfigError raised in the block with the place (file, key) that it is about."""
+    """Prefixes the message of a ConfigError raised in the block with the place (file, key) that it is about.
+
+    What the operating system refuses becomes one.
+    """
     try:
         yield
     except ConfigError as error:
         raise ConfigError(f"{place}: {error}") from error.__cause__
+    except OSError as error:
+        file = "" if error.filename is None or str(error.filename) == str(place) else f"{error.filename}: "
+        raise ConfigError(f"{place}: {file}cannot be read: {error.strerror or error}") from error
 
 
 def is_finite(tensor: Tensor) -> bool:

@@ -5,7 +5,8 @@
     W_enc_{n}.safetensors   of a cross-layer transcoder: W_enc_{n} [d_sae, d_in]   b_enc_{n}  b_dec_{n}  threshold_{n};
                             its decoders of the layers above stand in W_dec_{n}.safetensors, which is not needed
 
-Nothing is subtracted from inputs. `config.yaml` names model and hook points (`feature_input_hook`).
+Nothing is subtracted from inputs. `config.yaml` names model and hook points (`feature_input_hook`); some of mwhanna's
+repositories have none, and their names say it.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from typing import Any
 
 from saeserve_server.errors import ConfigError
 from saeserve_server.sources.description import Description
-from saeserve_server.sources.formats.common import describe_file, find_in, get, holds, opened, read_yaml
+from saeserve_server.sources.files import read_yaml, stands
+from saeserve_server.sources.formats.common import describe_file, find_in, get, holds, opened
 from saeserve_server.sources.layout import Layout, Part
 from saeserve_server.sources.tensors import naming
 from saeserve_server.sources.weights import WeightFile
@@ -39,16 +41,17 @@ def recognise(path: Path) -> bool:
 
 def describe(path: Path) -> Description:
     """What the file and its neighbour say. Raises ConfigError."""
-    config, values = path.parent / CONFIG, dict[str, Any]()
-    if config.is_file():
+    config, beside = path.parent / CONFIG, tuple[Path, ...]()
+    values = _of_repository(path)
+    if stands(config):
         with naming(config):
-            values = read_yaml(config)
+            values, beside = {**values, **read_yaml(config)}, (config,)
     crosses = ENCODER.search(path.name)
     match = crosses or LAYER.search(path.name)
     layer = int(match[1]) if match else None
     with naming(config):
         hook = get(values, "feature_input_hook", str)
-        model = get(values, "model_name", str) or _model_of(path)
+        model = get(values, "model_name", str)
     with opened(path) as file:
         layout = _crossing(file, int(crosses[1])) if crosses else _single(file)
         jumps = "threshold" in layout.parts
@@ -56,7 +59,7 @@ def describe(path: Path) -> Description:
             NAME,
             file,
             layout,
-            beside=(config,) if values else (),
+            beside=beside,
             architecture=("jumprelu_" if jumps else "") + ("cross_layer_" if crosses else "") + "transcoder",
             activation="jumprelu" if jumps else "relu",
             hook_name=None if hook is None or layer is None else f"blocks.{layer}.{hook}",
@@ -90,7 +93,9 @@ def _crossing(file: WeightFile, layer: int) -> Layout:
     return Layout(parts, (f"b_dec_{layer}", f"W_skip_{layer}"))
 
 
-def _model_of(path: Path) -> str | None:
-    """Some of mwhanna's folders have no config.yaml; their names say the model: qwen3-14b-transcoders."""
-    match = find_in(path, r"qwen3-(\d+(?:\.\d+)?)b")
-    return None if match is None else f"Qwen/Qwen3-{match[1]}B"
+def _of_repository(path: Path) -> dict[str, Any]:
+    """What `config.yaml` says of mwhanna's transcoders for Qwen 3: qwen3-14b-transcoders-lowl0 lies without one."""
+    match = find_in(path, r"qwen3-(\d+(?:\.\d+)?)b-transcoders")
+    if match is None:
+        return {}
+    return {"model_name": f"Qwen/Qwen3-{match[1]}B", "feature_input_hook": "mlp.hook_in"}

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
-
-from saeserve_server.errors import ConfigError
+from saeserve_server.errors import ConfigError, shown
 from saeserve_server.sources.description import Description
 from saeserve_server.sources.layout import Layout
 from saeserve_server.sources.tensors import naming
-from saeserve_server.sources.weights import WeightFile, open_weights, read_text
+from saeserve_server.sources.weights import WeightFile, open_weights
 
 T = TypeVar("T")
 
@@ -24,6 +23,9 @@ LAYER_PATTERNS = (
     r"(?:^|-)L(\d+)[A-Z]?(?:-|$)",
 )
 """How releases write the layer in the name of a file or folder, the surest first."""
+
+LONGEST_NAME = 256
+"""Characters of a model's, a hook point's or an option's name."""
 
 
 @contextmanager
@@ -65,7 +67,8 @@ def describe_file(
 def check_sizes(description: Description, values: Mapping[str, Any], where: str) -> None:
     """Raises ConfigError where d_in or d_sae of the header are not what a configuration file says."""
     for name, actual in (("d_in", description.d_in), ("d_sae", description.d_sae)):
-        expected = get(values, name, int)
+        with naming(where):
+            expected = get(values, name, int)
         if expected not in (None, actual):
             raise ConfigError(f"{name} is {actual}, but {where} says {expected}")
 
@@ -76,9 +79,13 @@ def get(values: Mapping[str, Any], key: str, kind: type[T], default: Any = None)
     if value is None:
         return default
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        value = float(value) if value.bit_length() < 64 else math.inf
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise ConfigError(f"{key}: expected {kind.__name__}, got {value!r}")
+        raise ConfigError(f"{key}: expected {kind.__name__}, got {shown(value)}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(f"{key}: expected a finite number, got {value}")
+    if isinstance(value, str) and not (value.isprintable() and len(value) <= LONGEST_NAME):
+        raise ConfigError(f"{key}: expected a name of at most {LONGEST_NAME} printable characters, got {shown(value)}")
     return value
 
 
@@ -88,19 +95,8 @@ def one_of(values: Mapping[str, Any], key: str, supported: tuple[str, ...], defa
     if value is None:
         return default
     if value not in supported:
-        raise ConfigError(f"{key}: expected one of {', '.join(supported)}, got {value!r}")
+        raise ConfigError(f"{key}: expected one of {', '.join(supported)}, got {shown(value)}")
     return value
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file. Raises ConfigError."""
-    try:
-        values = yaml.safe_load(read_text(path))
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise ConfigError(f"not valid YAML: {error}") from error
-    if not isinstance(values, dict):
-        raise ConfigError(f"expected a table, got {type(values).__name__}")
-    return values
 
 
 def layer_in(path: Path) -> int | None:

@@ -11,15 +11,17 @@ MatryoshkaBatchTopKSAE  W_enc  b_enc  W_dec  b_dec  k  threshold  group_sizes
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
-from saeserve_server.errors import ConfigError
+from saeserve_server.errors import ConfigError, shown
 from saeserve_server.sources.description import Description
+from saeserve_server.sources.files import read_json
 from saeserve_server.sources.formats.common import describe_file, get, layer_in, opened
 from saeserve_server.sources.layout import Layout, Part
 from saeserve_server.sources.tensors import naming
-from saeserve_server.sources.weights import WeightFile, has_weights, read_json
+from saeserve_server.sources.weights import WeightFile, has_weights
 
 NAME = "dictionary-learning"
 FILES = "ae.pt + config.json"
@@ -91,7 +93,7 @@ def describe(path: Path) -> Description:
             raise ConfigError("trainer: missing, expected the settings of dictionary_learning's trainer")
         name = get(trainer, "dict_class", str)
         if name not in CLASSES:
-            raise ConfigError(f"trainer.dict_class: expected one of {', '.join(CLASSES)}, got {name!r}")
+            raise ConfigError(f"trainer.dict_class: expected one of {', '.join(CLASSES)}, got {shown(name)}")
         architecture, activation, subtract, layout = CLASSES[name]
         layer = get(trainer, "layer", int, layer_in(path))
         k = get(trainer, "k", int)
@@ -126,10 +128,10 @@ def _hook(submodule: str, layer: int | None) -> str | None:
 def _k_of(file: WeightFile, k: int | None) -> int:
     """k of a top-k SAE: the file's, which the configuration's may not contradict."""
     if "k" in file.entries:
-        stored = file.read("k")
-        if stored.numel() != 1:
-            raise ConfigError(f"k: expected one number, got shape {list(stored.shape)}")
-        stored_k = int(stored.item())
+        entry = file.entries["k"]
+        if math.prod(entry.shape) != 1 or not entry.dtype.startswith(("int", "uint")):
+            raise ConfigError(f"k: expected one whole number, got {entry.dtype} of shape {list(entry.shape)}")
+        stored_k = int(file.read("k").item())
         if k is not None and k != stored_k:
             raise ConfigError(f"k is {stored_k}, but {CONFIG} says {k}")
         return stored_k
@@ -140,6 +142,7 @@ def _k_of(file: WeightFile, k: int | None) -> int:
 
 def _check(description: Description, trainer: dict[str, Any]) -> None:
     for key, actual in (("activation_dim", description.d_in), ("dict_size", description.d_sae)):
-        expected = get(trainer, key, int)
+        with naming(CONFIG):
+            expected = get(trainer, key, int)
         if expected not in (None, actual):
             raise ConfigError(f"{description.layout.parts['W_enc'].name}: {actual}, but {CONFIG} says {key} {expected}")

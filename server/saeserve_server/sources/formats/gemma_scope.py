@@ -10,16 +10,16 @@ Layer, hook point and model stand in the names of folders. Embedding SAEs read e
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from saeserve_server.errors import ConfigError
 from saeserve_server.sources.description import Description
+from saeserve_server.sources.files import read_json, stands
 from saeserve_server.sources.formats.common import describe_file, find_in, get, holds, layer_in, opened
 from saeserve_server.sources.layout import Layout, Part
 from saeserve_server.sources.tensors import naming
-from saeserve_server.sources.weights import WeightFile, has_weights, read_json
+from saeserve_server.sources.weights import WeightFile, has_weights
 
 NAME = "gemma-scope"
 FILES = "params.npz, or params.safetensors (of cross-layer transcoders one .safetensors file a layer)"
@@ -52,9 +52,17 @@ def recognise(path: Path) -> bool:
 def describe(path: Path) -> Description:
     """What file and folder names say. Raises ConfigError."""
     if path.is_dir():
-        path = path / ONE if has_weights(path / ONE) else path / TWO
+        path = path / ONE if stands(path / ONE) else path / TWO
+        if not stands(path) and not has_weights(path):
+            raise ConfigError(f"{path.parent}: holds neither {ONE} nor {TWO}: fetch it again")
+    if path.suffix == ".npz":
+        with opened(path) as file:
+            return _one(path, file)
+    config = path.parent / CONFIG
+    with naming(config):
+        facts = _facts(config)
     with opened(path) as file:
-        return _one(path, file) if path.suffix == ".npz" else _two(path, file)
+        return _two(path, file, facts)
 
 
 def _one(path: Path, file: WeightFile) -> Description:
@@ -91,25 +99,49 @@ def _one(path: Path, file: WeightFile) -> Description:
     return replace(description, scaling_factor=description.d_in**-0.5) if is_embedding else description
 
 
-def _two(path: Path, file: WeightFile) -> Description:
+@dataclass(frozen=True, slots=True)
+class _Facts:
+    """What config.json says."""
+
+    hook: str | None = None
+    model: str | None = None
+    is_affine: bool = False
+    is_crosscoder: bool = False
+
+
+def _facts(config: Path) -> _Facts | None:
+    """None where there is none."""
+    if not stands(config):
+        return None
+    values = read_json(config)
+    if get(values, "architecture", str, "jump_relu") != "jump_relu":
+        raise ConfigError(f"architecture: expected jump_relu, got {values['architecture']!r}")
+    return _Facts(
+        get(values, "hf_hook_point_in", str),
+        get(values, "model_name", str),
+        get(values, "affine_connection", bool, False),
+        values.get("type") == "crosscoder",
+    )
+
+
+def _two(path: Path, file: WeightFile, facts: _Facts | None) -> Description:
     folder = path.parent
-    values: dict[str, Any] = {}
     config = folder / CONFIG
-    if config.is_file():
-        with naming(config):
-            values = read_json(config)
-            if get(values, "architecture", str, "jump_relu") != "jump_relu":
-                raise ConfigError(f"architecture: expected jump_relu, got {values['architecture']!r}")
+    beside = () if facts is None else (config,)
+    facts = facts or _Facts()
+    if facts.is_crosscoder or find_in(path, r"^crosscoder$"):
+        raise ConfigError("a crosscoder cannot be served: its files do not say which layers a latent reads")
     kind = find_in(path, r"(?:^|-)(resid_post|attn_out|mlp_out|transcoder|clt)(?:_all)?(?:$|[_-])")
     layer = layer_in(path if path.name != TWO else folder)
     warnings: tuple[str, ...] = ()
-    hook = get(values, "hf_hook_point_in", str)
+    hook = facts.hook
     if kind is not None:
         named, hook = hook, _hook(layer, HOOKS_TWO[kind[1]])
         if named and hook and not _may_be(named, kind[1]):
             warnings = (f"its config.json names {named} as input, its folder {kind[1]}: the folder is followed",)
-    is_clt = len(file.entries["w_dec"].shape) == 3 if "w_dec" in file.entries else False
-    is_transcoder = is_clt or (kind is not None and kind[1] in ("transcoder", "clt"))
+    may_be_clt = kind is None or kind[1] in ("transcoder", "clt")
+    is_clt = may_be_clt and "w_dec" in file.entries and len(file.entries["w_dec"].shape) == 3
+    is_transcoder = is_clt or (kind is not None and may_be_clt)
     parts = {
         "W_enc": Part("w_enc", "d_in", "d_sae"),
         "b_enc": Part("b_enc", "d_sae"),
@@ -121,17 +153,17 @@ def _two(path: Path, file: WeightFile) -> Description:
         out = "d_out" if is_transcoder else "d_in"
         parts |= {"b_dec": Part("b_dec", out), "W_dec": Part("w_dec", "d_sae", out)}
         ignored = ()
-    if get(values, "affine_connection", bool, False) or find_in(path, r"_affine") or is_transcoder:
+    if facts.is_affine or find_in(path, r"_affine") or is_transcoder:
         ignored += ("affine_skip_connection",)
     repository = find_in(path, r"gemma-scope-2-(270m|1b|4b|12b|27b)-(pt|it)")
-    model = get(values, "model_name", str)
+    model = facts.model
     if model is None and repository is not None:
         model = f"google/gemma-3-{repository[1]}-{repository[2]}"
     return describe_file(
         NAME,
         file,
         Layout(parts, ignored),
-        beside=(config,) if values else (),
+        beside=beside,
         architecture="jumprelu" + ("_transcoder" if is_transcoder else ""),
         activation="jumprelu",
         hook_name=hook,

@@ -14,10 +14,11 @@ from pathlib import Path
 
 from saeserve_server.errors import ConfigError
 from saeserve_server.sources.description import Description, Facts
+from saeserve_server.sources.files import read_json, stands
 from saeserve_server.sources.formats.common import check_sizes, describe_file, get, layer_in, one_of, opened
 from saeserve_server.sources.layout import Layout, Part
 from saeserve_server.sources.tensors import naming
-from saeserve_server.sources.weights import has_weights, read_json
+from saeserve_server.sources.weights import has_weights
 
 NAME = "llama-scope"
 FILES = "hyperparams.json + checkpoints/final.safetensors, or config.json + sae_weights.safetensors"
@@ -40,7 +41,7 @@ def recognise(path: Path) -> bool:
 
 def describe(path: Path) -> Description:
     """What the folder says. Raises ConfigError."""
-    return _first(path) if (path / FIRST).is_file() else _r1(path)
+    return _first(path) if stands(path / FIRST) or stands((path / FIRST_WEIGHTS).parent) else _r1(path)
 
 
 def _first(path: Path) -> Description:

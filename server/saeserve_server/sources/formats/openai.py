@@ -16,9 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from saeserve_server.errors import ConfigError
+from saeserve_server.errors import ConfigError, shown
 from saeserve_server.sources.description import DensityFile, Description
 from saeserve_server.sources.formats.common import describe_file, find_in, holds, opened
 from saeserve_server.sources.layout import Layout, Part
@@ -86,18 +84,16 @@ def _activation(extras: Mapping[str, Any]) -> tuple[int | None, tuple[str, ...]]
     if name == "ReLU":
         return None, ()
     if name != "TopK":
-        raise ConfigError(f"activation: expected ReLU or TopK, got {name!r}")
+        raise ConfigError(f"activation: expected ReLU or TopK, got {shown(name)}")
     options = extras.get("activation_state_dict")
     if not isinstance(options, Mapping):
         raise ConfigError("activation_state_dict: missing, expected a table with k and postact_fn")
     after = options.get("postact_fn", "ReLU")
     if after not in ("ReLU", "Identity"):
-        raise ConfigError(f"activation_state_dict.postact_fn: expected ReLU or Identity, got {after!r}")
+        raise ConfigError(f"activation_state_dict.postact_fn: expected ReLU or Identity, got {shown(after)}")
     k = options.get("k")
-    if isinstance(k, torch.Tensor) and k.numel() == 1:
-        k = k.item()
     if not isinstance(k, int) or isinstance(k, bool):
-        raise ConfigError(f"activation_state_dict.k: expected a whole number, got {k!r}")
+        raise ConfigError(f"activation_state_dict.k: expected a whole number, got {shown(k)}")
     if after == "ReLU":
         return k, ()
     return k, ("saved with postact_fn = Identity: of the k largest, those below 0 are served as 0",)

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from saeserve_server.sources.description import Description
+from saeserve_server.sources.files import read_json, stands
 from saeserve_server.sources.formats.common import check_sizes, describe_file, find_in, get, layer_in, one_of, opened
 from saeserve_server.sources.layout import Layout, Part
 from saeserve_server.sources.tensors import naming
-from saeserve_server.sources.weights import read_json
 
 NAME = "qwen-scope"
 FILES = "layer{n}.sae.pt"
@@ -39,7 +39,7 @@ def recognise(path: Path) -> bool:
 def describe(path: Path) -> Description:
     """What the file and its neighbours say. Raises ConfigError."""
     config, values = path.parent / CONFIG, dict[str, Any]()
-    if config.is_file():
+    if stands(config):
         with naming(config):
             values = read_json(config)
             one_of(values, "model_type", ("topk_sae",), "topk_sae")

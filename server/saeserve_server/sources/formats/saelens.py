@@ -18,10 +18,11 @@ from typing import Any
 
 from saeserve_server.errors import ConfigError
 from saeserve_server.sources.description import DensityFile, Description
+from saeserve_server.sources.files import read_json, stands
 from saeserve_server.sources.formats.common import check_sizes, describe_file, get, layer_in, one_of, opened
 from saeserve_server.sources.layout import Layout, Part
 from saeserve_server.sources.tensors import naming
-from saeserve_server.sources.weights import WeightFile, has_weights, read_json
+from saeserve_server.sources.weights import WeightFile, has_weights
 
 NAME = "saelens"
 FILES = "cfg.json + sae_weights.safetensors"
@@ -64,7 +65,7 @@ def describe(path: Path) -> Description:
         facts = _facts(values)
     with opened(path / WEIGHTS) as file:
         layout = _layout(facts["architecture"], file)
-        density = DensityFile(path / SPARSITY, "sparsity", log10=True) if (path / SPARSITY).exists() else None
+        density = DensityFile(path / SPARSITY, "sparsity", log10=True) if stands(path / SPARSITY) else None
         beside = (path / CONFIG, *((density.path,) if density else ()))
         facts.setdefault("layer", layer_in(Path(facts["hook_name"] or path.name)))
         description = describe_file(NAME, file, layout, beside=beside, density=density, **facts)

@@ -3,7 +3,8 @@
     encoder.weight [d_sae, d_in]   encoder.bias [d_sae]   W_dec [d_sae, d_in]   b_dec [d_in]   W_skip [d_in, d_in]
 
 b_dec is subtracted from the input unless the coder is a transcoder. The folder is named after the module that it reads:
-`layers.5`, its output; `layers.5.mlp`, the MLP's, or of a transcoder its input; `embed_tokens`.
+`layers.5`, its output; `layers.5.mlp`, the MLP's, or of a transcoder its input; `embed_tokens`. Before 2025 `cfg.json`
+did not say which were transcoders; those with a skip connection are, and b_dec was subtracted from their inputs too.
 """
 
 from __future__ import annotations
@@ -13,10 +14,11 @@ from pathlib import Path
 
 from saeserve_server.errors import ConfigError
 from saeserve_server.sources.description import Description
+from saeserve_server.sources.files import read_json
 from saeserve_server.sources.formats.common import check_sizes, describe_file, get, one_of, opened
 from saeserve_server.sources.layout import Layout, Part
 from saeserve_server.sources.tensors import naming
-from saeserve_server.sources.weights import has_weights, read_json
+from saeserve_server.sources.weights import has_weights
 
 NAME = "sparsify"
 FILES = "cfg.json + sae.safetensors"
@@ -47,14 +49,16 @@ def describe(path: Path) -> Description:
             raise ConfigError(f"k: missing, expected the number of latents or groups that {activation} keeps")
         transcodes = get(values, "transcode", bool, False)
         skips = get(values, "skip_connection", bool, False)
-    hook, layer = _hook(path.name, transcodes)
+        if values.get("gram_lookup"):
+            raise ConfigError("gram_lookup: expected false; means of n-grams that are subtracted are not in the file")
+    hook, layer = _hook(path.name, transcodes or skips)
     with opened(path / WEIGHTS) as file:
         description = describe_file(
             NAME,
             file,
             Layout(PARTS, ("W_skip",) if skips else ()),
             beside=(path / CONFIG,),
-            architecture=("skip_" if skips else "") + "transcoder" if transcodes else activation,
+            architecture=("skip_" if skips else "") + "transcoder" if transcodes or skips else activation,
             activation=activation,
             k=k,
             subtract_bias=not transcodes,
