@@ -1,6 +1,7 @@
 """SAEs in the layouts of published releases, against what each family's own code gives (`tests/golden/README.md`)."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -62,3 +63,13 @@ def test_what_cannot_be_served_is_refused_by_name(entry: dict[str, Any]) -> None
     name = next(name for name in CANNOT if name in entry["name"])
     with pytest.raises(ConfigError, match=rf"cfg\.json: architecture: {name} cannot be served: "):
         describe(GOLDEN / entry["path"])
+
+
+def test_an_autoencoder_is_told_by_its_tensors_where_the_trainer_wrote_another_name(tmp_path: Path) -> None:
+    (entry,) = [one for one in SERVED if one["name"] == "dictlearn-AutoEncoderNew"]
+    folder = shutil.copytree(GOLDEN / entry["path"], tmp_path / "trainer_0")
+    config = json.loads((folder / "config.json").read_text())
+    config["trainer"]["dict_class"] = "AutoEncoder"
+    (folder / "config.json").write_text(json.dumps(config))
+    assert describe(folder).layout == describe(GOLDEN / entry["path"]).layout
+    assert not describe(folder).subtract_bias

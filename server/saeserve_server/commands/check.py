@@ -74,6 +74,8 @@ def _look(path: str) -> tuple[list[tuple[Path, Description]], list[str]]:
         located = locate(Config(origin="check"), path, None, MOST_LAYERS)
     except ConfigError as error:
         return [], [str(error)]
+    except OSError as error:
+        return [], [str(ConfigError(f"{path}: cannot be read: {error.strerror or error}"))]
     refusals = []
     for one in located:
         try:
@@ -87,7 +89,7 @@ def _look(path: str) -> tuple[list[tuple[Path, Description]], list[str]]:
             if form is None
             else (f"{form.NAME}, too far down to be found from {path}: name a folder nearer to it")
         )
-        refusals.append(f"{folder}: {why}")
+        refusals.append(str(ConfigError(f"{folder}: {why}")))
     return found, refusals
 
 
@@ -114,7 +116,7 @@ def _one(path: Path, sae: Description) -> str:
         ("inputs", inputs),
         ("texts", {True: "begin with BOS", False: "without BOS", None: f"with or without BOS {UNSAID}"}[sae.bos]),
         ("on disk", f"{readable_bytes(size)}, {sae.dtype}"),
-        ("in memory", f'{readable_bytes(_memory(sae, 4))}, half of it with dtype = "bfloat16"'),
+        ("in memory", f'{readable_bytes(sae.memory_bytes(4))}, half of it with dtype = "bfloat16"'),
         *(("warning", warning) for warning in sae.warnings),
     ]
     return "\n".join([str(path), *(f"  {name:<12}{value}" for name, value in lines)])
@@ -122,13 +124,13 @@ def _one(path: Path, sae: Description) -> str:
 
 def _many(path: str, found: Sequence[tuple[Path, Description]]) -> str:
     """A table, the sums, and each warning once."""
-    root = Path(path)
+    root = Path(path).absolute()
     rows = [HEADERS]
     for place, sae in found:
         name = str(place.relative_to(root) if place.is_relative_to(root) else place)
         k = "" if sae.k is None else str(sae.k)
         facts = (sae.hook_name or "?", sae.architecture, f"{sae.d_in:,}", f"{sae.d_sae:,}", k, sae.model or "?")
-        rows.append((name, sae.format, *facts, readable_bytes(_memory(sae, 4))))
+        rows.append((name, sae.format, *facts, readable_bytes(sae.memory_bytes(4))))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [
         "  ".join(
@@ -137,7 +139,7 @@ def _many(path: str, found: Sequence[tuple[Path, Description]]) -> str:
         ).rstrip()
         for row in rows
     ]
-    latents, memory = sum(sae.d_sae for _, sae in found), sum(_memory(sae, 4) for _, sae in found)
+    latents, memory = sum(sae.d_sae for _, sae in found), sum(sae.memory_bytes(4) for _, sae in found)
     lines.append(f"\n{path}: {len(found)} SAEs, {latents:,} latents, {readable_bytes(memory)} in float32")
     warnings = Counter(warning for _, sae in found for warning in sae.warnings)
     return "\n".join([*lines, *(f"warning, of {count}: {warning}" for warning, count in warnings.items())])
@@ -175,8 +177,3 @@ def _set(sae: Description) -> str:
     if "transcoder" in sae.architecture:
         return "transcoder"
     return next((name for part, name in SETS.items() if part in (sae.hook_name or "")), "mine")
-
-
-def _memory(sae: Description, width: int) -> int:
-    """Bytes that it takes while it is served: the encoder in numbers of `width` bytes, and vectors in float32."""
-    return sae.d_in * sae.d_sae * width + 3 * 4 * sae.d_sae

@@ -1,5 +1,6 @@
-"""Sources of features: SAEs on disk, synthetic SAEs, and MLP neurons. Only the engine imports this package; torch is.
+"""Sources of features: SAEs on disk, synthetic SAEs, and MLP neurons. Imported by engine and commands only; torch is.
 
-One file for each format (`openai`, `saelens`), one maths of encoding (`sae`), one way in (`registry.load_sources`).
-A new format is a module with the three functions of `formats.Format` and a line in `formats.FORMATS`.
+Where they lie (`paths`, `plan`), what their files say (`formats/`, `releases`, `description`), one maths of encoding
+(`sae`, `steps`, `activations`), one way in (`registry.load_sources`). A new format is a module in `formats/`, a line in
+`formats.ALL` and its name in `config.FORMAT_NAMES`.
 """

@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from saeserve_server.config import Config
-from saeserve_server.errors import ConfigError
-from saeserve_server.sources.formats import recognise, unknown
+from saeserve_server.errors import ConfigError, shown
+from saeserve_server.layers import LAYER, path_expression
+from saeserve_server.sources.formats import recognise, sae_path, unknown
 
-LAYER = "{layer}"
 HUB = "hf://"
-DEPTH = 4
+DEPTH = 8
 """How far down a folder of many SAEs is searched."""
 MOST_LISTED = 8
 
@@ -35,6 +35,8 @@ class Located:
 
 def locate(config: Config, path: str, layers: Sequence[int] | None, n_layers: int) -> list[Located]:
     """The SAEs at `path`, for `layers` or for all that are there. Raises ConfigError: it says what was looked for."""
+    if "\0" in path:
+        raise ConfigError(f"expected a path, got {shown(path)}")
     path = _of_hub(config, path) if path.startswith(HUB) else path
     if LAYER in path:
         found = list(_by_layer(config, path, layers, n_layers))
@@ -45,7 +47,7 @@ def locate(config: Config, path: str, layers: Sequence[int] | None, n_layers: in
     whole = config.resolve(path)
     if whole.exists():
         return [Located(one) for one in _in_folder(whole)]
-    if not glob.has_magic(path):
+    if not has_pattern(path):
         raise ConfigError(f"{whole}: does not exist")
     matches = _matches(whole)
     if not matches:
@@ -56,7 +58,8 @@ def locate(config: Config, path: str, layers: Sequence[int] | None, n_layers: in
 def _by_layer(config: Config, path: str, layers: Sequence[int] | None, n_layers: int) -> Iterator[Located]:
     for layer in range(n_layers) if layers is None else layers:
         pattern = config.resolve(path.replace(LAYER, str(layer)))
-        matches = [pattern] if pattern.exists() else _matches(pattern)
+        whole = path_expression(str(config.resolve(path)))  # layer_{layer}* of layer 1 is not layer_10
+        matches = [one for one in _matches(pattern) if (match := whole.fullmatch(str(one))) and int(match[1]) == layer]
         if len(matches) > 1:
             listed = ", ".join(str(match.relative_to(_folder(pattern))) for match in matches[:MOST_LISTED])
             more = f" and {len(matches) - MOST_LISTED} more" if matches[MOST_LISTED:] else ""
@@ -72,22 +75,25 @@ def _by_layer(config: Config, path: str, layers: Sequence[int] | None, n_layers:
 
 def _in_folder(path: Path) -> list[Path]:
     """The SAE at `path`, or those in the folder. Raises ConfigError if it is neither."""
+    path = sae_path(path)
     if not path.is_dir() or recognise(path) is not None:
         return [path]
-    found = list(_walk(path, DEPTH))
+    found = list(_walk(path, DEPTH, set()))
     if not found:
         raise ConfigError(f"{path}: {unknown(path)}")
     return found
 
 
-def _walk(folder: Path, depth: int) -> Iterator[Path]:
+def _walk(folder: Path, depth: int, walked: set[Path]) -> Iterator[Path]:
+    """The SAEs below; each folder is walked once, so that links to folders above end."""
+    walked.add(folder.resolve())
     for child in sorted(folder.iterdir(), key=natural):
         if child.name.startswith("."):
             continue
         if recognise(child) is not None:
             yield child
-        elif child.is_dir() and depth > 1:
-            yield from _walk(child, depth - 1)
+        elif child.is_dir() and depth > 1 and child.resolve() not in walked:
+            yield from _walk(child, depth - 1, walked)
 
 
 def natural(path: Path) -> list[tuple[int, str]]:
@@ -96,14 +102,23 @@ def natural(path: Path) -> list[tuple[int, str]]:
 
 
 def _matches(pattern: Path) -> list[Path]:
-    if not glob.has_magic(str(pattern)):
+    """What is there, of a path that may hold `*` and `?`."""
+    if pattern.exists():
+        return [pattern]
+    if not has_pattern(str(pattern)):
         return []
-    return sorted((Path(match) for match in glob.glob(str(pattern))), key=natural)  # noqa: PTH207 - the pattern is a whole path
+    found = glob.glob(str(pattern).replace("[", "[[]"))  # noqa: PTH207 - the pattern is a whole path
+    return sorted(map(Path, found), key=natural)
+
+
+def has_pattern(path: str) -> bool:
+    """Whether it names what matches rather than one thing."""
+    return "*" in path or "?" in path
 
 
 def _folder(pattern: Path) -> Path:
     """The deepest folder of a pattern that depends neither on the layer nor on a match."""
-    while LAYER in str(pattern) or glob.has_magic(str(pattern)):
+    while LAYER in str(pattern) or has_pattern(str(pattern)):
         pattern = pattern.parent
     return pattern
 
@@ -115,9 +130,9 @@ def _of_hub(config: Config, path: str) -> str:
     """
     from huggingface_hub import constants, snapshot_download
 
-    match = re.fullmatch(r"hf://([^/@\s]+/[^/@\s]+)(?:@([^/\s]+))?(?:/(.*))?", path)
+    match = re.fullmatch(r"hf://(\w[\w.-]*/\w[\w.-]*)(?:@([^/\s]+))?(?:/(.*))?", path)
     if match is None:
-        raise ConfigError(f"expected hf://OWNER/NAME/PATH, got {path!r}")
+        raise ConfigError(f"expected hf://OWNER/NAME/PATH, got {shown(path)}")
     repository, revision, rest = match.groups()
     beside = config.resolve(repository)
     if beside.is_dir():

@@ -11,9 +11,10 @@ from pathlib import Path
 from saeserve_server.catalog import NEURON_SET
 from saeserve_server.config import Config, SourceSettings
 from saeserve_server.errors import ConfigError
+from saeserve_server.layers import LAYER, parse_layers
 from saeserve_server.sources.description import Description, Facts, complete
 from saeserve_server.sources.formats import describe
-from saeserve_server.sources.paths import LAYER, MOST_LISTED, Located, locate
+from saeserve_server.sources.paths import MOST_LISTED, Located, locate
 from saeserve_server.sources.releases import with_release
 from saeserve_server.sources.tensors import naming
 
@@ -67,8 +68,9 @@ def _plan(config: Config, place: str, settings: SourceSettings, n_layers: int) -
     for alias in settings.aliases:
         if not alias or re.search(r"[\s:]", alias):
             raise ConfigError(f"{place}.aliases: expected names without spaces and colons, got {alias!r}")
-    with naming(f"{place}.layers"):
-        layers = _layers(settings.layers, n_layers)
+    layers = None if settings.layers is None else parse_layers(settings.layers, f"{place}.layers")
+    if layers is not None and layers[-1] >= n_layers:
+        raise ConfigError(f"{place}.layers: expected layers from 0 to {n_layers - 1}, got {settings.layers!r}")
     located = _located(config, place, settings, layers, n_layers)
     planned = [sae for found in located if (sae := _sae(place, settings, found, layers, n_layers)) is not None]
     if not planned:
@@ -117,7 +119,7 @@ def _sae(
     hook = hook.replace(LAYER, str(layer))
     if layers is not None and layer not in layers:
         return None
-    if layer >= n_layers:
+    if not 0 <= layer < n_layers:
         raise ConfigError(
             f"{place}.{'hook' if settings.hook else 'path'}: expected a hook point of layers 0 to {n_layers - 1}, that "
             f"the model has, got {hook} of {found.path}"
@@ -179,19 +181,3 @@ def _refuse_repeats(place: str, planned: list[PlannedSae]) -> None:
 def _listed(paths: list[Path]) -> str:
     more = f" and {len(paths) - MOST_LISTED} more" if paths[MOST_LISTED:] else ""
     return ", ".join(map(str, paths[:MOST_LISTED])) + more
-
-
-def _layers(text: str | None, n_layers: int) -> list[int] | None:
-    """`0-3,5` as sorted layers; None for None."""
-    if text is None:
-        return None
-    layers: set[int] = set()
-    for part in text.split(","):
-        match = re.fullmatch(r"\s*(\d{1,6})\s*(?:-\s*(\d{1,6})\s*)?", part)
-        first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
-        if first > last:
-            raise ConfigError(f"expected layers such as 0-11 or 0,3,5, got {text!r}")
-        if last >= n_layers:
-            raise ConfigError(f"expected layers from 0 to {n_layers - 1}, got {text!r}")
-        layers.update(range(first, last + 1))
-    return sorted(layers)

@@ -12,9 +12,9 @@ from torch import Tensor
 from saeserve_server.catalog import Kind, ModelInfo, SourceInfo
 from saeserve_server.config import Config
 from saeserve_server.errors import ConfigError, nearest
+from saeserve_server.layers import LAYER
 from saeserve_server.sources.description import Description, read
 from saeserve_server.sources.neurons import neuron_source
-from saeserve_server.sources.paths import LAYER
 from saeserve_server.sources.plan import PlannedSae
 from saeserve_server.sources.revision import content_hash, text_hash
 from saeserve_server.sources.sae import Sae, fold_decoder_norm

@@ -12,8 +12,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import PurePosixPath
 
 from saeserve_server.errors import ConfigError, nearest
+from saeserve_server.layers import LAYER, path_expression, ranges
 
-LAYER = "{layer}"
 CONFIGURATIONS = re.compile(r"(config|cfg|hyperparams)\.(json|ya?ml)")
 """Files of a folder above an SAE that may describe it."""
 SHOWN = 8
@@ -27,7 +27,7 @@ def choose(files: Sequence[str], path: str, layers: Sequence[int] | None, where:
     """
     if not path:
         return {None: ""}
-    expression = _expression(path)
+    expression = path_expression(path)
     found: dict[int | None, list[str]] = defaultdict(list)
     for candidate in sorted({*files, *_folders(files)}):
         if match := expression.fullmatch(candidate):
@@ -48,7 +48,7 @@ def choose(files: Sequence[str], path: str, layers: Sequence[int] | None, where:
             more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
             layer_name = "" if layer is None else f"layer {layer}: "
             lines.append(f"  {layer_name}{' '.join(names[:SHOWN])}{more}")
-        raise ConfigError("\n".join(lines))
+        raise ConfigError(*lines)
     return {layer: names[0] for layer, names in sorted(found.items(), key=lambda item: item[0] or 0)}
 
 
@@ -67,38 +67,6 @@ def files_of(files: Iterable[str], chosen: str) -> list[str]:
         return bool(CONFIGURATIONS.fullmatch(file.name)) or (beside and file.stem in (stem, f"{stem}_cfg"))
 
     return [name for name in files if belongs(name)]
-
-
-def parse_layers(text: str, place: str) -> list[int]:
-    """`0-3,5` as sorted layers. Raises ConfigError."""
-    layers: set[int] = set()
-    for part in text.split(","):
-        match = re.fullmatch(r"\s*(\d{1,4})\s*(?:-\s*(\d{1,4})\s*)?", part)
-        first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
-        if first > last:
-            raise ConfigError(f"{place}: expected layers such as 0-11 or 0,3,5, got {text!r}")
-        layers.update(range(first, last + 1))
-    return sorted(layers)
-
-
-def ranges(layers: Iterable[int]) -> str:
-    """Layers as `0-3,5`."""
-    parts: list[list[int]] = []
-    for layer in sorted(layers):
-        if parts and layer == parts[-1][-1] + 1:
-            parts[-1].append(layer)
-        else:
-            parts.append([layer])
-    return ",".join(f"{part[0]}-{part[-1]}" if len(part) > 1 else str(part[0]) for part in parts)
-
-
-def _expression(path: str) -> re.Pattern[str]:
-    """`*` and `?` end at a slash; every `{layer}` is the same number."""
-    parts = [re.escape(part).replace(r"\*", "[^/]*").replace(r"\?", "[^/]") for part in path.split(LAYER)]
-    return re.compile(
-        parts[0]
-        + "".join(("(?P=layer)" if i else "(?P<layer>0|[1-9][0-9]*)") + part for i, part in enumerate(parts[1:]))
-    )
 
 
 def _folders(files: Iterable[str]) -> set[str]:

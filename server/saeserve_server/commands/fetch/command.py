@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from saeserve_server.commands.fetch import wanted as asked
-from saeserve_server.commands.fetch.choose import LAYER, choose, files_of, parse_layers
+from saeserve_server.commands.fetch.choose import choose, files_of
 from saeserve_server.commands.fetch.sums import FILE as SUMS
 from saeserve_server.commands.fetch.sums import Sums
 from saeserve_server.commands.fetch.wanted import Wanted, WantedSae
 from saeserve_server.config import load_config
 from saeserve_server.errors import ConfigError, nearest
+from saeserve_server.layers import LAYER, parse_layers
 from saeserve_server.units import readable_bytes
 
 if TYPE_CHECKING:

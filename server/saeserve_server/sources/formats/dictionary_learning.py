@@ -13,12 +13,11 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
 
 from saeserve_server.errors import ConfigError, shown
 from saeserve_server.sources.description import Description
 from saeserve_server.sources.files import read_json
-from saeserve_server.sources.formats.common import describe_file, get, layer_in, opened
+from saeserve_server.sources.formats.common import check_sizes, describe_file, get, layer_in, opened
 from saeserve_server.sources.layout import Layout, Part
 from saeserve_server.sources.tensors import naming
 from saeserve_server.sources.weights import WeightFile, has_weights
@@ -94,12 +93,14 @@ def describe(path: Path) -> Description:
         name = get(trainer, "dict_class", str)
         if name not in CLASSES:
             raise ConfigError(f"trainer.dict_class: expected one of {', '.join(CLASSES)}, got {shown(name)}")
-        architecture, activation, subtract, layout = CLASSES[name]
         layer = get(trainer, "layer", int, layer_in(path))
         k = get(trainer, "k", int)
         model = get(trainer, "lm_name", str)
         hook = _hook(get(trainer, "submodule_name", str, "resid_post"), layer)
     with opened(path / WEIGHTS) as file:
+        if name == "AutoEncoder" and "decoder.bias" in file.entries and "bias" not in file.entries:
+            name = "AutoEncoderNew"  # some trainers write the name of the other
+        architecture, activation, subtract, layout = CLASSES[name]
         if activation == "topk":
             k = _k_of(file, k)
         description = describe_file(
@@ -116,7 +117,7 @@ def describe(path: Path) -> Description:
             model=model,
             bos=True,
         )
-        _check(description, trainer)
+        check_sizes(description, trainer, CONFIG, d_in="activation_dim", d_sae="dict_size")
     return description
 
 
@@ -138,11 +139,3 @@ def _k_of(file: WeightFile, k: int | None) -> int:
     if k is None:
         raise ConfigError("k: missing, expected the number of latents that a topk SAE keeps")
     return k
-
-
-def _check(description: Description, trainer: dict[str, Any]) -> None:
-    for key, actual in (("activation_dim", description.d_in), ("dict_size", description.d_sae)):
-        with naming(CONFIG):
-            expected = get(trainer, key, int)
-        if expected not in (None, actual):
-            raise ConfigError(f"{description.layout.parts['W_enc'].name}: {actual}, but {CONFIG} says {key} {expected}")
