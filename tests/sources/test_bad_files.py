@@ -14,29 +14,6 @@ from saeserve_server.sources.formats import describe
 from tests.sources.formats import load, write_openai, write_saelens
 
 
-class Touch:
-    """Unpickling it creates a file."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
-        return Path.touch, (self.path,)
-
-
-@pytest.mark.parametrize("legacy", [False, True])
-def test_pickled_code_is_refused_and_does_not_run(tmp_path: Path, legacy: bool) -> None:
-    bad, trace = tmp_path / "bad.pt", tmp_path / "it-ran"
-    state = write_openai(bad)
-    torch.save(state | {"extra": Touch(trace)}, bad, _use_new_zipfile_serialization=not legacy)
-    torch.load(bad, weights_only=False)  # noqa: TID251 - shows that the file does what it is meant to
-    assert trace.exists()
-    trace.unlink()
-    with pytest.raises(ConfigError, match=r"bad.pt: refused: it holds pickled code or objects \("):
-        load(bad, "openai")
-    assert not trace.exists()
-
-
 @pytest.mark.parametrize("legacy", [False, True])
 @pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 0.99])
 def test_truncated_pt_files_are_refused(tmp_path: Path, share: float, legacy: bool) -> None:
@@ -46,21 +23,6 @@ def test_truncated_pt_files_are_refused(tmp_path: Path, share: float, legacy: bo
     path.write_bytes(data[: int(len(data) * share)])
     with pytest.raises(ConfigError, match=r"0\.pt: .*truncated or damaged"):
         load(path, "openai")
-
-
-@pytest.mark.parametrize("content", [b"hello", b"PK\x03\x04", bytes(range(256)) * 9, b'{"a": 1}'])
-def test_files_that_are_no_pt_files_are_refused(tmp_path: Path, content: bytes) -> None:
-    (tmp_path / "0.pt").write_bytes(content)
-    with pytest.raises(ConfigError, match=r"0\.pt: "):
-        load(tmp_path / "0.pt", "openai")
-
-
-def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
-    for path in (tmp_path, tmp_path / "no.pt"):
-        with pytest.raises(ConfigError, match=f"{path}: cannot be read"):
-            load(path, "openai")
-    with pytest.raises(ConfigError, match=r"cfg\.json: cannot be read"):
-        load(tmp_path, "saelens")
 
 
 @pytest.mark.parametrize(
@@ -134,38 +96,6 @@ def test_saelens_errors_name_file_and_tensor(tmp_path: Path, name: str, value: A
     tensors = load_file(weights) | {name: value}
     save_file({key: tensor for key, tensor in tensors.items() if tensor is not None}, weights)
     with pytest.raises(ConfigError, match=rf"sae_weights\.safetensors: {message}"):
-        load(tmp_path, "saelens")
-
-
-@pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 0.99])
-def test_truncated_safetensors_are_refused(tmp_path: Path, share: float) -> None:
-    write_saelens(tmp_path)
-    weights = tmp_path / "sae_weights.safetensors"
-    data = weights.read_bytes()
-    weights.write_bytes(data[: int(len(data) * share)])
-    with pytest.raises(ConfigError, match=r"sae_weights\.safetensors: .*truncated or damaged"):
-        load(tmp_path, "saelens")
-
-
-def test_missing_weights_are_refused(tmp_path: Path) -> None:
-    write_saelens(tmp_path)
-    (tmp_path / "sae_weights.safetensors").unlink()
-    with pytest.raises(ConfigError, match=r"sae_weights\.safetensors: cannot be read: .*No such file"):
-        load(tmp_path, "saelens")
-
-
-@pytest.mark.parametrize("text", ["{", " ", "\xff", "[" * 100_000, "NaN,"])
-def test_cfg_that_is_no_json_is_refused(tmp_path: Path, text: str) -> None:
-    write_saelens(tmp_path)
-    (tmp_path / "cfg.json").write_bytes(text.encode("latin-1"))
-    with pytest.raises(ConfigError, match=r"cfg\.json: not (valid JSON|UTF-8 text)"):
-        load(tmp_path, "saelens")
-
-
-def test_cfg_that_is_no_object_is_refused(tmp_path: Path) -> None:
-    write_saelens(tmp_path)
-    (tmp_path / "cfg.json").write_text("[1]")
-    with pytest.raises(ConfigError, match=r"cfg\.json: expected a JSON object, got list"):
         load(tmp_path, "saelens")
 
 

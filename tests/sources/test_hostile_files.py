@@ -115,9 +115,11 @@ def test_truncated_weights_are_refused(victim: Victim, share: float) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_what_may_not_be_read_is_refused(victim: Victim) -> None:
-    victim.weights.chmod(0)
-    assert refusal(victim).startswith(f"{victim.family.weights}: cannot be read: Permission denied")
+def test_what_may_not_be_read_is_refused(tmp_path: Path) -> None:
+    for family in FAMILIES:
+        victim = copy(family, tmp_path / str(family))
+        victim.weights.chmod(0)
+        assert refusal(victim).startswith(f"{family.weights}: cannot be read: Permission denied")
 
 
 class Touch:

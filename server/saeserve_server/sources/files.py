@@ -27,6 +27,8 @@ MOST_YAML_BYTES = 2**15
 """Largest YAML file: its parser takes a millisecond for every few hundred bytes."""
 MOST_TENSORS = 1000
 """Tensors in one file. SAEs have a dozen."""
+ENCRYPTED = 1
+"""The flag of a zip archive's member."""
 AGAIN = "truncated or damaged: fetch it again"
 
 
@@ -84,6 +86,8 @@ def open_archive(path: Path) -> tuple[zipfile.ZipFile, dict[str, zipfile.ZipInfo
     for member in archive.infolist():
         if member.filename in members:
             raise ConfigError(f"{member.filename}: stands in the archive twice")
+        if member.flag_bits & ENCRYPTED:
+            raise ConfigError(f"{member.filename}: locked with a password")
         if not 0 <= member.header_offset <= size - member.compress_size:
             raise ConfigError(f"{member.filename}: ends beyond the file: {AGAIN}")
         members[member.filename] = member

@@ -31,7 +31,7 @@ from saeserve_server.sources.files import AGAIN, Entry, check_count, check_file,
 
 ZIP_MAGIC = b"PK\x03\x04"
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
-MOST_PICKLE_BYTES = 2**18
+MOST_PICKLE_BYTES = 2**16
 """Largest description of a state dict: names and shapes, some 200 bytes for each tensor."""
 NO_STATE_DICT = f"not a PyTorch state dict of tensors, or {AGAIN}"
 

@@ -64,13 +64,16 @@ def describe_file(
     )
 
 
-def check_sizes(description: Description, values: Mapping[str, Any], where: str) -> None:
-    """Raises ConfigError where d_in or d_sae of the header are not what a configuration file says."""
-    for name, actual in (("d_in", description.d_in), ("d_sae", description.d_sae)):
+def check_sizes(
+    description: Description, values: Mapping[str, Any], where: str, *, d_in: str = "d_in", d_sae: str = "d_sae"
+) -> None:
+    """Raises ConfigError where d_in or d_sae of the header are not what a configuration file says under these keys."""
+    for key, name, actual in ((d_in, "d_in", description.d_in), (d_sae, "d_sae", description.d_sae)):
         with naming(where):
-            expected = get(values, name, int)
+            expected = get(values, key, int)
         if expected not in (None, actual):
-            raise ConfigError(f"{name} is {actual}, but {where} says {expected}")
+            says = shown(expected) if key == name else f"{key} = {shown(expected)}"
+            raise ConfigError(f"{name} is {actual}, but {where} says {says}")
 
 
 def get(values: Mapping[str, Any], key: str, kind: type[T], default: Any = None) -> Any:

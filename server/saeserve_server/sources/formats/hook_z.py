@@ -39,7 +39,6 @@ def describe(path: Path) -> Description:
     with naming(config):
         values = read_json(config)
         hook = get(values, "act_name", str)
-        sizes = {"d_in": get(values, "act_size", int), "d_sae": get(values, "dict_size", int)}
     with opened(path) as file:
         description = describe_file(
             NAME,
@@ -54,7 +53,7 @@ def describe(path: Path) -> Description:
             model="gpt2-small" if path.name.startswith("gpt2-small") else None,
             bos=True,
         )
-        check_sizes(description, sizes, config.name)
+        check_sizes(description, values, config.name, d_in="act_size", d_sae="dict_size")
     return description
 
 

@@ -69,7 +69,7 @@ def _first(path: Path) -> Description:
             model="meta-llama/Llama-3.1-8B",
             bos=True,
         )
-        check_sizes(description, {"d_in": values.get("d_model"), "d_sae": values.get("d_sae")}, FIRST)
+        check_sizes(description, values, FIRST, d_in="d_model")
     factor = float(description.d_in**0.5 / norm)
     return Facts(scaling_factor=factor, threshold=threshold * factor).over(description)
 
@@ -94,5 +94,5 @@ def _r1(path: Path) -> Description:
             model="deepseek-ai/DeepSeek-R1-Distill-Llama-8B",
             bos=True,
         )
-        check_sizes(description, {"d_in": values.get("d_model"), "d_sae": values.get("d_sae")}, R1)
+        check_sizes(description, values, R1, d_in="d_model")
     return description

@@ -45,7 +45,9 @@ def describe(path: Path) -> Description:
             one_of(values, "model_type", ("topk_sae",), "topk_sae")
             one_of(values, "hook_point", ("resid_post",), "resid_post")
     repository = find_in(path, r"SAE-Res-(.+)-W\d+K-L0_(\d+)")
-    k = get(values, "k", int, int(repository[2]) if repository else None)
+    with naming(config):
+        k = get(values, "k", int, int(repository[2]) if repository else None)
+        model = get(values, "base_model", str, f"Qwen/{repository[1]}" if repository else None)
     layer = layer_in(Path(path.name))
     with opened(path) as file:
         description = describe_file(
@@ -58,8 +60,8 @@ def describe(path: Path) -> Description:
             k=k,
             hook_name=None if layer is None else f"blocks.{layer}.hook_resid_post",
             layer=layer,
-            model=get(values, "base_model", str, f"Qwen/{repository[1]}" if repository else None),
+            model=model,
             bos=None,
         )
-        check_sizes(description, {"d_in": values.get("d_model"), "d_sae": values.get("d_sae")}, CONFIG)
+        check_sizes(description, values, CONFIG, d_in="d_model")
     return description

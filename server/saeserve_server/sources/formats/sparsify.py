@@ -67,7 +67,8 @@ def describe(path: Path) -> Description:
             model=None,
             bos=True,
         )
-        check_sizes(description, {"d_in": values.get("d_in"), "d_sae": values.get("num_latents") or None}, CONFIG)
+        sizes = values | {"num_latents": values.get("num_latents") or None}  # 0: so many times d_in
+        check_sizes(description, sizes, CONFIG, d_sae="num_latents")
     return description
 
 
