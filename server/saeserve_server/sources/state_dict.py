@@ -1,9 +1,8 @@
 """PyTorch's state dicts, `.pt` and `.pth`, read without unpickling them: nothing in them can be run.
 
 `torch.load(weights_only=True)` runs no code, but believes what it reads: a file of 60 bytes makes it allocate gigabytes
-or hash a key forever, and of a storage that is shorter than it says it reads on into the next one. Here the pickle is
-interpreted by the few instructions that tables of tensors are made of, and they only build names, numbers, tables and
-descriptions of tensors. Those are held against the file before anything is loaded; the numbers are mapped.
+or hash a key forever, and of a storage that is shorter than it says it reads on into the next one. Here descriptions of
+tensors (`pickles.py`) are held against the file before anything is loaded; the numbers are mapped.
 
     zip       {prefix}/data.pkl, and the storage KEY as it is in {prefix}/data/KEY
     legacy    before PyTorch 1.6: five pickles (a magic number, a version, the machine, the table, the keys of its
@@ -13,7 +12,6 @@ descriptions of tensors. Those are held against the file before anything is load
 from __future__ import annotations
 
 import io
-import pickletools
 import struct
 import sys
 import zipfile
@@ -26,55 +24,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from saeserve_server.errors import ConfigError, shown
+from saeserve_server.errors import ConfigError
 from saeserve_server.sources.files import AGAIN, Entry, check_count, check_file, open_archive
+from saeserve_server.sources.pickles import NO_STATE_DICT, Stored, interpret
 
 ZIP_MAGIC = b"PK\x03\x04"
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 MOST_PICKLE_BYTES = 2**16
 """Largest description of a state dict: names and shapes, some 200 bytes for each tensor."""
-NO_STATE_DICT = f"not a PyTorch state dict of tensors, or {AGAIN}"
-
-DTYPES = {
-    "torch.DoubleStorage": torch.float64,
-    "torch.FloatStorage": torch.float32,
-    "torch.HalfStorage": torch.float16,
-    "torch.BFloat16Storage": torch.bfloat16,
-    "torch.LongStorage": torch.int64,
-    "torch.IntStorage": torch.int32,
-    "torch.ShortStorage": torch.int16,
-    "torch.CharStorage": torch.int8,
-    "torch.ByteStorage": torch.uint8,
-    "torch.BoolStorage": torch.bool,
-}
-
-
-@dataclass(frozen=True, slots=True)
-class _Named:
-    """A class or function, by its name."""
-
-    name: str
-
-
-@dataclass(frozen=True, slots=True)
-class _Storage:
-    dtype: torch.dtype
-    key: str
-    numel: int
-
-    @property
-    def nbytes(self) -> int:
-        return self.numel * self.dtype.itemsize
-
-
-@dataclass(frozen=True, slots=True)
-class _Stored:
-    """A tensor: which numbers of a storage it has."""
-
-    storage: _Storage
-    offset: int
-    shape: tuple[int, ...]
-    strides: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,12 +50,12 @@ def open_state_dict(path: Path) -> tuple[dict[str, Entry], dict[str, Any]]:
         file.seek(0)
         state, pieces = _open_zip(path, file) if is_zip else _open_legacy(file, size)
     if not isinstance(state, dict) or not all(isinstance(key, str) for key in state):
-        got = "a tensor alone" if isinstance(state, _Stored) else type(state).__name__
+        got = "a tensor alone" if isinstance(state, Stored) else type(state).__name__
         raise ConfigError(f"expected a state dict, got {got}")
     check_count(len(state))
     entries, extras = {}, {}
     for name, value in state.items():
-        if isinstance(value, _Stored):
+        if isinstance(value, Stored):
             entries[name] = _entry(path, name, value, pieces)
         elif isinstance(value, dict):
             extras[name] = {key: _number(path, str(key), one, pieces) for key, one in value.items()}
@@ -109,12 +66,12 @@ def open_state_dict(path: Path) -> tuple[dict[str, Entry], dict[str, Any]]:
 
 def _number(path: Path, name: str, value: Any, pieces: Mapping[str, _Piece]) -> Any:
     """The number of a tensor of one; else the value itself."""
-    if not isinstance(value, _Stored) or any(one != 1 for one in value.shape):
+    if not isinstance(value, Stored) or any(one != 1 for one in value.shape):
         return value
     return _entry(path, name, value, pieces).load().item()
 
 
-def _entry(path: Path, name: str, tensor: _Stored, pieces: Mapping[str, _Piece]) -> Entry:
+def _entry(path: Path, name: str, tensor: Stored, pieces: Mapping[str, _Piece]) -> Entry:
     storage, count, last = tensor.storage, 1, tensor.offset
     for length, stride in zip(tensor.shape, tensor.strides, strict=True):
         count *= length
@@ -158,7 +115,7 @@ def _open_zip(path: Path, file: BinaryIO) -> tuple[object, dict[str, _Piece]]:
         table = members[tables[0]]
         if table.file_size > MOST_PICKLE_BYTES:
             raise ConfigError(f"refused: a table of {table.file_size} bytes, expected at most {MOST_PICKLE_BYTES}")
-        state, _ = _interpret(io.BytesIO(_bytes_of(file, table, MOST_PICKLE_BYTES)))
+        state, _ = interpret(io.BytesIO(_bytes_of(file, table, MOST_PICKLE_BYTES)))
         folder = f"{prefix}data/"
         pieces = {
             name.removeprefix(folder): _Piece(_begin(file, member), member.file_size)
@@ -189,15 +146,15 @@ def _begin(file: BinaryIO, member: zipfile.ZipInfo) -> int:
 
 def _open_legacy(file: BinaryIO, size: int) -> tuple[object, dict[str, _Piece]]:
     begin = io.BytesIO(file.read(MOST_PICKLE_BYTES))
-    magic, _ = _interpret(begin)
+    magic, _ = interpret(begin)
     if magic != LEGACY_MAGIC:
         raise ConfigError(NO_STATE_DICT)
-    _interpret(begin)
-    machine, _ = _interpret(begin)
+    interpret(begin)
+    machine, _ = interpret(begin)
     if not isinstance(machine, dict) or machine.get("little_endian") is not (sys.byteorder == "little"):
         raise ConfigError(f"expected numbers stored as {sys.byteorder} endian")
-    state, storages = _interpret(begin)
-    keys, _ = _interpret(begin)
+    state, storages = interpret(begin)
+    keys, _ = interpret(begin)
     if not isinstance(keys, list):
         raise ConfigError(NO_STATE_DICT)
     pieces: dict[str, _Piece] = {}
@@ -211,128 +168,3 @@ def _open_legacy(file: BinaryIO, size: int) -> tuple[object, dict[str, _Piece]]:
         pieces[storage.key] = _Piece(position + 8, storage.nbytes)
         position += 8 + storage.nbytes
     return state, pieces
-
-
-def _interpret(file: BinaryIO) -> tuple[Any, dict[str, _Storage]]:
-    """What one pickle describes, and the storages in it by key. Raises ConfigError."""
-    try:
-        return _run(file)
-    except ConfigError:
-        raise
-    except Exception as error:  # what a damaged or hostile pickle raises has no common type
-        raise ConfigError(NO_STATE_DICT) from error
-
-
-def _run(file: BinaryIO) -> tuple[Any, dict[str, _Storage]]:
-    stack: list[Any] = []
-    below: list[list[Any]] = []
-    memo: dict[int, Any] = {}
-    storages: dict[str, _Storage] = {}
-    argument: Any
-    for code, argument, _ in pickletools.genops(file):
-        match code.name:
-            case "PROTO":
-                pass
-            case "STOP":
-                return stack.pop(), storages
-            case "MARK":
-                below.append(stack)
-                stack = []
-            case "NONE" | "NEWTRUE" | "NEWFALSE":
-                stack.append({"NONE": None, "NEWTRUE": True, "NEWFALSE": False}[code.name])
-            case "BININT" | "BININT1" | "BININT2" | "LONG1" | "BINFLOAT" | "BINUNICODE" | "SHORT_BINSTRING":
-                stack.append(argument)
-            case "EMPTY_DICT":
-                stack.append({})
-            case "EMPTY_LIST":
-                stack.append([])
-            case "EMPTY_TUPLE":
-                stack.append(())
-            case "BINPUT" | "LONG_BINPUT":
-                memo[argument] = stack[-1]
-            case "BINGET" | "LONG_BINGET":
-                stack.append(memo[argument])
-            case "TUPLE1" | "TUPLE2" | "TUPLE3":
-                count = int(code.name[-1])
-                stack[-count:] = [tuple(stack[-count:])]
-            case "TUPLE" | "APPENDS" | "SETITEMS":
-                items, stack = stack, below.pop()
-                _take(stack, code.name, items)
-            case "APPEND":
-                _take(stack, code.name, [stack.pop()])
-            case "SETITEM":
-                value, key = stack.pop(), stack.pop()
-                _take(stack, code.name, [key, value])
-            case "GLOBAL":
-                stack.append(_Named(argument.replace(" ", ".")))
-            case "BINPERSID":
-                storage = _storage(stack.pop())
-                storages[storage.key] = storage
-                stack.append(storage)
-            case "REDUCE":
-                arguments, function = stack.pop(), stack.pop()
-                stack.append(_rebuilt(function, arguments))
-            case "BUILD":  # what a table knows of itself: the versions of modules
-                stack.pop()
-                if not isinstance(stack[-1], dict):
-                    raise _code(stack[-1])
-            case _:
-                raise _code(_Named(f"the instruction {code.name}"))
-    raise ConfigError(NO_STATE_DICT)
-
-
-def _take(stack: list[Any], name: str, items: list[Any]) -> None:
-    """Items become a tuple, or go into the list or table on top of the stack."""
-    if name == "TUPLE":
-        stack.append(tuple(items))
-    elif name.startswith("APPEND") and isinstance(stack[-1], list):
-        stack[-1].extend(items)
-    elif name.startswith("SETITEM") and isinstance(stack[-1], dict):
-        for key, value in zip(items[::2], items[1::2], strict=True):
-            if not isinstance(key, str | int):  # a tuple of tuples of … may take forever to hash
-                raise ConfigError(f"refused: a table with a key that is no name: {shown(key)}")
-            stack[-1][key] = value
-    else:
-        raise _code(stack[-1])
-
-
-def _storage(claim: Any) -> _Storage:
-    match claim:
-        case ("storage", _Named(name), str(key), str(), int(count), *_) if name in DTYPES and count >= 0:
-            return _Storage(DTYPES[name], key, count)
-        case ("storage", _Named() as kind, *_):
-            raise _code(kind)
-    raise ConfigError(NO_STATE_DICT)
-
-
-def _rebuilt(function: Any, arguments: Any) -> Any:
-    """What a call gives, of the few that state dicts are made of."""
-    match function, arguments:
-        case _Named("collections.OrderedDict"), ():
-            return {}
-        case _Named("torch._utils._rebuild_parameter"), (_Stored() as tensor, *_):
-            return tensor
-        case _Named("torch._utils._rebuild_tensor_v2"), (
-            _Storage() as storage,
-            int(offset),
-            tuple(shape),
-            tuple(strides),
-            bool(),
-            _,
-            *marks,  # of a tensor that is stored negated or conjugated
-        ) if not any(marks) and len(shape) == len(strides):
-            if not all(type(size) is int and size >= 0 for size in (offset, *shape, *strides)):
-                raise ConfigError(f"a tensor of shape {shown(shape)} and strides {shown(strides)}")
-            return _Stored(storage, offset, shape, strides)
-        case _Named("torch.Size"), (tuple(shape),):
-            return shape
-        case _Named("torch.device"), (str(device), *_):
-            return device
-    raise _code(function)
-
-
-def _code(found: Any) -> ConfigError:
-    name = found.name if isinstance(found, _Named) else type(found).__name__
-    return ConfigError(
-        f"refused: it holds pickled code or objects ({name}), expected tensors only: save its state_dict() instead"
-    )
