@@ -1,6 +1,10 @@
-"""Amounts as people read them."""
+"""Amounts and tables as people read them."""
 
 from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+from saeserve_server.errors import printable
 
 
 def readable_bytes(count: int) -> str:
@@ -11,3 +15,19 @@ def readable_bytes(count: int) -> str:
             return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
         size /= 1024
     return f"{size:.1f} GiB"
+
+
+def table(rows: Sequence[Sequence[str]], numbers: Collection[str]) -> list[str]:
+    """Lines of aligned columns; the first row is the headers, and those in `numbers` are aligned to the right.
+
+    What cannot be printed is spelled out: cells hold names out of files.
+    """
+    cells = [[printable(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return [
+        "  ".join(
+            cell.rjust(width) if header in numbers else cell.ljust(width)
+            for header, cell, width in zip(rows[0], row, widths, strict=True)
+        ).rstrip()
+        for row in cells
+    ]

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from saeserve_server.catalog import Kind, ModelInfo
+from saeserve_server.catalog import Catalog, Kind, ModelInfo
 from saeserve_server.config import Config, load_config
 from saeserve_server.errors import ConfigError
 from saeserve_server.sources.listing import listing
@@ -374,7 +374,8 @@ def test_the_table_of_sources_says_what_is_served(tmp_path: Path) -> None:
     save_file({"sparsity": torch.from_numpy(np.log10(density))}, tmp_path / "sae" / "sparsity.safetensors")
     tables = sae_table(aliases=["mlp"]) + sae_table(set="two", path="other", fold_decoder_norm=True)
     infos = [source.info for source in load(tmp_path, tables, Hooks(n_layers=1))]
-    lines = listing(infos, {info.id: info.file_density for info in infos}, "cpu").splitlines()
+    catalog = Catalog(model(Hooks(n_layers=1)), tuple(infos))
+    lines = listing(catalog, {info.id: info.file_density for info in infos}).splitlines()
     cells = [line.split() for line in lines]
     header, one, two, neurons = cells[:4]
     assert header[0] == "source"
@@ -383,8 +384,9 @@ def test_the_table_of_sources_says_what_is_served(tmp_path: Path) -> None:
     assert two[:7] == ["0-TWO", "blocks.0.hook_mlp_out", "standard", "folded", "12", "40", "-"]
     assert neurons[:5] == ["0", "blocks.0.mlp.hook_post", "neurons", "48", "48"]
     assert lines[5] == "3 sources, 128 features, 4.5 KiB on cpu"
-    assert lines[7].startswith("warning: 0-TWO: trained on texts without BOS and served on texts with one")
-    assert len(lines) == 8
+    assert lines[6] == "texts are read behind token 0"
+    assert lines[8].startswith("warning: 0-TWO: trained on texts without BOS and served on texts with one")
+    assert len(lines) == 9
 
 
 def test_what_saes_will_take_is_known_before_they_are_read(tmp_path: Path) -> None:

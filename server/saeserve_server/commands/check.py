@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from saeserve_server.config import Config
-from saeserve_server.errors import ConfigError
-from saeserve_server.units import readable_bytes
+from saeserve_server.errors import ConfigError, printable
+from saeserve_server.units import readable_bytes, table
 
 if TYPE_CHECKING:
     from saeserve_server.commands.settings import Commands
@@ -119,7 +119,7 @@ def _one(path: Path, sae: Description) -> str:
         ("in memory", f'{readable_bytes(sae.memory_bytes(4))}, half of it with dtype = "bfloat16"'),
         *(("warning", warning) for warning in sae.warnings),
     ]
-    return "\n".join([str(path), *(f"  {name:<12}{value}" for name, value in lines)])
+    return "\n".join([printable(str(path)), *(f"  {name:<12}{printable(value)}" for name, value in lines)])
 
 
 def _many(path: str, found: Sequence[tuple[Path, Description]]) -> str:
@@ -131,18 +131,11 @@ def _many(path: str, found: Sequence[tuple[Path, Description]]) -> str:
         k = "" if sae.k is None else str(sae.k)
         facts = (sae.hook_name or "?", sae.architecture, f"{sae.d_in:,}", f"{sae.d_sae:,}", k, sae.model or "?")
         rows.append((name, sae.format, *facts, readable_bytes(sae.memory_bytes(4))))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        "  ".join(
-            cell.rjust(width) if header in NUMBERS else cell.ljust(width)
-            for header, cell, width in zip(HEADERS, row, widths, strict=True)
-        ).rstrip()
-        for row in rows
-    ]
+    lines = table(rows, NUMBERS)
     latents, memory = sum(sae.d_sae for _, sae in found), sum(sae.memory_bytes(4) for _, sae in found)
     lines.append(f"\n{path}: {len(found)} SAEs, {latents:,} latents, {readable_bytes(memory)} in float32")
     warnings = Counter(warning for _, sae in found for warning in sae.warnings)
-    return "\n".join([*lines, *(f"warning, of {count}: {warning}" for warning, count in warnings.items())])
+    return "\n".join([*lines, *(printable(f"warning, of {count}: {warning}") for warning, count in warnings.items())])
 
 
 def _toml(path: str, saes: Sequence[Description]) -> str:

@@ -31,5 +31,5 @@ def run(options: argparse.Namespace) -> int:
     runner, folder = build_runner(config)
     sources, index = runner.catalog.sources, RecordStore.open(folder) if folder else None
     densities = {source.id: density_of(source, index) for source in sources}
-    print(listing(sources, densities, runner.catalog.model.device))
+    print(listing(runner.catalog, densities))
     return 0

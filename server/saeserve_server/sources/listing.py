@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 import numpy.typing as npt
 
-from saeserve_server.catalog import DEAD_DENSITY, SourceInfo
-from saeserve_server.units import readable_bytes
+from saeserve_server.catalog import DEAD_DENSITY, Catalog, SourceInfo
+from saeserve_server.errors import printable
+from saeserve_server.units import readable_bytes, table
 
 Densities = npt.NDArray[np.floating]
 
@@ -16,25 +17,25 @@ HEADERS = ("source", "hook point", "architecture", "inputs", "features", "dead",
 NUMBERS = {"inputs", "features", "dead", "memory"}
 
 
-def listing(sources: Sequence[SourceInfo], densities: Mapping[str, Densities | None], device: str) -> str:
-    """One line for each source, the sums, then the warnings.
+def listing(catalog: Catalog, densities: Mapping[str, Densities | None]) -> str:
+    """One line for each source, the sums, what stands before texts, then the warnings.
 
     `densities` are the shares of tokens [n_features] on which features fire, by source id; `dead` is - without.
     """
-    rows = [HEADERS, *(_row(source, densities.get(source.id)) for source in sources)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(HEADERS))]
-    lines = [
-        "  ".join(
-            cell.rjust(width) if header in NUMBERS else cell.ljust(width)
-            for header, cell, width in zip(HEADERS, row, widths, strict=True)
-        ).rstrip()
-        for row in rows
-    ]
+    model, sources = catalog.model, catalog.sources
+    lines = table([HEADERS, *(_row(source, densities.get(source.id)) for source in sources)], NUMBERS)
     features = sum(source.n_features for source in sources)
     memory = readable_bytes(sum(source.memory_bytes for source in sources))
-    lines += ["", f"{len(sources)} sources, {features:,} features, {memory} on {device}"]
-    warnings = [f"warning: {source.name}: {warning}" for source in sources for warning in source.warnings]
-    return "\n".join([*lines, *([""] if warnings else []), *warnings])
+    lines += ["", f"{len(sources)} sources, {features:,} features, {memory} on {model.device}"]
+    lines += [f"texts are read {_behind(model.bos_id)}"]
+    lines += [f"{one.name} reads them {_behind(one.bos_id)}" for one in sources if one.bos_id != model.bos_id]
+    warnings = [f"warning: {model.name}: {warning}" for warning in model.warnings]
+    warnings += [f"warning: {source.name}: {warning}" for source in sources for warning in source.warnings]
+    return "\n".join([*lines, *([""] if warnings else []), *map(printable, warnings)])
+
+
+def _behind(bos_id: int | None) -> str:
+    return "without BOS" if bos_id is None else f"behind token {bos_id}"
 
 
 def _row(source: SourceInfo, density: Densities | None) -> tuple[str, ...]:
