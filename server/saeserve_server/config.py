@@ -10,13 +10,13 @@ import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
-    PositiveFloat,
+    FiniteFloat,
     ValidationError,
     ValidationInfo,
     field_validator,
@@ -31,6 +31,8 @@ SECRET = ("cache_url",)
 FILES = ("port_file", "tls_cert", "tls_key", "tls_client_ca", "auth_token_file")
 """Settings that name a file."""
 
+
+Factor = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 FORMAT_NAMES = (
     "saelens",
@@ -86,14 +88,14 @@ class SourceSettings(Section):
         default=None, description="the nonlinearity"
     )
     k: int | None = Field(default=None, ge=1, description="latents that fire (topk), or groups (groupmax)")
-    threshold: float | None = Field(default=None, description="one threshold for all latents (jumprelu)")
+    threshold: FiniteFloat | None = Field(default=None, description="one threshold for all latents (jumprelu)")
     normalization: Literal["none", "layer_norm", "constant_norm_rescale"] | None = Field(
         default=None, description="what is done to each row of inputs"
     )
     center_input: bool | None = Field(
         default=None, description="subtract the mean of each row: trained on a model with centred writing weights"
     )
-    scaling_factor: PositiveFloat | Mapping[str, PositiveFloat] | None = Field(
+    scaling_factor: Factor | Mapping[str, Factor] | None = Field(
         default=None, description="factor by which inputs are scaled, or a table from layers to factors"
     )
     subtract_bias: bool | None = Field(default=None, description="subtract the decoder's bias from inputs")

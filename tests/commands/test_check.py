@@ -9,6 +9,8 @@ from typing import Any
 
 import huggingface_hub
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from saeserve_server.commands.main import main
 from saeserve_server.config import load_config
@@ -111,13 +113,15 @@ def test_a_folder_of_many_is_a_table_and_what_cannot_be_served_is_a_line(check: 
 def test_weights_that_no_format_knows_are_not_passed_over(check: Any, tmp_path: Path) -> None:
     shutil.copytree(RESIDUAL, tmp_path / "layer_2")
     (tmp_path / "other").mkdir()
-    (tmp_path / "other" / "what.safetensors").write_bytes(b"\0" * 100)
+    save_file({"x": torch.zeros(3)}, tmp_path / "other" / "what.safetensors")
+    (tmp_path / "third").mkdir()
+    (tmp_path / "third" / "cut.safetensors").write_bytes(b"\0" * 100)
     done = check(tmp_path)
     assert done.status == 1
     assert told(done.out, "format") == "gemma-scope"
-    assert done.err == (
-        f"saeserve-server: error: {tmp_path}/other: no known layout of an SAE: it holds what.safetensors\n"
-    )
+    damaged, unknown = done.err.splitlines()
+    assert damaged.startswith(f"saeserve-server: error: {tmp_path}/third/cut.safetensors: not a safetensors file")
+    assert unknown == f"saeserve-server: error: {tmp_path}/other: no known layout of an SAE: it holds what.safetensors"
 
 
 def test_what_is_no_sae_is_one_line_that_names_the_known_layouts(check: Any, tmp_path: Path) -> None:

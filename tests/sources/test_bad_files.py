@@ -136,7 +136,7 @@ def test_files_that_are_not_of_the_architecture_they_say_are_refused(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"architecture": "topk", "k": None}, r"cfg\.json: k: missing"),
+        ({"architecture": "topk", "k": None}, r"safetensors: k: missing, .*; set k"),
         ({"architecture": "topk", "k": 0}, r"safetensors: k: expected 1 to 40, .* got 0"),
         ({"architecture": "topk", "k": 41}, r"safetensors: k: expected 1 to 40, .* got 41"),
         ({"architecture": "topk", "k": "5"}, r"cfg\.json: k: expected int, got '5'"),
@@ -159,7 +159,7 @@ def test_saelens_config_errors_name_file_and_key(tmp_path: Path, change: dict[st
 
 def test_a_flat_topk_without_k_is_refused(tmp_path: Path) -> None:
     write_saelens(tmp_path, flat=True, changes={"activation_fn_str": "topk"})
-    with pytest.raises(ConfigError, match=r"cfg\.json: k: missing"):
+    with pytest.raises(ConfigError, match=r"safetensors: k: missing, .*; set k"):
         load(tmp_path, "saelens")
 
 

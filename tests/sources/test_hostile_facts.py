@@ -140,7 +140,7 @@ def family_of(form: str) -> Family:
     [
         ("saelens", {"normalize_activations": "covariance_whitening"}, "covariance_whitening is not supported"),
         ("saelens", {"metadata.hook_head_index": 3}, "hook_head_index: expected none"),
-        ("saelens", {"finetuning_scaling_factor": True}, "finetuning_scaling_factor: expected false"),
+        ("saelens", {"is_transcoder": True}, "is_transcoder: expected false"),
         ("saelens", {"reshape_activations": "hook_q"}, "reshape_activations: expected one of none, hook_z"),
         ("saelens", {"architecture": "crosscoder"}, "architecture: expected one of standard"),
         ("sparsify", {"activation": "multi"}, "activation: expected one of topk, groupmax, got 'multi'"),
@@ -160,7 +160,7 @@ def family_of(form: str) -> Family:
         ("gemma-scope", {"architecture": "topk"}, "architecture: expected jump_relu, got 'topk'"),
         ("qwen-scope", {"model_type": "relu_sae"}, "model_type: expected one of topk_sae, got 'relu_sae'"),
         ("qwen-scope", {"hook_point": "mlp_out"}, "hook_point: expected one of resid_post, got 'mlp_out'"),
-        ("qwen-scope", {"k": 0}, "k: expected 1 to 96, the number of latents, got 0"),
+        ("qwen-scope", {"k": 0}, "k: 0, but the folder's name says 50; set k"),
         ("hook-z", {"dict_size": 95}, "d_sae is 96, but gpt2-small_L2_Hcat_z_lr_cfg.json says dict_size = 95"),
     ],
 )

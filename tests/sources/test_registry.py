@@ -26,11 +26,15 @@ class Hooks:
     n_layers: int = 3
     d_model: int = 12
     neurons: bool = True
+    layer_normed: bool = True
     sampled: list[str] = field(default_factory=list)
     prepared: list[list[str]] = field(default_factory=list)
 
     def resolve(self, name: str) -> str | None:
         return name if name in self.known() else None
+
+    def is_layer_normed(self) -> bool:
+        return self.layer_normed
 
     def prepare(self, names: Sequence[str]) -> None:
         self.prepared.append(list(names))
@@ -219,7 +223,10 @@ def test_layers_without_neurons_are_served_without(tmp_path: Path) -> None:
     ("table", "message"),
     [
         ({"path": "no"}, r"sources\[0\]\.path: .*/no: does not exist"),
-        ({"path": "deep/{layer}/x"}, r"\.path: nothing matches deep/{layer}/x for layers 0 to 2, searched in .*/deep$"),
+        (
+            {"path": "deep/{layer}/x"},
+            r"\.path: nothing matches deep/{layer}/x for layers 0 to 2, searched in .*/deep; `saeserve-server fetch",
+        ),
         ({"layers": "1-2"}, r"\.layers: none of the SAEs at sae is of layers 1-2"),
         ({"layers": "1"}, r"\.hook: expected a hook point of layer 1 for .*/sae, got blocks\.0\.hook_mlp_out"),
         ({"path": "l{layer}", "layers": "0-3"}, r"\.layers: expected layers from 0 to 2, got '0-3'"),

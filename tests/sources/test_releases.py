@@ -17,7 +17,9 @@ from tests.sources.loaders import Expected, expected
 from tests.sources.releases import RELEASES, scope2
 from tests.sources.trees import D_IN, D_SAE, WEIGHTS, Published, put
 
-BOS = {"qwen_scope": None, "mwhanna_transcoder": None, "mntss_clt_layer_transcoder": None}
+BOS = dict.fromkeys(
+    ("qwen_scope", "mwhanna_transcoder", "mntss_clt_layer_transcoder", "dictionary_learning_1", "sparsify"), None
+)
 """Where files say nothing, or what their BOS is follows from the model."""
 NAMELESS = ("sparsify",)
 """Layouts that do not say which model they are for."""

@@ -70,19 +70,20 @@ def _look(path: str) -> tuple[list[tuple[Path, Description]], list[str]]:
     from saeserve_server.sources.releases import with_release
 
     found: list[tuple[Path, Description]] = []
+    damaged: list[tuple[Path, str]] = []
     try:
-        located = locate(Config(origin="check"), path, None, MOST_LAYERS)
+        located = locate(Config(origin="check"), path, None, MOST_LAYERS, damaged)
     except ConfigError as error:
         return [], [str(error)]
     except OSError as error:
         return [], [str(ConfigError(f"{path}: cannot be read: {error.strerror or error}"))]
-    refusals = []
+    refusals = [str(ConfigError(f"{place}: {what}")) for place, what in damaged]
     for one in located:
         try:
             found.append((one.path, complete(with_release(describe(one.path), one.path, None))))
         except ConfigError as error:
             refusals.append(str(error))
-    for folder in _passed_over(Path(path), [one.path for one in located]):
+    for folder in _passed_over(Path(path), [*(one.path for one in located), *(place for place, _ in damaged)]):
         form = recognise(folder)
         why = (
             unknown(folder).partition(". Known are")[0]
@@ -104,6 +105,8 @@ def _passed_over(folder: Path, taken: Sequence[Path]) -> list[Path]:
 
 def _one(path: Path, sae: Description) -> str:
     """All facts, a line each."""
+    from saeserve_server.sources.description import doubts
+
     inputs = ", ".join(sae.steps) or "as they are"
     size = sum(file.stat().st_size for file in sae.files)
     lines = [
@@ -117,13 +120,15 @@ def _one(path: Path, sae: Description) -> str:
         ("texts", {True: "begin with BOS", False: "without BOS", None: f"with or without BOS {UNSAID}"}[sae.bos]),
         ("on disk", f"{readable_bytes(size)}, {sae.dtype}"),
         ("in memory", f'{readable_bytes(sae.memory_bytes(4))}, half of it with dtype = "bfloat16"'),
-        *(("warning", warning) for warning in sae.warnings),
+        *(("warning", warning) for warning in (*sae.warnings, *doubts(sae))),
     ]
     return "\n".join([printable(str(path)), *(f"  {name:<12}{printable(value)}" for name, value in lines)])
 
 
 def _many(path: str, found: Sequence[tuple[Path, Description]]) -> str:
     """A table, the sums, and each warning once."""
+    from saeserve_server.sources.description import doubts
+
     root = Path(path).absolute()
     rows = [HEADERS]
     for place, sae in found:
@@ -134,7 +139,7 @@ def _many(path: str, found: Sequence[tuple[Path, Description]]) -> str:
     lines = table(rows, NUMBERS)
     latents, memory = sum(sae.d_sae for _, sae in found), sum(sae.memory_bytes(4) for _, sae in found)
     lines.append(f"\n{path}: {len(found)} SAEs, {latents:,} latents, {readable_bytes(memory)} in float32")
-    warnings = Counter(warning for _, sae in found for warning in sae.warnings)
+    warnings = Counter(warning for _, sae in found for warning in (*sae.warnings, *doubts(sae)))
     return "\n".join([*lines, *(printable(f"warning, of {count}: {warning}") for warning, count in warnings.items())])
 
 
@@ -144,7 +149,7 @@ def _toml(path: str, saes: Sequence[Description]) -> str:
     models = {sae.model for sae in saes}
     hooks = {sae.hook_name for sae in saes}
     repeats = [layer for layer, count in Counter(sae.layer for sae in saes).items() if count > 1]
-    lines = [f"model = {_quoted(first.model or '…')}"]
+    lines = [f"model = {_quoted(_hub_name(first.model) if first.model else '…')}"]
     if len(models) > 1 or first.model is None:
         named = ", ".join(sorted(filter(None, models)))
         lines[0] += f" # one of {named}" if len(models) > 1 and named else f" # {UNSAID}"
@@ -160,6 +165,14 @@ def _toml(path: str, saes: Sequence[Description]) -> str:
     if any(sae.bos is False for sae in saes):
         lines.append('bos = "none" # trained on texts without BOS; without this line, as for the model')
     return "\n".join(lines)
+
+
+def _hub_name(model: str) -> str:
+    """The hub's name of a model, where releases use TransformerLens' short one."""
+    owners = {"gemma-": "google", "pythia-": "EleutherAI", "Llama-": "meta-llama", "DeepSeek-": "deepseek-ai"}
+    if model == "gpt2-small":
+        return "gpt2"
+    return next((f"{owner}/{model}" for name, owner in owners.items() if model.startswith(name)), model)
 
 
 def _quoted(text: str) -> str:

@@ -59,6 +59,10 @@ class LoadedModel:
         """
         return self._names.resolve(name)
 
+    def is_layer_normed(self) -> bool:
+        """Whether its norms subtract the mean: LayerNorm, not RMSNorm."""
+        return str(self._bridge.cfg.normalization_type).startswith("LN")
+
     def prepare(self, names: Sequence[str]) -> None:
         """Probes all these hook points at once, in a few passes for all of them; those that the model lacks are left.
 

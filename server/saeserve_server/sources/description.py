@@ -28,7 +28,7 @@ from saeserve_server.sources.activations import (
 from saeserve_server.sources.layout import Layout, Part, share_density
 from saeserve_server.sources.sae import Sae
 from saeserve_server.sources.steps import Centre, LayerNorm, NormRescale, Scale, Step, SubtractBias
-from saeserve_server.sources.tensors import naming
+from saeserve_server.sources.tensors import is_finite, naming
 from saeserve_server.sources.weights import open_weights
 
 Normalization = Literal["none", "layer_norm", "constant_norm_rescale"]
@@ -67,11 +67,15 @@ class Description:
     """Pre-activations are multiplied by the latent's decoder norm (topk)."""
     threshold: float | None = None
     """One threshold for all latents, where no tensor holds them."""
+    threshold_is_unscaled: bool = False
+    """That threshold counts in inputs that are not scaled yet."""
     threshold_is_log: bool = False
     """The tensor holds the logarithms of the thresholds."""
     normalization: Normalization = "none"
     center_input: bool = False
     """The mean of each row is subtracted first: trained on a model with centred writing weights."""
+    centring_is_unsaid: bool = False
+    """Of a time when models were centred by default, by files that do not say whether its model was."""
     scaling_factor: float | None = None
     """Factor of the inputs; None: they are taken as they are."""
     expects_scaling: bool = False
@@ -146,7 +150,31 @@ def complete(description: Description) -> Description:
             raise ConfigError("subtract_bias: expected false, the file holds no bias of the input's width")
         if description.fold_decoder_norm and "W_dec" not in parts:
             raise ConfigError("fold_decoder_norm: expected false, the file holds no decoder of its own")
+        if description.fold_decoder_norm and name in ("topk", "groupmax") and not description.rescale:
+            raise ConfigError("fold_decoder_norm: expected false, it would change which latents are the largest")
     return description
+
+
+def doubts(description: Description) -> list[str]:
+    """What may make its values wrong and cannot be told from the files, and what would settle it."""
+    found = []
+    if description.expects_scaling and description.scaling_factor is None:
+        found.append(
+            "trained on inputs that were scaled by a constant which its files do not hold, and served on inputs that "
+            "are not scaled: set scaling_factor"
+        )
+    if description.centring_is_unsaid and description.release is None:
+        found.append(
+            "its files are of a time when SAELens centred the writing weights of models with LayerNorm, and do not say "
+            "whether it did: set center_input (of gpt2-small-res-jb and its like release), or center_input = false"
+        )
+    is_embedding = description.format == "gemma-scope" and description.hook_name == "hook_embed"
+    if is_embedding and description.scaling_factor is None:
+        found.append(
+            "Gemma Scope's SAEs of embeddings were trained on embeddings divided by sqrt(d_in), and this one does not "
+            "lie in a folder named embedding: set scaling_factor"
+        )
+    return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,14 +190,18 @@ class Facts:
     scaling_factor: float | None = None
     subtract_bias: bool | None = None
     fold_decoder_norm: bool | None = None
-    model: str | None = None
-    bos: bool | None = None
 
     def over(self, description: Description) -> Description:
         """The description with these facts in it."""
         given = {name: value for name in self.__slots__ if (value := getattr(self, name)) is not None}
         if "activation" in given and given["activation"] not in ("topk", "groupmax"):
             given.setdefault("k", None)
+        if given.get("activation", "topk") != "topk":
+            given["rescale"] = False
+        if "center_input" in given:
+            given["centring_is_unsaid"] = False
+        if "threshold" in given:
+            given["threshold_is_unscaled"] = False
         return replace(description, **given)
 
 
@@ -218,10 +250,16 @@ def _activation(description: Description, threshold: Tensor | None, gate: dict[s
         case "topk" | "groupmax" as name:
             k = description.k or 0  # `complete` has seen to it
             return TopK(k) if name == "topk" else GroupMax(k)
-    threshold = torch.tensor(description.threshold or 0.0) if threshold is None else threshold
+    if threshold is None:
+        factor = description.scaling_factor if description.threshold_is_unscaled else None
+        threshold = torch.tensor((description.threshold or 0.0) * (factor or 1.0))
     if threshold.ndim == 0:
         threshold = threshold.expand(description.d_sae).clone()
-    return JumpReLU(threshold.exp() if description.threshold_is_log else threshold)
+    if description.threshold_is_log:
+        threshold = threshold.exp()
+    if not is_finite(threshold):
+        raise ConfigError("threshold: expected finite numbers")
+    return JumpReLU(threshold)
 
 
 def _density(where: DensityFile, d_sae: int) -> tuple[FloatArray | None, str | None]:

@@ -7,7 +7,7 @@ that were dropped in silence would give wrong activations.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 import numpy as np
@@ -15,9 +15,12 @@ import torch
 from torch import Tensor
 
 from saeserve_server.catalog import FloatArray
-from saeserve_server.errors import ConfigError, nearest
+from saeserve_server.errors import ConfigError, nearest, shown
 from saeserve_server.sources.tensors import is_finite
 from saeserve_server.sources.weights import WeightFile
+
+NOTES = ("note", "step", "steps", "epoch", "date")
+"""What a state dict may hold beside tensors that cannot bear on activations."""
 
 FLOATS = frozenset({"float64", "float32", "float16", "bfloat16"})
 
@@ -41,8 +44,10 @@ class Layout:
     parts: Mapping[str, Part]
     ignored: tuple[str, ...] = ()
     """Names, or patterns of names, of tensors that no activation depends on."""
-    must_be_one: tuple[str, ...] = field(default=())
+    must_be_one: tuple[str, ...] = ()
     """Tensors that may be there if they are all ones, and then change nothing."""
+    options: tuple[str, ...] = ()
+    """What a state dict may hold beside tensors, read by the format itself."""
 
     def fit(self, file: WeightFile) -> Mapping[str, int]:
         """The sizes of the axes (`d_sae`, `d_in`, …), read off the header.
@@ -86,7 +91,7 @@ class Layout:
     def check_ones(self, file: WeightFile) -> None:
         """Raises ConfigError for a tensor that would change activations if it were applied."""
         for name in self.must_be_one:
-            if name in file.entries and not bool((file.read(name) == 1).all()):
+            if name in file.entries and not torch.allclose(values := file.read(name).float(), torch.ones_like(values)):
                 raise ConfigError(f"{name}: expected ones only, which change nothing; other values are not supported")
 
     def _refuse_unknown(self, file: WeightFile) -> None:
@@ -97,6 +102,12 @@ class Layout:
                 raise ConfigError(
                     f"{name}: a tensor {list(entry.shape)} that this kind of SAE does not have, and leaving it out "
                     f"could give wrong activations; expected only {', '.join(sorted(expected))}"
+                )
+        for name, value in file.extras.items():
+            if value is not None and name not in (*self.options, *NOTES):
+                raise ConfigError(
+                    f"{name}: {shown(value)}, beside the tensors: nothing says what it does to activations; save the "
+                    "tensors alone, and what it says in the configuration"
                 )
 
 

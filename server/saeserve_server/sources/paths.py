@@ -17,11 +17,21 @@ from saeserve_server.config import Config
 from saeserve_server.errors import ConfigError, shown
 from saeserve_server.layers import LAYER, path_expression
 from saeserve_server.sources.formats import recognise, sae_path, unknown
+from saeserve_server.sources.weights import open_weights
 
 HUB = "hf://"
 DEPTH = 8
 """How far down a folder of many SAEs is searched."""
 MOST_LISTED = 8
+WEIGHTS = (".safetensors", ".npz", ".pt", ".pth")
+CONFIGURATIONS = ("cfg.json", "hyperparams.json")
+"""What only the folder of an SAE holds."""
+NOT_SAES = ("model", "pytorch_model", "optimizer", "training_state", "trainer_state", "scheduler")
+"""Beginnings of the names of files that lie beside SAEs and are none."""
+
+
+Damaged = tuple[Path, str]
+"""Something that nearly is an SAE, and what is wrong with it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +43,14 @@ class Located:
     """Where the table says it; else the files do."""
 
 
-def locate(config: Config, path: str, layers: Sequence[int] | None, n_layers: int) -> list[Located]:
-    """The SAEs at `path`, for `layers` or for all that are there. Raises ConfigError: it says what was looked for."""
+def locate(
+    config: Config, path: str, layers: Sequence[int] | None, n_layers: int, damaged: list[Damaged] | None = None
+) -> list[Located]:
+    """The SAEs at `path`, for `layers` or for all that are there. Raises ConfigError: it says what was looked for.
+
+    In a folder of many, one that cannot be read must not be left out in silence while the others are served: that
+    raises ConfigError too, unless `damaged` takes it.
+    """
     if "\0" in path:
         raise ConfigError(f"expected a path, got {shown(path)}")
     path = _of_hub(config, path) if path.startswith(HUB) else path
@@ -42,17 +58,31 @@ def locate(config: Config, path: str, layers: Sequence[int] | None, n_layers: in
         found = list(_by_layer(config, path, layers, n_layers))
         if not found:
             folder = _folder(config.resolve(path))
-            raise ConfigError(f"nothing matches {path} for layers 0 to {n_layers - 1}, searched in {folder}")
+            remedy = _remedy(config, path)
+            raise ConfigError(f"nothing matches {path} for layers 0 to {n_layers - 1}, searched in {folder}{remedy}")
         return found
     whole = config.resolve(path)
     if whole.exists():
-        return [Located(one) for one in _in_folder(whole)]
+        return [Located(one) for one in _in_folder(whole, damaged)]
     if not has_pattern(path):
-        raise ConfigError(f"{whole}: does not exist")
+        raise ConfigError(f"{whole}: does not exist{_remedy(config, path)}")
     matches = _matches(whole)
     if not matches:
         raise ConfigError(f"nothing matches {whole}")
-    return [Located(one) for match in matches for one in _in_folder(match)]
+    return [Located(one) for match in matches for one in _in_folder(match, damaged)]
+
+
+def _remedy(config: Config, path: str) -> str:
+    """The command that brings what a configuration names, where it is a repository that is not there yet."""
+    parts = Path(path).parts
+    if (
+        len(parts) < 3
+        or Path(path).is_absolute()
+        or not Path(config.origin).is_file()
+        or config.resolve(parts[0]).exists()
+    ):
+        return ""
+    return f"; `saeserve-server fetch {config.origin}` brings what it names"
 
 
 def _by_layer(config: Config, path: str, layers: Sequence[int] | None, n_layers: int) -> Iterator[Located]:
@@ -68,32 +98,55 @@ def _by_layer(config: Config, path: str, layers: Sequence[int] | None, n_layers:
                 "a table from layers to paths"
             )
         if matches:
-            yield Located(matches[0], layer)
+            yield Located(sae_path(matches[0]), layer)
         elif layers is not None:
             raise ConfigError(f"{pattern}: does not exist")
 
 
-def _in_folder(path: Path) -> list[Path]:
+def _in_folder(path: Path, damaged: list[Damaged] | None) -> list[Path]:
     """The SAE at `path`, or those in the folder. Raises ConfigError if it is neither."""
     path = sae_path(path)
     if not path.is_dir() or recognise(path) is not None:
         return [path]
-    found = list(_walk(path, DEPTH, set()))
-    if not found:
+    found, broken = list[Path](), list[Damaged]()
+    for one in _walk(path, DEPTH, set()):
+        if (what := _damage(one)) is None:
+            found.append(one)
+        else:
+            broken.append((one, what))
+    if broken and damaged is None:
+        raise ConfigError(f"{broken[0][0]}: {broken[0][1]}")
+    if damaged is not None:
+        damaged += broken
+    if not found and not broken:
         raise ConfigError(f"{path}: {unknown(path)}")
     return found
 
 
 def _walk(folder: Path, depth: int, walked: set[Path]) -> Iterator[Path]:
-    """The SAEs below; each folder is walked once, so that links to folders above end."""
+    """The SAEs below, and what seems to be some; each folder is walked once, so that links to folders above end."""
     walked.add(folder.resolve())
     for child in sorted(folder.iterdir(), key=natural):
         if child.name.startswith("."):
             continue
-        if recognise(child) is not None:
+        if recognise(child) is not None or _damage(child) is not None:
             yield child
         elif child.is_dir() and depth > 1 and child.resolve() not in walked:
             yield from _walk(child, depth - 1, walked)
+
+
+def _damage(path: Path) -> str | None:
+    """What is wrong with something that nearly is an SAE; None for an SAE, and for what is passed over."""
+    if recognise(path) is not None:
+        return None
+    if path.suffix in WEIGHTS and path.is_file() and not path.name.startswith(NOT_SAES):
+        try:
+            open_weights(path)
+        except ConfigError as error:
+            return str(error)
+    if path.is_dir() and any((path / name).is_file() for name in CONFIGURATIONS):
+        return unknown(path)
+    return None
 
 
 def natural(path: Path) -> list[tuple[int, str]]:
@@ -135,6 +188,11 @@ def _of_hub(config: Config, path: str) -> str:
         raise ConfigError(f"expected hf://OWNER/NAME/PATH, got {shown(path)}")
     repository, revision, rest = match.groups()
     beside = config.resolve(repository)
+    if beside.is_dir() and revision is not None:
+        raise ConfigError(
+            f"{path}: beside the configuration lies {repository}, of which nothing says that it is {revision}: take "
+            "the revision away, or the folder"
+        )
     if beside.is_dir():
         return str(beside / rest) if rest else str(beside)
     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,7 +59,9 @@ def plan_saes(config: Config, n_layers: int) -> list[PlannedSae]:
         tables = [("the demo's sources", demo)]
     else:
         tables = []
-    return [sae for place, settings in tables for sae in _plan(config, place, settings, n_layers)]
+    planned = [sae for place, settings in tables for sae in _plan(config, place, settings, n_layers)]
+    check_unique([(sae.place, (sae.id, *sae.aliases)) for sae in planned])
+    return planned
 
 
 def _plan(config: Config, place: str, settings: SourceSettings, n_layers: int) -> list[PlannedSae]:
@@ -181,3 +183,13 @@ def _refuse_repeats(place: str, planned: list[PlannedSae]) -> None:
 def _listed(paths: list[Path]) -> str:
     more = f" and {len(paths) - MOST_LISTED} more" if paths[MOST_LISTED:] else ""
     return ", ".join(map(str, paths[:MOST_LISTED])) + more
+
+
+def check_unique(tables: Sequence[tuple[str, tuple[str, ...]]]) -> None:
+    """Raises ConfigError for an id or alias that two sources have; upper and lower case are the same."""
+    taken: dict[str, str] = {}
+    for place, names in tables:
+        for name in names:
+            if name in taken:
+                raise ConfigError(f"{place}: {name} is the id or an alias of a source of {taken[name]} too")
+            taken[name] = place

@@ -13,9 +13,9 @@ from saeserve_server.catalog import Kind, ModelInfo, SourceInfo
 from saeserve_server.config import Config
 from saeserve_server.errors import ConfigError, nearest
 from saeserve_server.layers import LAYER
-from saeserve_server.sources.description import Description, read
+from saeserve_server.sources.description import Description, doubts, read
 from saeserve_server.sources.neurons import neuron_source
-from saeserve_server.sources.plan import PlannedSae
+from saeserve_server.sources.plan import PlannedSae, check_unique
 from saeserve_server.sources.revision import content_hash, text_hash
 from saeserve_server.sources.sae import Sae, fold_decoder_norm
 from saeserve_server.sources.source import SaeSource, Source
@@ -37,6 +37,10 @@ class HookPoints(Protocol):
 
     def resolve(self, name: str) -> str | None:
         """TransformerLens' name of a hook point, given that or Hugging Face's; None if the model has none such."""
+        ...
+
+    def is_layer_normed(self) -> bool:
+        """Whether its norms subtract the mean: LayerNorm, not RMSNorm."""
         ...
 
     def prepare(self, names: Sequence[str]) -> None:
@@ -86,7 +90,7 @@ def load_sources(
     hooks.prepare(list(dict.fromkeys([*(sae.hook_name for sae in planned), *neuron_hooks.values()])))
     neurons = list(_neurons(model, hooks, neuron_hooks))
     names = [(sae.place, (sae.id, *sae.aliases)) for sae in planned]
-    _check_unique([*names, *(("the neurons", (n.info.id, *n.info.aliases)) for n in neurons)])
+    check_unique([*names, *(("the neurons", (n.info.id, *n.info.aliases)) for n in neurons)])
     for sae in planned:
         _check_width(sae, hooks)
     latents = [_load(sae, config, model, device) for sae in planned]
@@ -104,7 +108,11 @@ def _resolved(planned: PlannedSae, hooks: HookPoints) -> PlannedSae:
     if name is None:
         key = "hook" if planned.settings.hook else "path"
         raise _no_hook(f"{planned.place}.{key}", planned.hook_name, planned.layer, hooks)
-    return replace(planned, hook_name=name)
+    description = planned.description
+    if not hooks.is_layer_normed() and description.release is None and planned.settings.center_input is None:
+        # TransformerLens centres the writing weights of models with LayerNorm only, whatever it is told.
+        description = replace(description, center_input=False, centring_is_unsaid=False)
+    return replace(planned, hook_name=name, description=description)
 
 
 def _check_width(planned: PlannedSae, hooks: HookPoints) -> None:
@@ -160,8 +168,12 @@ def _maths(description: Description) -> list[str]:
         description.k,
         description.rescale,
         description.threshold,
+        description.threshold_is_unscaled,
         description.threshold_is_log,
-        description.steps,
+        description.center_input,
+        description.scaling_factor,
+        description.normalization,
+        description.subtract_bias,
         bool(description.fold_decoder_norm),
     )
     return [str(one) for one in named]
@@ -185,16 +197,7 @@ def _warnings(planned: PlannedSae, model: ModelInfo, bos: int | None) -> list[st
             f"trained on {description.model}, and the served model is called {model.name}; if it is that model, set "
             "model_name"
         )
-    if description.expects_scaling and description.scaling_factor is None:
-        found.append(
-            "trained on inputs that were scaled by a constant which its files do not hold, and served on inputs that "
-            "are not scaled: set scaling_factor"
-        )
-    if settings.hook is None and (description.hook_name or "").endswith(".hook_mlp_in"):
-        found.append(
-            "its files name hook_mlp_in, read as what the MLP is given, behind its norm; of an SAE that was trained on "
-            'TransformerLens\' hook_mlp_in, before the norm, set hook = "blocks.{layer}.hook_resid_mid"'
-        )
+    found += doubts(description)
     if description.center_input and settings.center_input is None and description.release is None:
         found.append("trained on a model with centred writing weights: the mean of each input is subtracted")
     return found
@@ -280,16 +283,6 @@ def _no_hook(place: str, hook_name: str, layer: int, hooks: HookPoints) -> Confi
 
 def _of_layer(hooks: HookPoints, layer: int) -> list[str]:
     return [name for name in hooks.known() if name.startswith(f"blocks.{layer}.")]
-
-
-def _check_unique(tables: Sequence[tuple[str, tuple[str, ...]]]) -> None:
-    """Raises ConfigError for an id or alias that two sources have; upper and lower case are the same."""
-    taken: dict[str, str] = {}
-    for place, names in tables:
-        for name in names:
-            if name in taken:
-                raise ConfigError(f"{place}: {name} is the id or an alias of a source of {taken[name]} too")
-            taken[name] = place
 
 
 def same_model(one: str, other: str) -> bool:

@@ -48,7 +48,7 @@ def with_release(description: Description, path: Path, name: str | None) -> Desc
 
     Raises ConfigError for a name that is not in the table.
     """
-    table = releases()
+    table, named = releases(), name is not None
     if name is None:
         name = next((one for one, release in table.items() if release.holds(path)), None)
         if name is None:
@@ -62,5 +62,10 @@ def with_release(description: Description, path: Path, name: str | None) -> Desc
     factor = None
     if description.expects_scaling:
         factor = next((one for end, one in release.scaling_factors.items() if path.match(end)), None)
+        if factor is None and named and release.scaling_factors:
+            raise ConfigError(
+                f"{name} has no scaling factor for {path}: expected a path that ends like the published one, such as "
+                f"{next(iter(release.scaling_factors))}; or set scaling_factor"
+            )
     facts = Facts(center_input=release.center_input, normalization=release.normalization, scaling_factor=factor)
     return replace(facts.over(description), release=name)

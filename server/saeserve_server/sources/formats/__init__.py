@@ -118,6 +118,8 @@ def unknown(path: Path) -> str:
         for files, why in REFUSED.items():
             if all(name in found for name in files):
                 return why
+        if "cfg.json" in found:
+            return "holds cfg.json, and neither sae_weights.safetensors nor sae.safetensors: fetch it again"
     else:
         try:
             found = sorted(open_weights(path).entries)

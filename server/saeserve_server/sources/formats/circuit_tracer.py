@@ -65,7 +65,6 @@ def describe(path: Path) -> Description:
             hook_name=None if hook is None or layer is None else f"blocks.{layer}.{hook}",
             layer=layer,
             model=model,
-            bos=None,
         )
 
 

@@ -52,6 +52,7 @@ def describe_file(
     Raises ConfigError where the file does not hold what the layout says.
     """
     sizes = layout.fit(file)
+    layout.check_ones(file)
     return Description(
         format=name,
         weights=file.path,
@@ -83,6 +84,8 @@ def get(values: Mapping[str, Any], key: str, kind: type[T], default: Any = None)
         return default
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value) if value.bit_length() < 64 else math.inf
+    if kind is int and isinstance(value, float) and value.is_integer():
+        value = int(value)
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         raise ConfigError(f"{key}: expected {kind.__name__}, got {shown(value)}")
     if isinstance(value, float) and not math.isfinite(value):
@@ -102,15 +105,18 @@ def one_of(values: Mapping[str, Any], key: str, supported: tuple[str, ...], defa
     return value
 
 
-def layer_in(path: Path) -> int | None:
-    """The layer that the deepest name of the path with one says; None where none does."""
-    for part in reversed(path.parts):
+def layer_in(path: Path, last: int = 1) -> int | None:
+    """The layer that the deepest of the `last` names of a path with one says; None where none does."""
+    for part in reversed(path.parts[-last:]):
         for pattern in LAYER_PATTERNS:
             if match := re.search(pattern, part):
                 return int(match[1])
     return None
 
 
-def find_in(path: Path, pattern: str) -> re.Match[str] | None:
-    """The first match of a pattern in the names of a path, the deepest first."""
-    return next((match for part in reversed(path.parts) if (match := re.search(pattern, part))), None)
+def find_in(path: Path, pattern: str, last: int = 0) -> re.Match[str] | None:
+    """The first match of a pattern in the `last` names of a path, or in all of them; the deepest first.
+
+    Folders above those that a release's own layout has are the user's, and say nothing.
+    """
+    return next((match for part in reversed(path.parts[-last:]) if (match := re.search(pattern, part))), None)

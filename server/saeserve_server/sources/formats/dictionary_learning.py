@@ -75,8 +75,9 @@ CLASSES: dict[str, tuple[str, str, bool, Layout]] = {
 }
 """Architecture, activation, whether the bias is subtracted, and layout, by `dict_class`."""
 
-HOOKS = {"resid_post": "hook_resid_post", "mlp_out": "hook_mlp_out", "attn_out": "hook_attn_out"}
-"""By the beginning of `submodule_name`: resid_post_layer_3."""
+HOOKS = {"out": "hook_resid_post", "in": "hook_resid_pre"}
+"""Of `submodule_name` resid_post_layer_3, a layer of the model, by which side of it the buffer reads. Other names are
+free text, and what they mean depends on the model."""
 
 
 def recognise(path: Path) -> bool:
@@ -87,16 +88,19 @@ def recognise(path: Path) -> bool:
 def describe(path: Path) -> Description:
     """What the folder says. Raises ConfigError."""
     with naming(path / CONFIG):
-        trainer = get(read_json(path / CONFIG), "trainer", dict)
+        values = read_json(path / CONFIG)
+        trainer = get(values, "trainer", dict)
         if trainer is None:
             raise ConfigError("trainer: missing, expected the settings of dictionary_learning's trainer")
+        buffer = get(values, "buffer", dict, {})
         name = get(trainer, "dict_class", str)
         if name not in CLASSES:
             raise ConfigError(f"trainer.dict_class: expected one of {', '.join(CLASSES)}, got {shown(name)}")
-        layer = get(trainer, "layer", int, layer_in(path))
+        submodule = get(trainer, "submodule_name", str)
+        layer = _layer(path, submodule, get(trainer, "layer", int))
         k = get(trainer, "k", int)
         model = get(trainer, "lm_name", str)
-        hook = _hook(get(trainer, "submodule_name", str, "resid_post"), layer)
+        hook = _hook(submodule or "resid_post", get(buffer, "io", str, "out"), layer)
     with opened(path / WEIGHTS) as file:
         if name == "AutoEncoder" and "decoder.bias" in file.entries and "bias" not in file.entries:
             name = "AutoEncoderNew"  # some trainers write the name of the other
@@ -115,19 +119,27 @@ def describe(path: Path) -> Description:
             hook_name=hook,
             layer=layer,
             model=model,
-            bos=True,
         )
         check_sizes(description, trainer, CONFIG, d_in="activation_dim", d_sae="dict_size")
     return description
 
 
-def _hook(submodule: str, layer: int | None) -> str | None:
-    kind = next((hook for prefix, hook in HOOKS.items() if submodule.startswith(prefix)), None)
-    return None if kind is None or layer is None else f"blocks.{layer}.{kind}"
+def _layer(path: Path, submodule: str | None, stated: int | None) -> int | None:
+    """The layer that the submodule, the trainer or the names of folders say."""
+    named = None if submodule is None else layer_in(Path(submodule))
+    if None not in (named, stated) and named != stated:
+        raise ConfigError(f"trainer.layer: expected {named}, as submodule_name {shown(submodule)} says, got {stated}")
+    return next((one for one in (named, stated, layer_in(path, 2)) if one is not None), None)
 
 
-def _k_of(file: WeightFile, k: int | None) -> int:
-    """k of a top-k SAE: the file's, which the configuration's may not contradict."""
+def _hook(submodule: str, side: str, layer: int | None) -> str | None:
+    if layer is None or side not in HOOKS or not submodule.startswith("resid_post"):
+        return None
+    return f"blocks.{layer}.{HOOKS[side]}"
+
+
+def _k_of(file: WeightFile, k: int | None) -> int | None:
+    """k of a top-k SAE: the file's, which the configuration's may not contradict; None where neither says it."""
     if "k" in file.entries:
         entry = file.entries["k"]
         if math.prod(entry.shape) != 1 or not entry.dtype.startswith(("int", "uint")):
@@ -136,6 +148,4 @@ def _k_of(file: WeightFile, k: int | None) -> int:
         if k is not None and k != stored_k:
             raise ConfigError(f"k is {stored_k}, but {CONFIG} says {k}")
         return stored_k
-    if k is None:
-        raise ConfigError("k: missing, expected the number of latents that a topk SAE keeps")
     return k

@@ -67,8 +67,8 @@ def describe(path: Path) -> Description:
 
 def _one(path: Path, file: WeightFile) -> Description:
     repository = find_in(path, r"gemma-scope-(2b|9b|27b)-(pt|it)-(res|mlp|att|transcoders)")
-    is_embedding = find_in(path, r"^embedding$") is not None
-    layer = 0 if is_embedding else layer_in(path.parent)
+    is_embedding = find_in(path.parent, r"^embedding$", 3) is not None
+    layer = 0 if is_embedding else layer_in(path.parent, 3)
     hook = model = None
     is_transcoder = repository is not None and repository[3] == "transcoders"
     if repository is not None:
@@ -129,15 +129,15 @@ def _two(path: Path, file: WeightFile, facts: _Facts | None) -> Description:
     config = folder / CONFIG
     beside = () if facts is None else (config,)
     facts = facts or _Facts()
-    if facts.is_crosscoder or find_in(path, r"^crosscoder$"):
+    if facts.is_crosscoder or find_in(path, r"^crosscoder$", 4):
         raise ConfigError("a crosscoder cannot be served: its files do not say which layers a latent reads")
-    kind = find_in(path, r"(?:^|-)(resid_post|attn_out|mlp_out|transcoder|clt)(?:_all)?(?:$|[_-])")
-    layer = layer_in(path if path.name != TWO else folder)
+    kind = find_in(path, r"(?:^|-)(resid_post|attn_out|mlp_out|transcoder|clt)(?:_all)?(?:$|[_-])", 3)
+    layer = layer_in(path if path.name != TWO else folder, 2)
     warnings: tuple[str, ...] = ()
     hook = facts.hook
     if kind is not None:
         named, hook = hook, _hook(layer, HOOKS_TWO[kind[1]])
-        if named and hook and not _may_be(named, kind[1]):
+        if named and hook and not (_may_be(named, kind[1]) and layer_in(Path(named)) in (None, layer)):
             warnings = (f"its config.json names {named} as input, its folder {kind[1]}: the folder is followed",)
     may_be_clt = kind is None or kind[1] in ("transcoder", "clt")
     is_clt = may_be_clt and "w_dec" in file.entries and len(file.entries["w_dec"].shape) == 3
@@ -153,7 +153,7 @@ def _two(path: Path, file: WeightFile, facts: _Facts | None) -> Description:
         out = "d_out" if is_transcoder else "d_in"
         parts |= {"b_dec": Part("b_dec", out), "W_dec": Part("w_dec", "d_sae", out)}
         ignored = ()
-    if facts.is_affine or find_in(path, r"_affine") or is_transcoder:
+    if facts.is_affine or find_in(path, r"_affine", 2) or is_transcoder:
         ignored += ("affine_skip_connection",)
     repository = find_in(path, r"gemma-scope-2-(270m|1b|4b|12b|27b)-(pt|it)")
     model = facts.model

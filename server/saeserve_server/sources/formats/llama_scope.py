@@ -10,10 +10,12 @@ R1 distill      `config.json`, `sae_weights.safetensors` with log_jumprelu_thres
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from saeserve_server.errors import ConfigError
-from saeserve_server.sources.description import Description, Facts
+from saeserve_server.sources.description import Description
 from saeserve_server.sources.files import read_json, stands
 from saeserve_server.sources.formats.common import check_sizes, describe_file, get, layer_in, one_of, opened
 from saeserve_server.sources.layout import Layout, Part
@@ -44,17 +46,23 @@ def describe(path: Path) -> Description:
     return _first(path) if stands(path / FIRST) or stands((path / FIRST_WEIGHTS).parent) else _r1(path)
 
 
+def _check_options(values: dict[str, Any]) -> None:
+    """Raises ConfigError for what its trainer can do and is not done here."""
+    one_of(values, "act_fn", ("jumprelu",), "jumprelu")
+    one_of(values, "norm_activation", ("dataset-wise",), "dataset-wise")
+    for option in ("apply_decoder_bias_to_pre_encoder", "use_glu_encoder"):
+        if values.get(option):
+            raise ConfigError(f"{option}: expected false, it is not supported")
+
+
 def _first(path: Path) -> Description:
     with naming(path / FIRST):
         values = read_json(path / FIRST)
-        one_of(values, "act_fn", ("jumprelu",), "jumprelu")
-        one_of(values, "norm_activation", ("dataset-wise",), "dataset-wise")
+        _check_options(values)
         norm = get(get(values, "dataset_average_activation_norm", dict, {}), "in", float)
         threshold = get(values, "jump_relu_threshold", float)
-        if norm is None or norm <= 0:
+        if norm is not None and norm <= 0:
             raise ConfigError("dataset_average_activation_norm.in: expected a number over 0")
-        if threshold is None:
-            raise ConfigError("jump_relu_threshold: missing")
         hook = get(values, "hook_point_in", str)
     with opened(path / FIRST_WEIGHTS) as file:
         description = describe_file(
@@ -64,19 +72,23 @@ def _first(path: Path) -> Description:
             beside=(path / FIRST,),
             architecture="jumprelu",
             activation="jumprelu",
+            threshold=threshold,
+            threshold_is_unscaled=True,
+            expects_scaling=True,
             hook_name=hook,
             layer=layer_in(Path(hook or path.name)),
             model="meta-llama/Llama-3.1-8B",
             bos=True,
         )
         check_sizes(description, values, FIRST, d_in="d_model")
-    factor = float(description.d_in**0.5 / norm)
-    return Facts(scaling_factor=factor, threshold=threshold * factor).over(description)
+    factor = None if norm is None else float(description.d_in**0.5 / norm)
+    return replace(description, scaling_factor=factor)
 
 
 def _r1(path: Path) -> Description:
     with naming(path / R1):
         values = read_json(path / R1)
+        _check_options(values)
         hook = get(values, "hook_point_in", str)
     threshold = Part("log_jumprelu_threshold", "d_sae")
     with opened(path / R1_WEIGHTS) as file:

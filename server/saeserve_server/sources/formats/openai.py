@@ -33,7 +33,8 @@ LOCATIONS = {
 }
 """Hook points by the folder of the published files: mlp_post_act/autoencoders/0.pt, resid_post_mlp_v5_32k/…"""
 
-STATISTICS = ("stats_last_nonzero", "latents_activation_frequency", "latents_mean_square", "activation.*")
+STATISTICS = ("stats_last_nonzero", "latents_activation_frequency", "latents_mean_square")
+OPTIONS = ("activation", "activation_state_dict", "activation.k", "activation.postact_fn")
 FREQUENCY = "latents_activation_frequency"
 
 
@@ -57,6 +58,7 @@ def describe(path: Path) -> Description:
                 else Part("decoder.weight", "d_in", "d_sae"),
             },
             STATISTICS,
+            options=OPTIONS,
         )
         location = find_in(path, rf"^({'|'.join(LOCATIONS)})(_v\d+\w*)?$")
         layer = int(path.stem) if re.fullmatch(r"\d+", path.stem) else None

@@ -11,6 +11,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from saeserve_server.errors import ConfigError
 from saeserve_server.sources.description import Description
 from saeserve_server.sources.files import read_json, stands
 from saeserve_server.sources.formats.common import check_sizes, describe_file, find_in, get, layer_in, one_of, opened
@@ -46,7 +47,10 @@ def describe(path: Path) -> Description:
             one_of(values, "hook_point", ("resid_post",), "resid_post")
     repository = find_in(path, r"SAE-Res-(.+)-W\d+K-L0_(\d+)")
     with naming(config):
-        k = get(values, "k", int, int(repository[2]) if repository else None)
+        named = int(repository[2]) if repository else None
+        k = get(values, "k", int, named)
+        if named not in (None, k):
+            raise ConfigError(f"k: {k}, but the folder's name says {named}; set k")
         model = get(values, "base_model", str, f"Qwen/{repository[1]}" if repository else None)
     layer = layer_in(Path(path.name))
     with opened(path) as file:
@@ -61,7 +65,6 @@ def describe(path: Path) -> Description:
             hook_name=None if layer is None else f"blocks.{layer}.hook_resid_post",
             layer=layer,
             model=model,
-            bos=None,
         )
         check_sizes(description, values, CONFIG, d_in="d_model")
     return description

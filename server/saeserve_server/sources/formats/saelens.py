@@ -13,6 +13,7 @@ by side, which is how the engine hands them over.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,14 @@ ACTIVATIONS = {
     "jumprelu_skip_transcoder": "jumprelu",
 }
 """Architectures that are served, and their activations."""
+WRITTEN = r"hook_(resid_(pre|mid|post)|attn_out|mlp_out|embed)$"
+"""Hook points of what is written into the residual stream, which centring its writers changes."""
+CHANGING = {
+    "fold_ln": r"\.ln\d|mlp\.hook_in|hook_mlp_in|hook_normalized",
+    "fold_value_biases": r"hook_(z|v)$",
+    "refactor_factored_attn_matrices": r"hook_(q|k|v|z)$",
+}
+"""What TransformerLens does to weights where it is told to, and the hook points that it changes."""
 REFUSED = {
     "abstopk": "its latents fire on negative pre-activations too, and activations served are never negative",
     "matching_pursuit": "its latents are found one after another, not by one linear map",
@@ -67,7 +76,8 @@ def describe(path: Path) -> Description:
         layout = _layout(facts["architecture"], file)
         density = DensityFile(path / SPARSITY, "sparsity", log10=True) if stands(path / SPARSITY) else None
         beside = (path / CONFIG, *((density.path,) if density else ()))
-        facts.setdefault("layer", layer_in(Path(facts["hook_name"] or path.name)))
+        if facts["layer"] is None:
+            facts["layer"] = layer_in(Path(facts["hook_name"] or path.name))
         description = describe_file(NAME, file, layout, beside=beside, density=density, **facts)
         check_sizes(description, values, CONFIG)
     return description
@@ -93,16 +103,24 @@ def _facts(values: dict[str, Any]) -> dict[str, Any]:
     about = {**values, **{key: value for key, value in metadata.items() if value is not None}}  # of the model
     if about.get("hook_head_index", about.get("hook_point_head_index")) is not None:
         raise ConfigError("hook_head_index: expected none, SAEs of one attention head are not supported")
-    if values.get("finetuning_scaling_factor"):
-        raise ConfigError("finetuning_scaling_factor: expected false, finetuned scales are not supported")
+    if values.get("is_transcoder"):
+        raise ConfigError("is_transcoder: expected false, transcoders of before version 6 are not supported")
     one_of(values, "reshape_activations", ("none", "hook_z"), "none")
-    architecture, k = _architecture(values, is_flat=_is_flat(values, metadata))
+    is_flat = _is_flat(values, metadata)
+    architecture, k = _architecture(values, is_flat=is_flat)
     is_transcoder = architecture.endswith("transcoder")
     subtract = get(values, "apply_b_dec_to_input", bool, not is_transcoder)
     if is_transcoder and subtract:
         raise ConfigError("apply_b_dec_to_input: expected false, the b_dec of a transcoder is of its output")
     normalization = _normalization(values)
+    hook, layer = _hook(about)
     kwargs = get(about, "model_from_pretrained_kwargs", dict, {})
+    for option, changed in CHANGING.items():
+        if kwargs.get(option) and re.search(changed, hook or ""):
+            raise ConfigError(
+                f"model_from_pretrained_kwargs: {option} changes what {hook} gives, and models are served as published"
+            )
+    is_written = re.search(WRITTEN, hook or "") is not None
     rescale = get(values, "rescale_acts_by_decoder_norm", bool, False)
     return {
         "architecture": architecture,
@@ -112,11 +130,28 @@ def _facts(values: dict[str, Any]) -> dict[str, Any]:
         "subtract_bias": subtract,
         "normalization": "none" if normalization == EXPECTED_AVERAGE else normalization,
         "expects_scaling": normalization == EXPECTED_AVERAGE,
-        "center_input": bool(kwargs.get("center_writing_weights")),
-        "hook_name": get(about, "hook_name", str) or get(about, "hook_point", str),
+        "center_input": is_written and bool(kwargs.get("center_writing_weights")),
+        "centring_is_unsaid": is_written and is_flat and not metadata and "model_from_pretrained_kwargs" not in about,
+        "hook_name": hook,
+        "layer": layer,
         "model": get(about, "model_name", str),
         "bos": get(about, "prepend_bos", bool, True),
     }
+
+
+def _hook(about: dict[str, Any]) -> tuple[str | None, int | None]:
+    """Hook point and layer. Old files write `{layer}` into the one.
+
+    `hook_mlp_in` is TransformerLens' copy of the residual stream before the norm, but where SAELens gave that name to
+    a hook point of Hugging Face's, which it then names too.
+    """
+    hook = get(about, "hook_name", str) or get(about, "hook_point", str)
+    layer = get(about, "hook_layer", int, get(about, "hook_point_layer", int))
+    if hook is not None and "{layer}" in hook and layer is not None:
+        hook = hook.replace("{layer}", str(layer))
+    if hook is not None and hook.endswith(".hook_mlp_in"):
+        hook = get(about, "hf_hook_name", str, hook.replace("hook_mlp_in", "hook_resid_mid"))
+    return hook, layer
 
 
 def _is_flat(values: dict[str, Any], metadata: dict[str, Any]) -> bool:
@@ -140,10 +175,7 @@ def _architecture(values: dict[str, Any], *, is_flat: bool) -> tuple[str, int | 
         architecture = "topk"
     if architecture != "topk":
         return architecture, None
-    k = get(values, "k", int, get(kwargs, "k", int))
-    if k is None:
-        raise ConfigError("k: missing, expected the number of latents that a topk SAE keeps")
-    return architecture, k
+    return architecture, get(values, "k", int, get(kwargs, "k", int))
 
 
 def _normalization(values: dict[str, Any]) -> str:

@@ -45,8 +45,6 @@ def describe(path: Path) -> Description:
         if values.get("signed"):
             raise ConfigError("signed: expected false; its latents fire on negative pre-activations too")
         k = get(values, "k", int)
-        if k is None:
-            raise ConfigError(f"k: missing, expected the number of latents or groups that {activation} keeps")
         transcodes = get(values, "transcode", bool, False)
         skips = get(values, "skip_connection", bool, False)
         if values.get("gram_lookup"):
@@ -64,8 +62,6 @@ def describe(path: Path) -> Description:
             subtract_bias=not transcodes,
             hook_name=hook,
             layer=layer,
-            model=None,
-            bos=True,
         )
         sizes = values | {"num_latents": values.get("num_latents") or None}  # 0: so many times d_in
         check_sizes(description, sizes, CONFIG, d_sae="num_latents")
