@@ -17,11 +17,11 @@ from typing import Any
 
 from saeserve_server.errors import ConfigError
 from saeserve_server.sources.description import Description
-from saeserve_server.sources.files import read_yaml, stands
 from saeserve_server.sources.formats.common import describe_file, find_in, get, holds, opened
 from saeserve_server.sources.layout import Layout, Part
 from saeserve_server.sources.tensors import naming
 from saeserve_server.sources.weights import WeightFile
+from saeserve_server.sources.weights.files import read_yaml, stands
 
 NAME = "circuit-tracer"
 FILES = "layer_{n}.safetensors, or W_enc_{n}.safetensors of a cross-layer transcoder, + config.yaml"

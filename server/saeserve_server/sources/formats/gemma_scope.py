@@ -15,11 +15,11 @@ from pathlib import Path
 
 from saeserve_server.errors import ConfigError
 from saeserve_server.sources.description import Description
-from saeserve_server.sources.files import read_json, stands
 from saeserve_server.sources.formats.common import describe_file, find_in, get, holds, layer_in, opened
 from saeserve_server.sources.layout import Layout, Part
 from saeserve_server.sources.tensors import naming
 from saeserve_server.sources.weights import WeightFile, has_weights
+from saeserve_server.sources.weights.files import read_json, stands
 
 NAME = "gemma-scope"
 FILES = "params.npz, or params.safetensors (of cross-layer transcoders one .safetensors file a layer)"

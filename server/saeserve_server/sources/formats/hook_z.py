@@ -10,10 +10,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from saeserve_server.sources.description import Description
-from saeserve_server.sources.files import read_json
 from saeserve_server.sources.formats.common import check_sizes, describe_file, get, layer_in, opened
 from saeserve_server.sources.layout import Layout, Part
 from saeserve_server.sources.tensors import naming
+from saeserve_server.sources.weights.files import read_json
 
 NAME = "hook-z"
 FILES = "NAME.pt + NAME_cfg.json"

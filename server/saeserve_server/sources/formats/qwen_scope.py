@@ -13,10 +13,10 @@ from typing import Any
 
 from saeserve_server.errors import ConfigError
 from saeserve_server.sources.description import Description
-from saeserve_server.sources.files import read_json, stands
 from saeserve_server.sources.formats.common import check_sizes, describe_file, find_in, get, layer_in, one_of, opened
 from saeserve_server.sources.layout import Layout, Part
 from saeserve_server.sources.tensors import naming
+from saeserve_server.sources.weights.files import read_json, stands
 
 NAME = "qwen-scope"
 FILES = "layer{n}.sae.pt"

@@ -19,11 +19,11 @@ from typing import Any
 
 from saeserve_server.errors import ConfigError
 from saeserve_server.sources.description import DensityFile, Description
-from saeserve_server.sources.files import read_json, stands
 from saeserve_server.sources.formats.common import check_sizes, describe_file, get, layer_in, one_of, opened
 from saeserve_server.sources.layout import Layout, Part
 from saeserve_server.sources.tensors import naming
 from saeserve_server.sources.weights import WeightFile, has_weights
+from saeserve_server.sources.weights.files import read_json, stands
 
 NAME = "saelens"
 FILES = "cfg.json + sae_weights.safetensors"

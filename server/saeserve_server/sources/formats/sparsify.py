@@ -14,11 +14,11 @@ from pathlib import Path
 
 from saeserve_server.errors import ConfigError
 from saeserve_server.sources.description import Description
-from saeserve_server.sources.files import read_json
 from saeserve_server.sources.formats.common import check_sizes, describe_file, get, one_of, opened
 from saeserve_server.sources.layout import Layout, Part
 from saeserve_server.sources.tensors import naming
 from saeserve_server.sources.weights import has_weights
+from saeserve_server.sources.weights.files import read_json
 
 NAME = "sparsify"
 FILES = "cfg.json + sae.safetensors"

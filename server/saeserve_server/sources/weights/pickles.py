@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 import torch
 
 from saeserve_server.errors import ConfigError, shown
-from saeserve_server.sources.files import AGAIN
+from saeserve_server.sources.weights.files import AGAIN
 
 NO_STATE_DICT = f"not a PyTorch state dict of tensors, or {AGAIN}"
 

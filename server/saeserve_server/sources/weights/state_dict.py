@@ -25,8 +25,8 @@ import torch
 from torch import Tensor
 
 from saeserve_server.errors import ConfigError
-from saeserve_server.sources.files import AGAIN, Entry, check_count, check_file, open_archive
-from saeserve_server.sources.pickles import NO_STATE_DICT, Stored, interpret
+from saeserve_server.sources.weights.files import AGAIN, Entry, check_count, check_file, open_archive
+from saeserve_server.sources.weights.pickles import NO_STATE_DICT, Stored, interpret
 
 ZIP_MAGIC = b"PK\x03\x04"
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C

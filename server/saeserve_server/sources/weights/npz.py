@@ -14,7 +14,7 @@ from numpy.lib import format as npy
 from torch import Tensor
 
 from saeserve_server.errors import ConfigError
-from saeserve_server.sources.files import AGAIN, Entry, open_archive
+from saeserve_server.sources.weights.files import AGAIN, Entry, open_archive
 
 MOST_HEADER_BYTES = 2**14
 MOST_DEFLATED = 32

@@ -17,9 +17,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from saeserve_server.errors import ConfigError, shown
-from saeserve_server.sources.files import AGAIN, MOST_BYTES, Entry, check_count, check_file, read_json
-from saeserve_server.sources.npz import open_npz
-from saeserve_server.sources.state_dict import open_state_dict
+from saeserve_server.sources.weights.files import AGAIN, MOST_BYTES, Entry, check_count, check_file, read_json
+from saeserve_server.sources.weights.npz import open_npz
+from saeserve_server.sources.weights.state_dict import open_state_dict
 
 INDEX = ".index.json"
 
