@@ -223,3 +223,8 @@ def test_a_bos_that_is_no_token_is_refused(tmp_path: Path) -> None:
     assert "bos: expected an id from 0 to 8191, got 8192" in refused(folder, bos="8192")
     assert "bos: expected an id from 0 to 8191, got 8192" in refused(folder, bos="<image>")
     assert load(folder, bos="none").info.revision != load(folder).info.revision
+
+
+def test_a_model_is_named_without_its_revision() -> None:
+    with pytest.raises(ConfigError, match=r"got 'owner/name@main'; `saeserve-server fetch owner/name@main` brings"):
+        outline(load_config(None, {"model": "owner/name@main"}, {}))

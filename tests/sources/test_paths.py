@@ -3,9 +3,11 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from saeserve_server.config import Config
 from saeserve_server.errors import ConfigError
+from saeserve_server.sources.formats import describe
 from saeserve_server.sources.paths import locate
 from tests.sources.formats import write_openai, write_saelens
 
@@ -73,3 +75,9 @@ def test_an_empty_folder_and_one_of_other_things_say_what_they_hold(tmp_path: Pa
     (tmp_path / "other/readme.md").write_text("x")
     with pytest.raises(ConfigError, match=r"/other: no known layout of an SAE: it holds readme\.md\. Known are"):
         found(tmp_path, "other")
+
+
+def test_tensors_that_are_nested_are_said_to_be(tmp_path: Path) -> None:
+    torch.save({"model": {"encoder.weight": torch.zeros(3)}, "epoch": 3}, tmp_path / "checkpoint.pt")
+    with pytest.raises(ConfigError, match=r"it holds model \(not a tensor; save what is in it alone\), epoch"):
+        describe(tmp_path / "checkpoint.pt")

@@ -50,6 +50,11 @@ def locate_model(config: Config) -> Location:
         return Location(config.model_name or folder.name, folder=folder)
     if model.startswith((".", "/", "~")) or model.count("/") > 1:
         raise ConfigError(f"{config.origin}: model: no folder {folder}")
+    if "@" in model:
+        raise ConfigError(
+            f"{config.origin}: model: expected a name without revision, got {model!r}; `saeserve-server fetch {model}` "
+            f"brings that revision, as {model.partition('@')[0]}"
+        )
     return Location(config.model_name or model.rpartition("/")[2], folder=_from_hub(config, model))
 
 

@@ -122,7 +122,8 @@ def unknown(path: Path) -> str:
             return "holds cfg.json, and neither sae_weights.safetensors nor sae.safetensors: fetch it again"
     else:
         try:
-            found = sorted(open_weights(path).entries)
+            file = open_weights(path)
+            found = sorted(file.entries) or [f"{name} (not a tensor; save what is in it alone)" for name in file.extras]
         except ConfigError as error:
             return str(error)
     more = f" and {len(found) - MOST_LISTED} more" if found[MOST_LISTED:] else ""
