@@ -23,6 +23,7 @@ from saeserve_server.config import Config, load_config
 from saeserve_server.engine.build import build_runner
 from saeserve_server.engine.recovery import GuardedRunner
 from saeserve_server.engine.work import Batch, BatchDone, Ready
+from saeserve_server.errors import ConfigError
 from tests.conftest import DEVICE
 from tests.models.shapes import SHAPES, build, save, save_multimodal
 from tests.models.test_shapes import HEADS, LACKING, MIXTURES
@@ -96,6 +97,23 @@ def test_a_family_is_served_as_run_with_cache_and_the_formula_say(
             expected = plain.saelens(cfg, tensors, x)[1]
             ours = encoded.sparse[source].toarray()[first:end]
             assert np.abs(ours - expected).max() <= 1e-4 * max(1.0, expected.max()), source
+
+
+@pytest.mark.parametrize("shape", [*SHAPES])
+def test_an_sae_that_does_not_fit_is_told_what_would(shape: str, tmp_path: Path) -> None:
+    folder = save(tmp_path / "m", build(shape))
+    table = f'model = "{folder}"\ndevice = "{DEVICE}"\n[[sources]]\nset = "s"\npath = "sae"\n'
+    config = tmp_path / "server.toml"
+    write_saelens(tmp_path / "sae", hook_name="blocks.1.hook_resid_post", d_in=48)
+    config.write_text(table)
+    fits = r", as no hook point of this layer has" if shape in MIXTURES else r"; 48 wide are blocks\.1\.mlp\.hook_post$"
+    with pytest.raises(ConfigError, match=rf"expected d_in = 32, that of blocks\.1\.hook_resid_post, got 48{fits}"):
+        build_runner(load_config(config, {}, {}))
+    config.write_text(table + 'hook = "blocks.1.hook_residual"\n')
+    with pytest.raises(
+        ConfigError, match=r"no hook point blocks\.1\.hook_residual; layer 1 has blocks\.1\.hook_resid_pre, [^;]*hook_z"
+    ):
+        build_runner(load_config(config, {}, {}))
 
 
 async def ask(config: Config, sources: list[str]) -> tuple[int | None, saeserve.EncodeResult, bool]:

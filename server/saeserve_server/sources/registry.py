@@ -32,6 +32,20 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 SYNTHETIC = "synthetic"
 
 
+USUAL = (
+    "hook_resid_pre",
+    "hook_resid_mid",
+    "hook_resid_post",
+    "hook_attn_out",
+    "hook_mlp_out",
+    "attn.hook_z",
+    "ln2.hook_normalized",
+    "mlp.hook_in",
+    "mlp.hook_post",
+)
+"""Hook points that public SAEs read, by their names within a layer: what an error offers."""
+
+
 class HookPoints(Protocol):
     """The model's hook points, as sources need them."""
 
@@ -118,7 +132,9 @@ def _resolved(planned: PlannedSae, hooks: HookPoints) -> PlannedSae:
 def _check_width(planned: PlannedSae, hooks: HookPoints) -> None:
     width, d_in = hooks.width(planned.hook_name), planned.description.d_in
     if d_in != width:
-        fitting = [name for name in _of_layer(hooks, planned.layer) if hooks.width(name) == d_in]
+        usual = _of_layer(hooks, planned.layer)
+        hooks.prepare(usual)
+        fitting = [name for name in usual if hooks.width(name) == d_in]
         others = f"; {d_in} wide are {', '.join(fitting)}" if fitting else ", as no hook point of this layer has"
         raise ConfigError(
             f"{planned.place}.path: {planned.path}: expected d_in = {width}, that of {planned.hook_name}, got "
@@ -282,7 +298,9 @@ def _no_hook(place: str, hook_name: str, layer: int, hooks: HookPoints) -> Confi
 
 
 def _of_layer(hooks: HookPoints, layer: int) -> list[str]:
-    return [name for name in hooks.known() if name.startswith(f"blocks.{layer}.")]
+    """Those of a layer's hook points that SAEs are made for. A model has dozens more, and not all can be read."""
+    known = set(hooks.known())
+    return [name for end in USUAL if (name := f"blocks.{layer}.{end}") in known]
 
 
 def same_model(one: str, other: str) -> bool:
