@@ -56,15 +56,15 @@ def test_what_cannot_fit_is_refused_with_numbers_and_remedies(caplog: pytest.Log
     with pytest.raises(ConfigError) as error:
         plan.check("server.toml")
     assert str(error.value).startswith(
-        "server.toml: does not fit: memory on cuda:0: model 15.00 GiB + SAEs 9.00 GiB = 24.00 GiB of weights, "
-        "23.00 GiB free; what would help: "
+        "server.toml: does not fit: memory on cuda:0: model 15.0 GiB + SAEs 9.0 GiB = 24.0 GiB of weights, "
+        "23.0 GiB free; what would help: "
     )
     assert 'model_dtype = "bfloat16"' in str(error.value)
     MemoryPlan(15 * GIB, 9 * GIB, None, "cpu").check("")
     MemoryPlan(15 * GIB, 9 * GIB, 26 * GIB, "cpu").check("")
     assert not caplog.records
     MemoryPlan(15 * GIB, 9 * GIB, 24 * GIB, "cpu").check("")
-    assert "about 1.00 GiB are wanted besides" in caplog.text
+    assert "about 1.0 GiB are wanted besides" in caplog.text
 
 
 def test_a_model_that_does_not_fit_is_refused_before_it_is_loaded(
@@ -75,9 +75,9 @@ def test_a_model_that_does_not_fit_is_refused_before_it_is_loaded(
     monkeypatch.setattr(build, "load_model", lambda *_: pytest.fail("it was loaded"))
     shape = 'model = "synthetic:large"\n[synthetic.large]\nlayers = 48\nd_model = 1600\nheads = 25\n'
     write(tmp_path, {"server.toml": shape})
-    with pytest.raises(ConfigError, match=r"does not fit: memory on cpu: model 5\.80 GiB \+ SAEs .* 5\.00 GiB free"):
+    with pytest.raises(ConfigError, match=r"does not fit: memory on cpu: model 5\.8 GiB \+ SAEs .* 5\.0 GiB free"):
         build.build_runner(load_config(tmp_path / "server.toml", {"device": "cpu"}, {}))
-    assert "memory on cpu: model 5.80 GiB" in caplog.text
+    assert "memory on cpu: model 5.8 GiB" in caplog.text
     assert memory_plan(GIB, 0, torch.device("cpu")).free_bytes == 5 * GIB
 
 

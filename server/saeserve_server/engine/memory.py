@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from saeserve_server.errors import ConfigError
+from saeserve_server.units import readable_bytes
 
 log = logging.getLogger(__name__)
 
@@ -34,10 +35,10 @@ class MemoryPlan:
         return self.model_bytes + self.source_bytes
 
     def __str__(self) -> str:
-        free = "an unknown amount" if self.free_bytes is None else _gib(self.free_bytes)
+        free = "an unknown amount" if self.free_bytes is None else readable_bytes(self.free_bytes)
         return (
-            f"memory on {self.device}: model {_gib(self.model_bytes)} + SAEs {_gib(self.source_bytes)} = "
-            f"{_gib(self.needed_bytes)} of weights, {free} free"
+            f"memory on {self.device}: model {readable_bytes(self.model_bytes)} + SAEs {readable_bytes(self.source_bytes)} = "
+            f"{readable_bytes(self.needed_bytes)} of weights, {free} free"
         )
 
     def check(self, origin: str) -> None:
@@ -50,7 +51,7 @@ class MemoryPlan:
                 'model_dtype = "bfloat16", dtype = "bfloat16" for the SAEs, fewer layers or sets, another device'
             )
         if self.free_bytes - self.needed_bytes < WORKING_BYTES:
-            log.warning("%s; about %s are wanted besides, to compute in", self, _gib(WORKING_BYTES))
+            log.warning("%s; about %s are wanted besides, to compute in", self, readable_bytes(WORKING_BYTES))
 
 
 def memory_plan(model_bytes: int, source_bytes: int, device: torch.device) -> MemoryPlan:
@@ -110,7 +111,3 @@ def _lines(file: Path) -> list[str]:
         return file.read_text().splitlines()
     except OSError:
         return []
-
-
-def _gib(count: int) -> str:
-    return f"{count / 2**30:.2f} GiB"
