@@ -37,8 +37,8 @@ class MemoryPlan:
     def __str__(self) -> str:
         free = "an unknown amount" if self.free_bytes is None else readable_bytes(self.free_bytes)
         return (
-            f"memory on {self.device}: model {readable_bytes(self.model_bytes)} + SAEs {readable_bytes(self.source_bytes)} = "
-            f"{readable_bytes(self.needed_bytes)} of weights, {free} free"
+            f"memory on {self.device}: model {readable_bytes(self.model_bytes)} + "
+            f"SAEs {readable_bytes(self.source_bytes)} = {readable_bytes(self.needed_bytes)} of weights, {free} free"
         )
 
     def check(self, origin: str) -> None:
