@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import grpc
 
-from saeserve.errors import from_rpc
+from saeserve.transport.errors import from_rpc
 from saeserve.v1 import types_pb2
 
 OK = "OK"

@@ -1,4 +1,4 @@
-"""Arrows run one way: what each part of the server may import."""
+"""Arrows run one way: what each part of the server, and each room of the client, may import."""
 
 import ast
 from pathlib import Path
@@ -95,3 +95,39 @@ def test_no_part_imports_the_commands() -> None:
 def test_every_part_is_told_what_it_may_import() -> None:
     parts = {folder.name for folder in ROOT.iterdir() if (folder / "__init__.py").exists()}
     assert parts == FORBIDDEN.keys()
+
+
+# The client, from the bottom up. A room imports those below it; of `transport`, answers know the errors only.
+CLIENT = Path(__file__).parent.parent / "clients" / "python" / "src" / "saeserve"
+ROOMS = {
+    "arguments": set(),
+    "transport": {"arguments"},
+    "answers": {"arguments", "transport.errors"},
+    "calls": {"arguments", "transport", "answers"},
+    "cli": {"arguments", "transport", "answers", "calls", "client", "local_server"},
+}
+
+
+def client_modules(file: Path) -> set[str]:
+    """What a module imports of the client, anywhere in it: `transport.errors`, `client`."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom):
+            # `from saeserve.transport import errors` means the module as much as `from saeserve.transport.errors`.
+            whole = node.module in {"saeserve", *(f"saeserve.{room}" for room in ROOMS)}
+            names = [f"{node.module}.{alias.name}" for alias in node.names] if whole else [str(node.module)]
+        found |= {name.removeprefix("saeserve.") for name in names if name.startswith("saeserve.")}
+    return {name for name in found if not name.startswith(("v1", "_version"))}
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_of_the_client_imports_only_those_below_it(room: str) -> None:
+    for file in sorted((CLIENT / room).rglob("*.py")):
+        for name in client_modules(file):
+            top = name.split(".")[0]
+            assert {top, name} & {room, *ROOMS[room]}, f"{room}/{file.name} imports {name}"
+
+
+def test_every_room_of_the_client_is_told_what_it_may_import() -> None:
+    assert {folder.parent.name for folder in CLIENT.glob("*/__init__.py")} == {*ROOMS, "v1"}

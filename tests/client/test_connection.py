@@ -3,7 +3,7 @@
 import pytest
 
 from saeserve import Cache, Client
-from saeserve.bearer import Bearer
+from saeserve.transport.bearer import Bearer
 from saeserve.v1 import feature_service_pb2 as service
 from tests.client.fake import search_answer
 
@@ -30,7 +30,7 @@ def test_a_call_s_own_authorization_stands_alone(connect, fake):
 
 
 def test_a_token_file_is_followed(tmp_path, monkeypatch):
-    monkeypatch.setattr("saeserve.bearer._LOOK_INTERVAL", 0.0)
+    monkeypatch.setattr("saeserve.transport.bearer._LOOK_INTERVAL", 0.0)
     path = tmp_path / "token"
     path.write_text("one\n")
     bearer = Bearer(None, path)

@@ -7,7 +7,7 @@ import pytest
 from grpc_health.v1 import health, health_pb2_grpc
 
 import saeserve
-from saeserve.channel import SERVICE
+from saeserve.transport.channel import SERVICE
 from saeserve.v1 import feature_service_pb2_grpc as rpc
 from tests.client.fake import new_service
 from tests.service.servers import NOT_SERVING, SERVING, until

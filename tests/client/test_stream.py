@@ -144,7 +144,7 @@ def test_a_server_that_ends_politely_too_early_is_resumed_too(client, fake):
 
 
 def test_more_calls_than_a_unary_method_makes_may_fail(client, fake, monkeypatch):
-    monkeypatch.setattr("saeserve.channel.MAX_BACKOFF", 0.1)
+    monkeypatch.setattr("saeserve.transport.channel.MAX_BACKOFF", 0.1)
     fake.streams = [answers_then_lost(0)] * 6 + [echo]
     assert lengths(client.encode_stream(["a", "bb"], features="2:1")) == [1, 2]
     assert len(fake.seen) == 7

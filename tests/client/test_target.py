@@ -3,7 +3,7 @@
 import pytest
 
 import saeserve
-from saeserve.target import parse_target
+from saeserve.transport.target import parse_target
 
 
 @pytest.mark.parametrize(

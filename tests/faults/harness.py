@@ -18,7 +18,8 @@ import numpy as np
 from grpc import StatusCode
 
 import saeserve
-from saeserve import request, results
+from saeserve.answers import results
+from saeserve.calls import request
 from saeserve.v1.feature_service_pb2_grpc import FeatureServiceStub
 from tests.answers import EPSILON, Differs, Tally
 from tests.conftest import DEVICE

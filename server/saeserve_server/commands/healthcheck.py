@@ -50,7 +50,7 @@ def _connect(target: str, options: argparse.Namespace) -> grpc.Channel:
     """Raises ValueError for files that cannot be used."""
     import grpc
 
-    from saeserve.tls import channel_credentials
+    from saeserve.transport.tls import channel_credentials
 
     local = [("grpc.enable_http_proxy", 0)]
     files = (options.ca_cert, options.client_cert, options.client_key)

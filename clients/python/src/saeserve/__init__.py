@@ -16,60 +16,60 @@ from typing import TYPE_CHECKING
 from saeserve._version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from saeserve.activations import Csr as Csr
     from saeserve.aio import AsyncClient as AsyncClient
+    from saeserve.answers.activations import Csr as Csr
+    from saeserve.answers.names import FeatureName as FeatureName
+    from saeserve.answers.results import EncodedText as EncodedText
+    from saeserve.answers.results import EncodeResult as EncodeResult
+    from saeserve.answers.results import FeatureInfo as FeatureInfo
+    from saeserve.answers.results import Hit as Hit
+    from saeserve.answers.results import SearchResult as SearchResult
+    from saeserve.answers.results import ServerInfo as ServerInfo
+    from saeserve.answers.results import SourceList as SourceList
+    from saeserve.answers.results import StreamItem as StreamItem
+    from saeserve.answers.results import TokenHits as TokenHits
+    from saeserve.answers.results import TokenizeResult as TokenizeResult
+    from saeserve.answers.results import TopActivations as TopActivations
+    from saeserve.answers.types import Cache as Cache
+    from saeserve.answers.types import CallInfo as CallInfo
+    from saeserve.answers.types import DensityOrigin as DensityOrigin
+    from saeserve.answers.types import Feature as Feature
+    from saeserve.answers.types import HistogramBin as HistogramBin
+    from saeserve.answers.types import Index as Index
+    from saeserve.answers.types import Kind as Kind
+    from saeserve.answers.types import Limits as Limits
+    from saeserve.answers.types import Match as Match
+    from saeserve.answers.types import Model as Model
+    from saeserve.answers.types import Record as Record
+    from saeserve.answers.types import Source as Source
+    from saeserve.answers.types import Statistics as Statistics
+    from saeserve.answers.types import Token as Token
+    from saeserve.answers.types import UsualToken as UsualToken
     from saeserve.client import Client as Client
-    from saeserve.errors import Aborted as Aborted
-    from saeserve.errors import Cancelled as Cancelled
-    from saeserve.errors import DeadlineExceeded as DeadlineExceeded
-    from saeserve.errors import FailedPrecondition as FailedPrecondition
-    from saeserve.errors import FieldViolation as FieldViolation
-    from saeserve.errors import Internal as Internal
-    from saeserve.errors import InvalidArgument as InvalidArgument
-    from saeserve.errors import NotFound as NotFound
-    from saeserve.errors import PermissionDenied as PermissionDenied
-    from saeserve.errors import ResourceExhausted as ResourceExhausted
-    from saeserve.errors import SaeserveError as SaeserveError
-    from saeserve.errors import Unauthenticated as Unauthenticated
-    from saeserve.errors import Unavailable as Unavailable
-    from saeserve.errors import Unimplemented as Unimplemented
     from saeserve.local_server import LocalServerError as LocalServerError
     from saeserve.local_server import local as local
     from saeserve.local_server import local_async as local_async
-    from saeserve.names import FeatureName as FeatureName
-    from saeserve.results import EncodedText as EncodedText
-    from saeserve.results import EncodeResult as EncodeResult
-    from saeserve.results import FeatureInfo as FeatureInfo
-    from saeserve.results import Hit as Hit
-    from saeserve.results import SearchResult as SearchResult
-    from saeserve.results import ServerInfo as ServerInfo
-    from saeserve.results import SourceList as SourceList
-    from saeserve.results import StreamItem as StreamItem
-    from saeserve.results import TokenHits as TokenHits
-    from saeserve.results import TokenizeResult as TokenizeResult
-    from saeserve.results import TopActivations as TopActivations
-    from saeserve.types import Cache as Cache
-    from saeserve.types import CallInfo as CallInfo
-    from saeserve.types import DensityOrigin as DensityOrigin
-    from saeserve.types import Feature as Feature
-    from saeserve.types import HistogramBin as HistogramBin
-    from saeserve.types import Index as Index
-    from saeserve.types import Kind as Kind
-    from saeserve.types import Limits as Limits
-    from saeserve.types import Match as Match
-    from saeserve.types import Model as Model
-    from saeserve.types import Record as Record
-    from saeserve.types import Source as Source
-    from saeserve.types import Statistics as Statistics
-    from saeserve.types import Token as Token
-    from saeserve.types import UsualToken as UsualToken
+    from saeserve.transport.errors import Aborted as Aborted
+    from saeserve.transport.errors import Cancelled as Cancelled
+    from saeserve.transport.errors import DeadlineExceeded as DeadlineExceeded
+    from saeserve.transport.errors import FailedPrecondition as FailedPrecondition
+    from saeserve.transport.errors import FieldViolation as FieldViolation
+    from saeserve.transport.errors import Internal as Internal
+    from saeserve.transport.errors import InvalidArgument as InvalidArgument
+    from saeserve.transport.errors import NotFound as NotFound
+    from saeserve.transport.errors import PermissionDenied as PermissionDenied
+    from saeserve.transport.errors import ResourceExhausted as ResourceExhausted
+    from saeserve.transport.errors import SaeserveError as SaeserveError
+    from saeserve.transport.errors import Unauthenticated as Unauthenticated
+    from saeserve.transport.errors import Unavailable as Unavailable
+    from saeserve.transport.errors import Unimplemented as Unimplemented
 
 # Which module defines which public name.
 _MODULES = {
-    "activations": ["Csr"],
+    "answers.activations": ["Csr"],
     "aio": ["AsyncClient"],
     "client": ["Client"],
-    "errors": [
+    "transport.errors": [
         "Aborted",
         "Cancelled",
         "DeadlineExceeded",
@@ -86,8 +86,8 @@ _MODULES = {
         "Unimplemented",
     ],
     "local_server": ["LocalServerError", "local", "local_async"],
-    "names": ["FeatureName"],
-    "results": [
+    "answers.names": ["FeatureName"],
+    "answers.results": [
         "EncodeResult",
         "EncodedText",
         "FeatureInfo",
@@ -100,7 +100,7 @@ _MODULES = {
         "TokenizeResult",
         "TopActivations",
     ],
-    "types": [
+    "answers.types": [
         "Cache",
         "CallInfo",
         "DensityOrigin",

@@ -12,16 +12,18 @@ from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 import grpc
 import grpc.aio
 
-from saeserve import channel, request, select
-from saeserve.aio_stream import answers_to
-from saeserve.connection import Connection
-from saeserve.errors import SaeserveError, from_rpc
-from saeserve.readiness import Readiness
-from saeserve.request import Call, Metadata
-from saeserve.results import ServerInfo, StreamItem
-from saeserve.stream import DEFAULT_WINDOW, Ledger
-from saeserve.tls import File
-from saeserve.types import Record
+from saeserve.answers.results import ServerInfo, StreamItem
+from saeserve.answers.types import Record
+from saeserve.calls import request, select
+from saeserve.calls.aio_stream import answers_to
+from saeserve.calls.request import Call
+from saeserve.calls.stream import DEFAULT_WINDOW, Ledger
+from saeserve.transport import channel
+from saeserve.transport.connection import Connection
+from saeserve.transport.errors import SaeserveError, from_rpc
+from saeserve.transport.headers import Metadata, sent_request_id
+from saeserve.transport.readiness import Readiness
+from saeserve.transport.tls import File
 from saeserve.v1.feature_service_pb2_grpc import FeatureServiceStub
 
 P = ParamSpec("P")
@@ -166,7 +168,7 @@ class AsyncClient:
         try:
             answer = await send(call.request, timeout=timeout, metadata=headers, wait_for_ready=wait_for_ready)
         except grpc.aio.AioRpcError as error:
-            raise from_rpc(error, channel.sent_request_id(headers)) from error
+            raise from_rpc(error, sent_request_id(headers)) from error
         return call.read(answer)
 
     def _stub(self) -> Any:

@@ -9,16 +9,18 @@ from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 import grpc
 
-from saeserve import channel, request, select
-from saeserve.connection import Connection
-from saeserve.errors import SaeserveError, from_rpc
-from saeserve.readiness import Readiness
-from saeserve.request import Call, Metadata
-from saeserve.results import ServerInfo, StreamItem
-from saeserve.stream import DEFAULT_WINDOW, Ledger
-from saeserve.sync_stream import answers_to
-from saeserve.tls import File
-from saeserve.types import Record
+from saeserve.answers.results import ServerInfo, StreamItem
+from saeserve.answers.types import Record
+from saeserve.calls import request, select
+from saeserve.calls.request import Call
+from saeserve.calls.stream import DEFAULT_WINDOW, Ledger
+from saeserve.calls.sync_stream import answers_to
+from saeserve.transport import channel
+from saeserve.transport.connection import Connection
+from saeserve.transport.errors import SaeserveError, from_rpc
+from saeserve.transport.headers import Metadata, sent_request_id
+from saeserve.transport.readiness import Readiness
+from saeserve.transport.tls import File
 from saeserve.v1.feature_service_pb2_grpc import FeatureServiceStub
 
 P = ParamSpec("P")
@@ -195,7 +197,7 @@ class Client:
         try:
             return send(call.request, timeout=timeout, metadata=headers, wait_for_ready=wait_for_ready)
         except grpc.RpcError as error:
-            raise from_rpc(error, channel.sent_request_id(headers)) from error
+            raise from_rpc(error, sent_request_id(headers)) from error
 
     def close(self) -> None:
         """Close the connection; calls in flight are cancelled."""

@@ -21,7 +21,7 @@ from grpc import StatusCode
 
 from saeserve.aio import AsyncClient
 from saeserve.client import Client
-from saeserve.errors import DeadlineExceeded
+from saeserve.transport.errors import DeadlineExceeded
 
 _TAIL_LINES = 20
 _STOP_SECONDS = 15.0

@@ -7,8 +7,8 @@ from typing import Any
 from google.protobuf import json_format
 from google.protobuf.message import Message
 
-from saeserve import answers
-from saeserve.activations import Floats
+from saeserve.answers import reading
+from saeserve.answers.activations import Floats
 from saeserve.v1 import feature_service_pb2 as service
 
 
@@ -17,10 +17,10 @@ def as_json(answer: Message) -> dict[str, Any]:
     printed: dict[str, Any] = json_format.MessageToDict(answer, always_print_fields_with_no_presence=True)
     if isinstance(answer, service.EncodeResponse):
         for block, message in zip(printed["sparse"], answer.sparse, strict=True):
-            csr = answers.sparse(message)
+            csr = reading.sparse(message)
             block.update(indptr=csr.indptr.tolist(), indices=csr.indices.tolist(), data=_short(csr.data))
         if answer.HasField("dense"):
-            printed["dense"]["data"] = [_short(row) for row in answers.dense(answer.dense)]
+            printed["dense"]["data"] = [_short(row) for row in reading.dense(answer.dense)]
     return printed
 
 

@@ -7,12 +7,12 @@ import json
 import re
 from typing import Any
 
-from saeserve import request
+from saeserve.answers.types import Kind
+from saeserve.calls import request
+from saeserve.calls.request import Call
 from saeserve.cli.as_json import as_json
 from saeserve.cli.options import connection, listed, read_text
 from saeserve.client import Client
-from saeserve.request import Call
-from saeserve.types import Kind
 
 FEATURE = re.compile(r"\d+(-[\w.-]+)?:\d+")
 
@@ -113,7 +113,7 @@ def _text(arguments: argparse.Namespace) -> str | None:
 
 def _keep_kind(answer: Any, kind: str) -> None:
     """Leave only sources of one kind. There are few: the server has no filter for them."""
-    from saeserve.convert import source as convert
+    from saeserve.answers.convert import source as convert
 
     kept = [source for source in answer.sources if convert(source).kind is Kind(kind)]
     del answer.sources[:]

@@ -11,7 +11,7 @@ from grpc import StatusCode
 
 from saeserve.cli import commands
 from saeserve.cli.options import EXIT_CODES, parser
-from saeserve.errors import SaeserveError
+from saeserve.transport.errors import SaeserveError
 
 OK, FAILED, USAGE, NOT_FOUND, UNREACHABLE = EXIT_CODES
 INTERRUPTED = 130

@@ -8,7 +8,7 @@ import sys
 from typing import Any, NoReturn
 
 from saeserve._version import __version__
-from saeserve.channel import DEFAULT_TARGET, DEFAULT_TIMEOUT
+from saeserve.transport.channel import DEFAULT_TARGET, DEFAULT_TIMEOUT
 
 EXIT_CODES = (0, 1, 2, 3, 4)
 """Answered; failed otherwise; wrong usage or INVALID_ARGUMENT; NOT_FOUND; UNAVAILABLE or DEADLINE_EXCEEDED."""

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.text import Text
 
-from saeserve.activations import Floats
+from saeserve.answers.activations import Floats
+from saeserve.answers.types import Feature, Token, UsualToken
 from saeserve.cli.shading import around, column, fit, label, shaded, stretches
-from saeserve.types import Feature, Token, UsualToken
 
 _LINES = 2
 """How many lines of a long text are shown round its peak."""

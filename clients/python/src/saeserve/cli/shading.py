@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from rich.cells import cell_len, set_cell_size
 from rich.text import Text
 
-from saeserve.activations import Floats
-from saeserve.types import Token
+from saeserve.answers.activations import Floats
+from saeserve.answers.types import Token
 
 # Black on these, from weak to strong: legible on dark and on light terminals.
 _PALE, _STRONG = (255, 243, 205), (240, 100, 20)

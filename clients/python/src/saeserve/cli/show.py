@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from saeserve import results
-from saeserve.activations import Floats
+from saeserve.answers import results
+from saeserve.answers.activations import Floats
+from saeserve.answers.types import Statistics
 from saeserve.cli.screen import Screen, facts, milliseconds, number, percent
 from saeserve.cli.shading import column as cell
 from saeserve.cli.shading import label
 from saeserve.cli.show_search import search
-from saeserve.types import Statistics
 
 _ON = 12
 _BAR = 30

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from saeserve.answers.results import Hit, SearchResult
+from saeserve.answers.types import Cache, Feature, Match
 from saeserve.cli.screen import Screen, milliseconds, number, percent, usual
 from saeserve.cli.shading import column, label
-from saeserve.results import Hit, SearchResult
-from saeserve.types import Cache, Feature, Match
 
 _MARKS = {Match.EXACT: "✓", Match.FOLDED: "~", Match.NONE: "✗", Match.UNKNOWN: " "}
 _ON = 12

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from saeserve import types
-from saeserve.activations import Floats
-from saeserve.names import FeatureName
+from saeserve.answers import types
+from saeserve.answers.activations import Floats
+from saeserve.answers.names import FeatureName
 from saeserve.v1 import feature_service_pb2 as service
 from saeserve.v1 import types_pb2 as wire
 

@@ -12,10 +12,12 @@ from collections.abc import Sequence
 import numpy as np
 from grpc import StatusCode
 
-from saeserve import answers, channel, convert, request
-from saeserve.activations import Csr, Floats
-from saeserve.errors import DeadlineExceeded, Internal, SaeserveError, Unavailable, from_status
-from saeserve.results import EncodedText, StreamItem
+from saeserve.answers import convert, reading
+from saeserve.answers.activations import Csr, Floats
+from saeserve.answers.results import EncodedText, StreamItem
+from saeserve.calls import request
+from saeserve.transport import channel
+from saeserve.transport.errors import DeadlineExceeded, Internal, SaeserveError, Unavailable, from_status
 from saeserve.v1 import feature_service_pb2 as service
 
 DEFAULT_WINDOW = 32
@@ -155,11 +157,11 @@ class _Parts:
         part: Csr | Floats
         if chunk.HasField("sparse"):
             earlier: Sequence[Csr | Floats] = self._sparse.setdefault(chunk.sparse.source, [])
-            part = answers.sparse(chunk.sparse)
+            part = reading.sparse(chunk.sparse)
             self._sparse[chunk.sparse.source].append(part)
         elif chunk.HasField("dense"):
             earlier = self._dense.setdefault(chunk.dense.source, [])
-            part = answers.dense(chunk.dense)
+            part = reading.dense(chunk.dense)
             self._dense[chunk.dense.source].append(part)
         else:
             return
@@ -173,7 +175,7 @@ class _Parts:
         dense = {source: np.concatenate(parts) if len(parts) > 1 else parts[0] for source, parts in self._dense.items()}
         sparse = {source: Csr.concatenate(parts) for source, parts in self._sparse.items()}
         # Chosen features come without a source's name; whole neuron sources with it.
-        return answers.encoded_text(self._text, dense.pop("", None), sparse, dense)
+        return reading.encoded_text(self._text, dense.pop("", None), sparse, dense)
 
 
 def _malformed(message: str) -> Internal:

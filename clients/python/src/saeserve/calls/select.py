@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TypeAlias
 
-from saeserve.names import MAX_INDEX, FeatureName
-from saeserve.types import Feature, Kind
+from saeserve.answers.names import MAX_INDEX, FeatureName
+from saeserve.answers.types import Feature, Kind
 from saeserve.v1 import feature_service_pb2 as service
 from saeserve.v1 import types_pb2 as wire
 

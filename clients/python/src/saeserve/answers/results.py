@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from saeserve.activations import Csr, Floats
-from saeserve.errors import SaeserveError
-from saeserve.names import FeatureName
-from saeserve.types import CallInfo, Feature, Index, Limits, Match, Model, Record, Source, Statistics, Token
+from saeserve.answers.activations import Csr, Floats
+from saeserve.answers.names import FeatureName
+from saeserve.answers.types import CallInfo, Feature, Index, Limits, Match, Model, Record, Source, Statistics, Token
+from saeserve.transport.errors import SaeserveError
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -15,10 +15,10 @@ from typing import Any
 
 import grpc
 
-from saeserve import channel
-from saeserve.errors import from_rpc
-from saeserve.results import StreamItem
-from saeserve.stream import CallFailed, Ledger
+from saeserve.answers.results import StreamItem
+from saeserve.calls.stream import CallFailed, Ledger
+from saeserve.transport.errors import from_rpc
+from saeserve.transport.headers import sent_request_id
 from saeserve.v1 import feature_service_pb2 as service
 
 _HELD = 4
@@ -132,7 +132,7 @@ def _one_call(
             except TimeoutError:
                 raise ledger.stalled() from None
             if isinstance(answer, grpc.RpcError):
-                raise CallFailed(from_rpc(answer, channel.sent_request_id(headers))) from answer
+                raise CallFailed(from_rpc(answer, sent_request_id(headers))) from answer
             if answer is None:
                 if source.ended and ledger.settled:
                     return

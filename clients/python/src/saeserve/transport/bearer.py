@@ -6,7 +6,7 @@ import contextlib
 import time
 from pathlib import Path
 
-from saeserve.tls import File, read
+from saeserve.transport.tls import File, read
 
 _LOOK_INTERVAL = 1.0
 """Seconds between two looks at whether the file has changed."""

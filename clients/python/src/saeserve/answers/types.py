@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from saeserve.activations import Floats
-from saeserve.names import FeatureName
+from saeserve.answers.activations import Floats
+from saeserve.answers.names import FeatureName
 
 
 class Kind(StrEnum):

@@ -16,10 +16,10 @@ from typing import Any, TypeVar, cast
 import grpc
 import grpc.aio
 
-from saeserve import channel
-from saeserve.errors import from_rpc
-from saeserve.results import StreamItem
-from saeserve.stream import CallFailed, Ledger
+from saeserve.answers.results import StreamItem
+from saeserve.calls.stream import CallFailed, Ledger
+from saeserve.transport.errors import from_rpc
+from saeserve.transport.headers import sent_request_id
 from saeserve.v1 import feature_service_pb2 as service
 
 T = TypeVar("T")
@@ -178,7 +178,7 @@ async def _one_call(
             except grpc.aio.AioRpcError as error:
                 said = await ending.explain(error)
                 if said.code() is not grpc.StatusCode.OK:
-                    raise CallFailed(from_rpc(said, channel.sent_request_id(headers))) from said
+                    raise CallFailed(from_rpc(said, sent_request_id(headers))) from said
                 answer = None
             if answer is None:
                 if source.ended and ledger.settled:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from grpc import StatusCode
 
-from saeserve.errors import Unavailable
+from saeserve.transport.errors import Unavailable
 
 log = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ import time
 
 from grpc import StatusCode
 
-from saeserve.errors import DeadlineExceeded, ResourceExhausted, SaeserveError, Unavailable
+from saeserve.transport.errors import DeadlineExceeded, ResourceExhausted, SaeserveError, Unavailable
 
 _PAUSE = 0.1
 

@@ -11,10 +11,10 @@ from typing import ParamSpec, TypeVar
 
 from grpc import StatusCode
 
-from saeserve import convert, results
-from saeserve.activations import Csr, Floats, dense_from_buffer
-from saeserve.errors import Internal
-from saeserve.names import FeatureName
+from saeserve.answers import convert, results
+from saeserve.answers.activations import Csr, Floats, dense_from_buffer
+from saeserve.answers.names import FeatureName
+from saeserve.transport.errors import Internal
 from saeserve.v1 import feature_service_pb2 as service
 
 P = ParamSpec("P")

@@ -6,11 +6,11 @@ from collections.abc import Iterable
 
 import grpc
 
-from saeserve import channel
-from saeserve.bearer import Bearer
-from saeserve.request import Metadata
-from saeserve.target import parse_target
-from saeserve.tls import File, channel_credentials
+from saeserve.transport import channel, headers
+from saeserve.transport.bearer import Bearer
+from saeserve.transport.headers import Metadata
+from saeserve.transport.target import parse_target
+from saeserve.transport.tls import File, channel_credentials
 
 CLIENT_KEY = "x-saeserve-client"
 LONGEST_CLIENT = 64
@@ -59,7 +59,7 @@ class Connection:
         self.options = channel.options(
             where.several, where.local, server_name if secure else None, max_message_bytes, options
         )
-        self._metadata = [*channel.pairs(metadata), *_named(client_name)]
+        self._metadata = [*headers.pairs(metadata), *_named(client_name)]
         self._bearer = Bearer(token, token_file)
         if self._bearer.header is not None and not (secure or where.local or allow_insecure_token):
             raise ValueError(
@@ -69,7 +69,7 @@ class Connection:
 
     def headers(self, metadata: Metadata | None, request_id: str | None) -> list[tuple[str, str | bytes]]:
         """A call's metadata: the client's, the call's own, the token, and a request id."""
-        sent = channel.headers(self._metadata, metadata, request_id)
+        sent = headers.headers(self._metadata, metadata, request_id)
         header = self._bearer.header
         if header is not None and all(key != "authorization" for key, _ in sent):
             sent.append(("authorization", header))

@@ -8,19 +8,18 @@ others are judged by the server.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Generic, Literal, TypeAlias, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
-from saeserve import answers, results, select
+from saeserve.answers import reading, results
+from saeserve.calls import select
+from saeserve.transport.headers import Metadata
 from saeserve.v1 import feature_service_pb2 as service
 from saeserve.v1 import types_pb2 as wire
 
 T = TypeVar("T")
-
-Metadata: TypeAlias = Mapping[str, str | bytes] | Iterable[tuple[str, str | bytes]]
-"""Headers of a call; keys that end in `-bin` carry bytes."""
 
 _RANKINGS = {"raw": service.RANKING_RAW, "relative": service.RANKING_RELATIVE_TO_MAX}
 
@@ -133,7 +132,7 @@ def search(
     # An empty filter stays unset, as a caller in another language would leave it.
     if chosen.ByteSize():
         request.filter.CopyFrom(chosen)
-    return Call("Search", request, answers.search, timeout, metadata, request_id)
+    return Call("Search", request, reading.search, timeout, metadata, request_id)
 
 
 def encode(
@@ -170,7 +169,7 @@ def encode(
         truncate=truncate,
         omit_tokens=omit_tokens,
     )
-    return Call("Encode", request, partial(answers.encode, features=names), timeout, metadata, request_id)
+    return Call("Encode", request, partial(reading.encode, features=names), timeout, metadata, request_id)
 
 
 def stream_config(
@@ -214,7 +213,7 @@ def top_activations(
     request = service.TopActivationsRequest(
         model=model, feature=select.feature_id(feature), page_size=page_size, page_token=page_token
     )
-    return Call("TopActivations", request, answers.top_activations, timeout, metadata, request_id)
+    return Call("TopActivations", request, reading.top_activations, timeout, metadata, request_id)
 
 
 def list_sources(
@@ -226,7 +225,7 @@ def list_sources(
 ) -> Call[results.SourceList]:
     """Which sources are served? Returns a SourceList: by layer, latents before neurons."""
     request = service.ListSourcesRequest(model=model)
-    return Call("ListSources", request, answers.list_sources, timeout, metadata, request_id)
+    return Call("ListSources", request, reading.list_sources, timeout, metadata, request_id)
 
 
 def get_feature(
@@ -239,7 +238,7 @@ def get_feature(
 ) -> Call[results.FeatureInfo]:
     """What is known of one feature? Returns a FeatureInfo. Raises NotFound, naming the nearest known."""
     request = service.GetFeatureRequest(model=model, feature=select.feature_id(feature))
-    return Call("GetFeature", request, answers.get_feature, timeout, metadata, request_id)
+    return Call("GetFeature", request, reading.get_feature, timeout, metadata, request_id)
 
 
 def tokenize(
@@ -256,7 +255,7 @@ def tokenize(
     text, ids: the text, or token ids, which are answered with their pieces; exactly one. Raises InvalidArgument.
     """
     request = service.TokenizeRequest(model=model, input=_text_or_ids(text, ids))
-    return Call("Tokenize", request, answers.tokenize, timeout, metadata, request_id)
+    return Call("Tokenize", request, reading.tokenize, timeout, metadata, request_id)
 
 
 def server_info(
@@ -266,4 +265,4 @@ def server_info(
     request_id: str | None = None,
 ) -> Call[results.ServerInfo]:
     """Which model, which device, which limits? Returns a ServerInfo."""
-    return Call("GetServerInfo", service.GetServerInfoRequest(), answers.server_info, timeout, metadata, request_id)
+    return Call("GetServerInfo", service.GetServerInfoRequest(), reading.server_info, timeout, metadata, request_id)

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable
 from typing import Any, TypeAlias
 
 from saeserve._version import __version__
-from saeserve.request import Metadata
 
 SERVICE = "saeserve.v1.FeatureService"
 DEFAULT_TARGET = "127.0.0.1:50051"
 DEFAULT_TIMEOUT = 30.0
 DEFAULT_MAX_MESSAGE_BYTES = 64 * 1024 * 1024
-REQUEST_ID = "x-request-id"
 
 MAX_ATTEMPTS = 5
 """How often a call is sent in all before its error is raised; the most that gRPC allows."""
@@ -77,24 +74,3 @@ def options(
         # A proxy from the environment cannot reach this machine's own ports.
         chosen["grpc.enable_http_proxy"] = 0
     return list((chosen | dict(extra)).items())
-
-
-def headers(default: Metadata, metadata: Metadata | None, request_id: str | None) -> list[tuple[str, str | bytes]]:
-    """A call's metadata, with a request id whatever the caller gave: calls that time out can be found by it too."""
-    sent = [*pairs(default), *pairs(metadata or ())]
-    if request_id is not None:
-        sent = [(key, value) for key, value in sent if key != REQUEST_ID]
-    if request_id is not None or all(key != REQUEST_ID for key, _ in sent):
-        sent.append((REQUEST_ID, request_id or os.urandom(8).hex()))
-    return sent
-
-
-def pairs(metadata: Metadata) -> list[tuple[str, str | bytes]]:
-    """Metadata as gRPC takes it: lower-case keys."""
-    items = metadata if not hasattr(metadata, "items") else metadata.items()
-    return [(key.lower(), value) for key, value in items]
-
-
-def sent_request_id(metadata: Iterable[tuple[str, str | bytes]]) -> str:
-    """The request id among a call's metadata."""
-    return next((str(value) for key, value in metadata if key == REQUEST_ID), "")
