@@ -6,11 +6,13 @@ Messages of `ServeError` reach callers: they name what was asked and what was ex
 
 from __future__ import annotations
 
+import copy
 import difflib
 import reprlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
+from typing import Self
 
 LONGEST_LINE = 2000
 """Characters of a line of a ConfigError."""
@@ -74,6 +76,10 @@ class ServeError(Exception):
         self.retry_after = retry_after
         """Seconds after which a retry may succeed; None where no retry can mend it."""
 
+    def again(self) -> Self:
+        """The same error anew, for another who waits for the same: raised once for each, one grows with every time."""
+        return copy.copy(self)
+
 
 class InvalidArgument(ServeError):
     """The request is wrong whatever the server's state."""
@@ -131,6 +137,9 @@ class Unavailable(ServeError):
 
 class Internal(ServeError):
     """A fault of the server. Its message is for the log; callers get a request id and nothing else."""
+
+    logged = False
+    """Whether it stands in the log already, with its cause."""
 
 
 def nearest(name: str, known: Iterable[str], count: int = 3) -> str:

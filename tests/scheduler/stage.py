@@ -33,7 +33,7 @@ def work(number: int, tokens: int = 10) -> EncodeWork:
 def budget(items: float = 10**6, flop: float = 10**6, size: float = 10**6) -> Cost:
     """Room for so many texts of 10 tokens: to wait, to compute, to hold."""
     one = COSTS.of(work(1))
-    return Cost(int(items), int(flop * one.flop), int(size * one.bytes))
+    return Cost(int(items), int(flop * one.work), int(size * one.bytes))
 
 
 def lost() -> WorkerLost:

@@ -53,7 +53,7 @@ def test_what_is_over_the_budget_is_refused_at_once_and_taken_again_once_there_i
 @pytest.mark.parametrize(
     ("room", "limit"),
     [
-        (Cost(10, COSTS.of(work(1, 20)).flop, 10**9), "queue_gflop"),
+        (Cost(10, COSTS.of(work(1, 20)).work, 10**9), "queue_gflop"),
         (Cost(10, 10**12, COSTS.of(work(1, 20)).bytes), "queue_bytes"),
     ],
     ids=["flop", "bytes"],
@@ -167,7 +167,7 @@ def test_small_batches_tell_only_how_fast_the_engine_is_at_least() -> None:
 
 def test_who_would_be_answered_too_late_is_refused_at_once() -> None:
     async def story(engine: SlowEngine, scheduler: Scheduler) -> None:
-        scheduler._admission.measured(COSTS.of(work(1)).flop, 1.0, saturated=True)  # a text a second
+        scheduler._admission.measured(COSTS.of(work(1)).work, 1.0, saturated=True)  # a text a second
         tasks = await occupied(scheduler, client="a")
         tasks += submit(scheduler, work(2), work(3), client="a")
         await settle()
@@ -203,7 +203,7 @@ def test_nobody_is_taken_to_be_too_late_before_the_engine_was_seen_at_work() -> 
 
 def test_a_caller_whose_turn_comes_in_time_is_not_refused_for_what_another_waits_for() -> None:
     async def story(engine: SlowEngine, scheduler: Scheduler) -> None:
-        scheduler._admission.measured(COSTS.of(work(1)).flop, 1.0, saturated=True)  # a text a second
+        scheduler._admission.measured(COSTS.of(work(1)).work, 1.0, saturated=True)  # a text a second
         heavy = await occupied(scheduler, client="heavy")
         heavy += submit(scheduler, *(work(number) for number in range(10, 40)), client="heavy")
         await settle()
@@ -234,26 +234,26 @@ def search(tokens: int, *sources: int, **changes: object) -> SearchWork:
 
 def test_a_text_costs_by_its_tokens_and_what_is_asked_of_them() -> None:
     one, two = COSTS.of(search(10, 0)), COSTS.of(search(20, 0))
-    assert two.flop == 2 * one.flop
+    assert two.work == 2 * one.work
     assert two.bytes > one.bytes
     model = 2 * 12 * 4**2
-    assert one.flop == 10 * (model + 2 * 4 * 8)
-    assert COSTS.of(search(10, 1)).flop == 10 * model  # neurons are read, not encoded
-    assert COSTS.of(search(10, 0, 1)).flop == one.flop
+    assert one.work == 10 * (model + 2 * 4 * 8)
+    assert COSTS.of(search(10, 1)).work == 10 * model  # neurons are read, not encoded
+    assert COSTS.of(search(10, 0, 1)).work == one.work
     assert COSTS.of(search(10, 0, limit=1000)).bytes > 30 * one.bytes
     assert COSTS.of(search(10, 0, aggregate=Aggregate.EACH)).bytes > one.bytes
     ids = tuple(range(9))
     assert COSTS.of(EncodeWork(ids, True, (0,))).bytes > COSTS.of(EncodeWork(ids, False, (0,))).bytes
     whole, chosen = EncodeWork(ids, False, (1,)), EncodeWork(ids, False, (), ((1, 3), (1, 5)))
     assert COSTS.of(whole).bytes - COSTS.of(chosen).bytes == 9 * 4 * (16 - 2)
-    assert COSTS.of(EncodeWork(ids, False, (), ((0, 3), (0, 5)))).flop == one.flop
+    assert COSTS.of(EncodeWork(ids, False, (), ((0, 3), (0, 5)))).work == one.work
 
 
 def test_a_text_costs_a_forward_pass_for_each_bos_of_its_sources() -> None:
     model, encoding = 2 * 12 * 4**2, 2 * 4 * 8
-    assert COSTS.of(search(10, 0, 1)).flop == 10 * (model + encoding)
-    assert COSTS.of(search(10, 2)).flop == 9 * (model + encoding)  # without a BOS
-    assert COSTS.of(search(10, 0, 1, 2)).flop == (10 + 9) * model + 10 * 2 * encoding
+    assert COSTS.of(search(10, 0, 1)).work == 10 * (model + encoding)
+    assert COSTS.of(search(10, 2)).work == 9 * (model + encoding)  # without a BOS
+    assert COSTS.of(search(10, 0, 1, 2)).work == (10 + 9) * model + 10 * 2 * encoding
 
 
 def test_an_answer_takes_no_more_than_it_was_taken_to() -> None:

@@ -79,7 +79,7 @@ def test_what_runs_holds_its_part_of_the_budget_until_its_batch_ends_though_nobo
         running.cancel()
         await settle()
         one = COSTS.of(work(1))
-        assert taken(scheduler) == Cost(0, one.flop, one.bytes)
+        assert taken(scheduler) == Cost(0, one.work, one.bytes)
         engine.end()
         await settle()
         assert taken(scheduler) == Cost()
@@ -218,7 +218,7 @@ class Life(RuleBasedStateMachine):
     @invariant()
     def the_budget_holds(self) -> None:
         admission = self.scheduler._admission
-        for part in ("items", "flop", "bytes"):
+        for part in ("items", "work", "bytes"):
             streamed = getattr(self.scheduler._streamed, part)
             assert 0 <= streamed <= getattr(ROOM, part)
             assert 0 <= getattr(admission.taken, part) - streamed <= getattr(ROOM, part)

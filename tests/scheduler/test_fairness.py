@@ -221,7 +221,7 @@ def test_who_waits_for_an_answer_that_another_has_asked_for_is_not_refused_with_
 
             return asyncio.ensure_future(answers.get(b"key", compute))
 
-        scheduler._admission.measured(COSTS.of(work(1)).flop, 1.0, saturated=True)  # a text a second
+        scheduler._admission.measured(COSTS.of(work(1)).work, 1.0, saturated=True)  # a text a second
         busy = await occupied(scheduler)
         first, second = asked(time.monotonic() + 1.5), asked(None)
         await settle()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import random
 import time
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
 from saeserve_server.errors import InvalidArgument, Overloaded
 from saeserve_server.scheduler.cost import Cost
@@ -19,6 +21,16 @@ RATE_MEMORY = 0.8
 """Weight of the past in the measured rate, for each batch."""
 
 
+class Costed(Protocol):
+    """What takes a part of the budget."""
+
+    client: str
+    cost: Cost
+
+
+T = TypeVar("T", bound=Costed)
+
+
 @dataclass(frozen=True, slots=True)
 class Limit:
     """A part of the budget, as callers know it."""
@@ -28,21 +40,25 @@ class Limit:
     scale: float
 
 
-_LIMITS = {
+WORKER_LIMITS = {
     "items": Limit("queue_items", "texts", 1),
-    "flop": Limit("queue_gflop", "GFLOP", 1e-9),
+    "work": Limit("queue_gflop", "GFLOP", 1e-9),
     "bytes": Limit("queue_bytes", "bytes", 1),
 }
+FRONT_LIMITS = {"work": Limit("front_seconds", "seconds of the front end", 1e-9)}
 
 
 class Admission:
     """The budget, what is taken of it, and how fast it is given back."""
 
-    def __init__(self, budget: Cost) -> None:
+    def __init__(self, budget: Cost, limits: Mapping[str, Limit] = WORKER_LIMITS, waiting: str = "texts") -> None:
+        """`waiting` names what the items are, to callers."""
         self.budget = budget
+        self._limits = limits
+        self._waiting = waiting
         self.taken = Cost()
         self._by_client: dict[str, Cost] = {}
-        self._rate: float | None = None  # flop a second, while the engine is busy
+        self._rate: float | None = None  # work a second, while somebody is at it
         self._saturated = False  # whether it is that of batches as full as they get
         self._next_slot = 0.0
 
@@ -57,7 +73,7 @@ class Admission:
 
     def check_possible(self, cost: Cost, otherwise: str = "") -> None:
         """Raises InvalidArgument for what would not fit into an empty server."""
-        for part, limit in _LIMITS.items():
+        for part, limit in self._limits.items():
             needed, most = getattr(cost, part) * limit.scale, getattr(self.budget, part) * limit.scale
             if needed > most:
                 raise InvalidArgument(
@@ -85,14 +101,38 @@ class Admission:
         """What each caller has taken."""
         return dict(self._by_client)
 
-    def measured(self, flop: float, seconds: float, *, saturated: bool) -> None:
+    def make_way(self, item: T, newest: Callable[[str], Iterator[T]]) -> list[T]:
+        """What must leave the queue so that there is room for an item: the newest items of callers who take more.
+
+        `newest` gives a caller's items that can be refused, the last first. Raises Overloaded if all that others have
+        there is running, or is no more than this caller would have.
+        """
+        taken = self.by_client()
+        own = (taken.get(item.client, Cost()) + item.cost).share_of(self.budget)
+        candidates = {client: newest(client) for client in taken}
+        leaving: list[T] = []
+        missing = item.cost
+        while not self.has_room(missing):
+            client = max(candidates, key=lambda one: taken[one].share_of(self.budget), default=None)
+            if client is None or taken[client].share_of(self.budget) <= own:
+                raise self.refusal(item.cost)
+            other = next(candidates[client], None)
+            if other is None:  # all it has is running, or streamed
+                del candidates[client]
+                continue
+            leaving.append(other)
+            taken[client] -= other.cost
+            missing -= other.cost
+        return leaving
+
+    def measured(self, work: float, seconds: float, *, saturated: bool) -> None:
         """A batch of that much took that long; `saturated` if it left something behind.
 
-        Small batches are slower by the flop than full ones: they only tell how fast the engine is at least.
+        Small batches are slower by the work than full ones: they only tell how fast the engine is at least.
         """
-        if seconds <= 0 or flop <= 0:
+        if seconds <= 0 or work <= 0:
             return
-        now = flop / seconds
+        now = work / seconds
         if self._rate is None or (saturated and not self._saturated):
             self._rate = max(now, self._rate or 0.0)
         elif saturated:
@@ -107,10 +147,10 @@ class Admission:
         Callers take turns: of what another has there no more comes first than what this one has itself. What would be
         late in an empty server too is let in, and ends with its deadline: no retry could mend it.
         """
-        if not self._saturated or self._rate is None or cost.flop / self._rate > remaining:
+        if not self._saturated or self._rate is None or cost.work / self._rate > remaining:
             return False
-        own = self._by_client.get(client, Cost()).flop + cost.flop
-        before = sum(min(taken.flop, own) for other, taken in self._by_client.items() if other != client)
+        own = self._by_client.get(client, Cost()).work + cost.work
+        before = sum(min(taken.work, own) for other, taken in self._by_client.items() if other != client)
         return (own + before) / self._rate > remaining
 
     def refusal(self, cost: Cost) -> Overloaded:
@@ -123,9 +163,9 @@ class Admission:
         if self._rate is None:
             delay = random.uniform(*UNKNOWN_DELAY)  # noqa: S311
         else:
-            slot = max(self._next_slot, now + LEAST_DELAY, now + self.taken.flop / self._rate / 2)
-            self._next_slot = min(slot + cost.flop / self._rate, now + MOST_DELAY)
+            slot = max(self._next_slot, now + LEAST_DELAY, now + self.taken.work / self._rate / 2)
+            self._next_slot = min(slot + cost.work / self._rate, now + MOST_DELAY)
             delay = slot - now
-            if delay + cost.flop / self._rate >= MOST_DELAY:  # no slot is left
+            if delay + cost.work / self._rate >= MOST_DELAY:  # no slot is left
                 delay = random.uniform(MOST_DELAY / 2, MOST_DELAY)  # noqa: S311
-        return Overloaded(f"{self.taken.items} texts are waiting already", retry_after=delay)
+        return Overloaded(f"{self.taken.items} {self._waiting} are waiting already", retry_after=delay)

@@ -13,21 +13,22 @@ SPARSE_ROW_BYTES = 4096
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Of one text, or of several."""
+    """Of one piece of work, or of several."""
 
     items: int = 0
-    flop: int = 0
+    work: int = 0
+    """Flop where the worker computes, nanoseconds where the front end does."""
     bytes: int = 0
 
     def __add__(self, other: Cost) -> Cost:
-        return Cost(self.items + other.items, self.flop + other.flop, self.bytes + other.bytes)
+        return Cost(self.items + other.items, self.work + other.work, self.bytes + other.bytes)
 
     def __sub__(self, other: Cost) -> Cost:
-        return Cost(self.items - other.items, self.flop - other.flop, self.bytes - other.bytes)
+        return Cost(self.items - other.items, self.work - other.work, self.bytes - other.bytes)
 
     def share_of(self, budget: Cost) -> float:
         """The largest of its shares of a budget's parts."""
-        return max(self.items / budget.items, self.flop / budget.flop, self.bytes / budget.bytes)
+        return max(self.items / budget.items, self.work / budget.work, self.bytes / budget.bytes)
 
 
 class CostModel:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -12,6 +11,7 @@ from enum import IntEnum
 from saeserve_server.cache.answer import Spending
 from saeserve_server.engine.work import EncodeDone, KeptRows, Run, SearchDone, Work, run_tokens
 from saeserve_server.scheduler.cost import Cost
+from saeserve_server.scheduler.lanes import Lanes
 
 STREAM_PATIENCE = 1.0
 """Seconds after which an item of a stream no longer yields to unary calls, so that it is never starved."""
@@ -64,62 +64,13 @@ class Item:
         return not self.future.done()
 
 
-class _Lanes:
-    """Callers take turns, an item each; within a caller's lane first come, first served."""
-
-    def __init__(self) -> None:
-        self._lanes: OrderedDict[str, deque[Item]] = OrderedDict()
-
-    def put(self, item: Item) -> None:
-        self._lanes.setdefault(item.client, deque()).append(item)
-
-    def first(self) -> Item | None:
-        """Whose turn it is. Items that nobody waits for any more are dropped on the way."""
-        while self._lanes:
-            client, lane = next(iter(self._lanes.items()))
-            while lane and not lane[0].wanted:
-                lane.popleft()
-            if lane:
-                return lane[0]
-            del self._lanes[client]
-        return None
-
-    def take(self) -> Item:
-        """The item whose turn it is; its caller goes to the end."""
-        client, lane = next(iter(self._lanes.items()))
-        self._lanes.move_to_end(client)
-        return lane.popleft()
-
-    def __len__(self) -> int:
-        return sum(len(lane) for lane in self._lanes.values())
-
-    def sweep(self) -> None:
-        """Drops all items that nobody waits for any more."""
-        for client, lane in list(self._lanes.items()):
-            kept = deque(item for item in lane if item.wanted)
-            if kept:
-                self._lanes[client] = kept
-            else:
-                del self._lanes[client]
-
-    def newest(self, client: str) -> Iterator[Item]:
-        """A caller's items, the last first."""
-        return (item for item in reversed(self._lanes.get(client, ())) if item.wanted)
-
-    def oldest(self) -> float | None:
-        """When the item that has waited longest arrived."""
-        # Copies: the metrics ask from a thread of their own.
-        heads = (next((item for item in list(lane) if item.wanted), None) for lane in list(self._lanes.values()))
-        return min((item.arrived for item in heads if item is not None), default=None)
-
-
 class WorkQueue:
     """Callers take turns; items of streams yield to unary calls until they have waited long enough."""
 
     def __init__(self, batch_tokens: int, max_batch: int | None = None) -> None:
         self._batch_tokens = batch_tokens
         self._max_batch = max_batch
-        self._waiting = {priority: _Lanes() for priority in Priority}
+        self._waiting = {priority: Lanes[Item]() for priority in Priority}
         self._arrival = asyncio.Event()
         self._puts = 0
         self._swept_to = 0
@@ -136,8 +87,7 @@ class WorkQueue:
 
     def oldest(self) -> float | None:
         """When the item that has waited longest arrived; None if none waits."""
-        ages = [age for lanes in self._waiting.values() if (age := lanes.oldest()) is not None]
-        return min(ages, default=None)
+        return min((item.arrived for lanes in self._waiting.values() for item in lanes if item.wanted), default=None)
 
     async def take(self, runs_alone: Callable[[Work], bool] = lambda work: False) -> list[Item]:
         """The next batch: what waits, up to the token budget, at least one item. Waits until there is one.
@@ -174,7 +124,7 @@ class WorkQueue:
                 break
         return batch
 
-    def _next(self) -> _Lanes | None:
+    def _next(self) -> Lanes[Item] | None:
         unary, stream = self._waiting[Priority.UNARY], self._waiting[Priority.STREAM]
         first, streamed = unary.first(), stream.first()
         if first is None or streamed is None:

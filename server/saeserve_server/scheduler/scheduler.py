@@ -133,7 +133,7 @@ class Scheduler:
 
     def _computed(self, item: Item) -> None:
         """What it still takes is the memory of its answer, until that is handed back."""
-        self._give_back(item, Cost(flop=item.cost.flop))
+        self._give_back(item, Cost(work=item.cost.work))
 
     def _give_back(self, item: Item, cost: Cost) -> None:
         self._admission.give_back(cost, item.client)
@@ -153,25 +153,8 @@ class Scheduler:
                 await self._freed.wait()
 
     def _make_room(self, item: Item) -> None:
-        """Refuses the newest item of the caller who takes most, if that is more than this one takes; else this one."""
-        admission, taken = self._admission, self._admission.by_client()
-        own = (taken.get(item.client, Cost()) + item.cost).share_of(admission.budget)
-        newest = {client: self._queue.newest(client) for client in taken}
-        displaced: list[Item] = []
-        missing = item.cost
-        while not admission.has_room(missing):
-            client = max(newest, key=lambda one: taken[one].share_of(admission.budget), default=None)
-            if client is None or taken[client].share_of(admission.budget) <= own:
-                raise admission.refusal(item.cost)
-            other = next(newest[client], None)
-            if other is None:  # all it has is running, or streamed
-                del newest[client]
-                continue
-            displaced.append(other)
-            taken[client] -= other.cost
-            missing -= other.cost
-        for other in displaced:
-            self._refuse(other, admission.refusal(other.cost))
+        for other in self._admission.make_way(item, self._queue.newest):
+            self._refuse(other, self._admission.refusal(other.cost))
 
     async def _dispatch(self) -> None:
         while True:
@@ -190,8 +173,8 @@ class Scheduler:
                 )
                 ran = [item for item, done in zip(batch, answer.done, strict=True) if not isinstance(done, Abandoned)]
                 self._suspects.survived([item.work for item in ran])
-                flop = sum({item.runs: item.cost.flop for item in ran}.values())  # a text is run once
-                self._admission.measured(flop, time.monotonic() - began, saturated=left_behind)
+                computed = sum({item.runs: item.cost.work for item in ran}.values())  # a text is run once
+                self._admission.measured(computed, time.monotonic() - began, saturated=left_behind)
                 for item in batch:
                     self._computed(item)
                 self._hand_back(batch, answer, began)
@@ -219,7 +202,7 @@ class Scheduler:
     def _refuse(self, item: Item, error: ServeError) -> None:
         """Ends an item with an error, if it is still waited for."""
         if item.wanted:
-            item.future.set_exception(error)
+            item.future.set_exception(error.again())
         self._release(item)
 
     def _hand_back(self, batch: list[Item], answer: BatchDone, began: float) -> None:
