@@ -6,7 +6,6 @@ import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from random import Random
 from typing import Any
 
 import grpc.aio
@@ -47,13 +46,14 @@ class Window:
     """Calls that were not answered, by what they ended with."""
 
 
-async def measure(target: str, texts: Texts, load: Load) -> Window:
+async def measure(server: connect.Server, texts: Texts, load: Load) -> Window:
     """One window. Calls still open at its end are cancelled, and the server is left idle."""
+    headers = server.headers()
     begin = time.monotonic()
     log = _Log(closes=begin + load.warm_up + load.seconds)
-    async with connect.stubs(target, min(CHANNELS, load.callers)) as stubs:
+    async with connect.stubs(server, min(CHANNELS, load.callers)) as stubs:
         loops = [
-            asyncio.create_task(_search(stubs[number % len(stubs)], texts, caller(load.seed, number), load, log))
+            asyncio.create_task(_search(stubs[number % len(stubs)], headers, number, texts, load, log))
             for number in range(load.callers)
         ]
         over = asyncio.create_task(log.over.wait())
@@ -66,7 +66,8 @@ async def measure(target: str, texts: Texts, load: Load) -> Window:
             if isinstance(ended, Exception):
                 raise ended
         # Batches in progress are not broken off: this answer comes after them.
-        await stubs[0].Search(search(texts.pick(caller(load.seed, -1))).request, timeout=load.deadline)
+        last = search(texts.pick(caller(load.seed, -1))).request
+        await stubs[0].Search(last, timeout=load.deadline, metadata=headers(0))
     return _window(log.records, begin, log.closes - load.seconds, log.closes)
 
 
@@ -94,13 +95,14 @@ def _window(found: Sequence[records.Record], begin: float, opens: float, closes:
     return Window(rate([record.finished for record in answered], begin, opens, closes), latencies, other)
 
 
-async def _search(stub: Any, texts: Texts, chance: Random, load: Load, log: _Log) -> None:
-    """One caller, until cancelled."""
+async def _search(stub: Any, headers: connect.Headers, number: int, texts: Texts, load: Load, log: _Log) -> None:
+    """Caller number n, until cancelled."""
+    chance = caller(load.seed, number)
     while True:
         question = search(texts.pick(chance)).request
         start, verdict, pause = time.monotonic(), records.OK, 0.0
         try:
-            await stub.Search(question, timeout=load.deadline)
+            await stub.Search(question, timeout=load.deadline, metadata=headers(number))
         except grpc.aio.AioRpcError as error:
             verdict, delay, _ = records.verdict_of(error)
             pause = DEFAULT_PAUSE if delay is None else delay

@@ -79,14 +79,28 @@ def sweep(servers: Mapping[str, Address], callers: Sequence[int], rounds: int, l
 def _round(address: Address, point: Point, load: Load, seed: int) -> None:
     load = Load(point.callers, load.seconds, load.warm_up, load.deadline, seed)
     before = address.page()
-    window = asyncio.run(measure(address.target, Distinct(WORDS), load))
+    window = asyncio.run(measure(address.server, Distinct(WORDS), load))
     after = address.page()
     point.add(window, Growth(before, after).average("batch_size") if before and after else math.nan)
 
 
 def describe(points: Sequence[Point]) -> str:
-    """A table: a line for each concurrency."""
+    """A table: a line for each concurrency. Without a server to compare with, of the one alone."""
     found = {(point.server, point.callers): point for point in points}
+    note = "\n\n\\* fewer than two answers a caller and window: the latency of a queue that still grows."
+    note = note if any(not point.settled for point in points) else ""
+    if all(point.server == BATCHED for point in points):
+        alone = [
+            (
+                point.callers,
+                digits(point.rate),
+                digits(mean(point.batch_sizes)),
+                *_latencies(point),
+                sum(point.other.values()),
+            )
+            for point in points
+        ]
+        return table(("callers", "answers/s", "mean batch", "p50 s", "p99 s", "not answered"), alone) + note
     rows = []
     for count in dict.fromkeys(point.callers for point in points):
         batched, single = found[BATCHED, count], found[SINGLE, count]
@@ -98,9 +112,7 @@ def describe(points: Sequence[Point]) -> str:
         rows.append(row)
     head = ["callers", "batching, answers/s", "one at a time, answers/s", "ratio", "by round", "mean batch"]
     head += ["batching p50 s", "p99 s", "one at a time p50 s", "p99 s", "not answered"]
-    note = "\n\n\\* fewer than two answers a caller and window: the latency of a queue that still grows."
-    starred = any(not point.settled for point in points)
-    return table(head, rows) + (note if starred else "")
+    return table(head, rows) + note
 
 
 def _latencies(point: Point) -> list[str]:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from loadtests import closed_loop, open_loop, records
+from loadtests.connect import Server
 from loadtests.percentiles import digits, percentile
 from loadtests.rates import rate
 from loadtests.table import table
@@ -56,16 +57,16 @@ class Windows:
     deadline: float
 
 
-def capacity(target: str, callers: int, windows: Windows, seed: int) -> float:
+def capacity(server: Server, callers: int, windows: Windows, seed: int) -> float:
     """What as many callers as keep it busy get from the server, in answers a second."""
     load = closed_loop.Load(callers, windows.seconds, windows.seconds / 4, deadline=600, seed=seed)
-    return asyncio.run(closed_loop.measure(target, Distinct(WORDS), load)).rate
+    return asyncio.run(closed_loop.measure(server, Distinct(WORDS), load)).rate
 
 
-def hold(target: str, multiple: float, capacity: float, windows: Windows, processes: int, seed: int) -> Point:
+def hold(server: Server, multiple: float, capacity: float, windows: Windows, processes: int, seed: int) -> Point:
     """One rate, for a while."""
     length = windows.warm_up + windows.seconds
-    plan = open_loop.Plan(target, multiple * capacity, length, windows.deadline, words=WORDS, seed=seed)
+    plan = open_loop.Plan(server, multiple * capacity, length, windows.deadline, words=WORDS, seed=seed)
     return read(multiple, open_loop.drive_all(plan, processes), windows)
 
 

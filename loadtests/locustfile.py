@@ -11,6 +11,7 @@ import functools
 import itertools
 import time
 from argparse import ArgumentParser
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from saeserve.v1 import feature_service_pb2_grpc
 # Before any channel: without it every call blocks the whole process, and nothing says so.
 grpc.experimental.gevent.init_gevent()
 
+DEFAULT_HOST = "127.0.0.1:50051"
 DEFAULT_PAUSE = 0.1
 """Seconds after a refusal that names no delay."""
 
@@ -43,6 +45,7 @@ def add_options(parser: ArgumentParser, **_: Any) -> None:
     parser.add_argument("--zipf", type=float, default=1, **_variable("zipf"), help="how their popularity falls")
     parser.add_argument("--seed", type=int, default=0, **_variable("seed"), help="of all that is drawn")
     parser.add_argument("--records", type=Path, **_variable("records"), help="file for what became of each call")
+    connect.add_options(parser, _variable)
 
 
 def _variable(name: str) -> dict[str, Any]:
@@ -50,7 +53,12 @@ def _variable(name: str) -> dict[str, Any]:
 
 
 def prepare(environment: Environment, **_: Any) -> None:
-    """With --records: mark when all users are there, and leave what became of each call."""
+    """Ask the server once, before any user does. With --records: mark when all users are there, and leave what became
+    of each call."""
+    options = environment.parsed_options
+    if options is not None and (options.host or not environment.web_ui):
+        with connect.one_line():
+            connect.Server.read(options.host or DEFAULT_HOST, options).check()
     file: Path | None = getattr(environment.parsed_options, "records", None)
     if file:
         hooks.spawning_complete.add_listener(lambda **_: file.with_suffix(".began").touch())
@@ -73,13 +81,16 @@ class Caller(User):
     def on_start(self) -> None:
         """Open this user's own channel, as separate callers would, and learn what is served."""
         self.options = self.environment.parsed_options
-        self.channel = connect.channel(self.host or "127.0.0.1:50051")
+        server = connect.Server.read(self.host or DEFAULT_HOST, self.options)
+        self.channel = connect.channel(server)
         self.stub = feature_service_pb2_grpc.FeatureServiceStub(self.channel)
         options = self.options
         source: texts.Texts = (
             texts.Distinct() if options.distinct else popular(options.texts, options.zipf, options.seed)
         )
-        self.asker = Asker(Served.read(self.stub), source, texts.caller(options.seed, next(numbers)))
+        number = next(numbers)
+        self.headers = partial(server.headers(), number)
+        self.asker = Asker(Served.read(self.stub, self.headers()), source, texts.caller(options.seed, number))
 
     def on_stop(self) -> None:
         """Close it."""
@@ -131,7 +142,9 @@ class Caller(User):
         error: Exception | None = None
         start = time.monotonic()
         try:
-            answer = getattr(self.stub, question.method)(question.request, timeout=self.options.deadline)
+            answer = getattr(self.stub, question.method)(
+                question.request, timeout=self.options.deadline, metadata=self.headers()
+            )
             tier = records.tier_of(answer)
         except grpc.RpcError as raised:
             verdict, delay, message = records.verdict_of(raised)

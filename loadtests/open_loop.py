@@ -12,8 +12,10 @@ import argparse
 import asyncio
 import multiprocessing
 import time
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import grpc.aio
@@ -34,7 +36,7 @@ TOLERATED_LATENESS = 0.05
 class Plan:
     """An open loop."""
 
-    target: str
+    server: connect.Server
     rate: float
     """Arrivals a second, by all processes together."""
     seconds: float
@@ -79,11 +81,12 @@ class Driven:
 
 
 async def drive(plan: Plan) -> Driven:
-    """Let calls arrive, and wait for their answers."""
+    """Let calls arrive, and wait for their answers. Raises CannotConnectError."""
     chance = caller(plan.seed, plan.number)
     texts: Texts = Distinct(plan.words) if plan.distinct else Popular(seed=plan.seed)
     calls = set[asyncio.Task[None]]()
-    async with connect.stubs(plan.target, plan.channels) as stubs:
+    headers = plan.server.headers()
+    async with connect.stubs(plan.server, plan.channels) as stubs:
         driven = Driven(plan.begin or time.monotonic())
         due = driven.begin
         number = 0
@@ -96,18 +99,19 @@ async def drive(plan: Plan) -> Driven:
             number += 1
             question = search(texts.pick(chance)).request
             driven.lateness.append(time.monotonic() - due)
-            call = asyncio.create_task(_ask(stubs[number % len(stubs)], question, due, plan.deadline, driven))
+            send = partial(stubs[number % len(stubs)].Search, question, metadata=headers(number))
+            call = asyncio.create_task(_ask(send, due, plan.deadline, driven))
             calls.add(call)
             call.add_done_callback(calls.discard)
         await asyncio.gather(*calls)
     return driven
 
 
-async def _ask(stub: Any, question: Any, due: float, deadline: float, driven: Driven) -> None:
+async def _ask(send: Callable[..., Any], due: float, deadline: float, driven: Driven) -> None:
     """One call, wanted by `due + deadline`."""
     verdict, tier = records.OK, ""
     try:
-        answer = await stub.Search(question, timeout=max(0.001, due + deadline - time.monotonic()))
+        answer = await send(timeout=max(0.001, due + deadline - time.monotonic()))
         tier = records.tier_of(answer)
     except grpc.aio.AioRpcError as error:
         verdict, _, _ = records.verdict_of(error)
@@ -146,11 +150,13 @@ def main() -> None:
     parser.add_argument("--words", type=int, help="words of each new text; unset: around ten")
     parser.add_argument("--processes", type=int, default=1, help="that drive; one does a thousand a second or so")
     parser.add_argument("--seed", type=int, default=0, help="of all that is drawn")
+    connect.add_options(parser)
     asked = parser.parse_args()
-    plan = Plan(
-        asked.target, asked.rate, asked.seconds, asked.deadline, not asked.popular, asked.words, seed=asked.seed
-    )
-    driven = drive_all(plan, asked.processes)
+    server = connect.Server.read(asked.target, asked)
+    plan = Plan(server, asked.rate, asked.seconds, asked.deadline, not asked.popular, asked.words, seed=asked.seed)
+    with connect.one_line():
+        server.check()
+        driven = drive_all(plan, asked.processes)
     print(by_verdict(driven.records, asked.seconds), end="\n\n")
     print(driven.note())
 

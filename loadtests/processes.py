@@ -28,9 +28,20 @@ TAIL = 4000
 class Address:
     """Where a server answers."""
 
-    target: str
-    metrics: str | None
+    server: connect.Server
+    metrics: str | None = None
     """HOST:PORT; None where it is not known."""
+    pid: int | None = None
+    """Of its front end, where that runs here."""
+
+    def check(self) -> None:
+        """Ask both once, before any load. Raises CannotConnectError."""
+        self.server.check()
+        try:
+            self.page()
+        except (OSError, ValueError) as error:
+            why = getattr(error, "reason", None) or error
+            raise connect.CannotConnectError(f"{self.metrics}: no metrics there: {why}") from error
 
     def page(self) -> Page | None:
         """Its metrics now."""
@@ -58,11 +69,12 @@ def served(folder: Path, patience: float, **settings: object) -> Iterator[Addres
             while not (port_file.exists() and (target := port_file.read_text().strip())):
                 _give_up_if(server, deadline, log)
                 time.sleep(0.1)
-            while not _is_ready(target):
+            reached = connect.Server(target)
+            while not _is_ready(reached):
                 _give_up_if(server, deadline, log)
                 time.sleep(0.1)
             found = re.search(r"metrics on ([\w.:\[\]]+)", log.read_text())
-            yield Address(target, found.group(1) if found else None)
+            yield Address(reached, found.group(1) if found else None, server.pid)
             if server.poll() is not None:
                 sys.exit(f"the server ended with {server.returncode} under load:\n{log.read_text()[-TAIL:]}")
         finally:
@@ -82,8 +94,8 @@ def _give_up_if(server: subprocess.Popen[bytes], deadline: float, log: Path) -> 
         sys.exit(f"the server did not become ready:\n{log.read_text()[-TAIL:]}")
 
 
-def _is_ready(target: str) -> bool:
-    with connect.channel(target) as channel:
+def _is_ready(server: connect.Server) -> bool:
+    with connect.channel(server) as channel:
         check = channel.unary_unary(
             "/grpc.health.v1.Health/Check",
             request_serializer=health_pb2.HealthCheckRequest.SerializeToString,

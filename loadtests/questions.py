@@ -36,10 +36,10 @@ class Served:
     """Those of them that have records of top activations."""
 
     @classmethod
-    def read(cls, stub: Any) -> Served:
+    def read(cls, stub: Any, metadata: Any = None) -> Served:
         """Ask the server, by a blocking stub."""
-        info = stub.GetServerInfo(pb.GetServerInfoRequest(), timeout=30, wait_for_ready=True)
-        listed = stub.ListSources(pb.ListSourcesRequest(), timeout=30)
+        info = stub.GetServerInfo(pb.GetServerInfoRequest(), timeout=30, wait_for_ready=True, metadata=metadata)
+        listed = stub.ListSources(pb.ListSourcesRequest(), timeout=30, metadata=metadata)
         sources = tuple(
             (source.id, source.n_features) for source in listed.sources if source.kind == types.FEATURE_KIND_LATENT
         )

@@ -12,9 +12,10 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
-from loadtests import guard, probe, records
+from loadtests import connect, guard, probe, records
 from loadtests.metrics import Growth, describe
 from loadtests.percentiles import milliseconds, percentile
 from loadtests.processes import Address, leave_nothing_behind, served, valkey
@@ -29,9 +30,9 @@ GOAL = "20"
 
 def load(address: Address, arguments: argparse.Namespace, folder: Path) -> list[str]:
     """Run Locust with a probe beside it, and print the tables; what went wrong."""
-    idle = _probe(address.target, IDLE_SECONDS, folder / "idle")
+    idle = _probe(address.server, IDLE_SECONDS, folder / "idle")
     before = address.page()
-    found, busy = _locust_and_probe(address.target, arguments, folder)
+    found, busy = _locust_and_probe(address.server, arguments, folder)
     after = address.page()
     if not found:
         return ["no call was made"]
@@ -52,17 +53,17 @@ def load(address: Address, arguments: argparse.Namespace, folder: Path) -> list[
 
 
 def _locust_and_probe(
-    target: str, arguments: argparse.Namespace, folder: Path
+    server: connect.Server, arguments: argparse.Namespace, folder: Path
 ) -> tuple[list[records.Record], list[records.Record]]:
     """What both recorded. Exits if Locust failed by itself."""
     made, log = folder / "records", folder / "locust.log"
     with log.open("w") as output:  # what Locust prints at the end is printed here, with more
-        locust = subprocess.Popen(_locust(target, arguments, made), cwd=ROOT, stdout=output, stderr=subprocess.STDOUT)
+        locust = subprocess.Popen(_locust(server, arguments, made), cwd=ROOT, stdout=output, stderr=subprocess.STDOUT)
     try:
         while not made.with_suffix(".began").exists() and locust.poll() is None:
             time.sleep(0.05)
         # The last seconds are left out: users that end make room.
-        busy = _probe(target, max(1, arguments.seconds - 2), folder / "busy")
+        busy = _probe(server, max(1, arguments.seconds - 2), folder / "busy")
         status = locust.wait(timeout=arguments.seconds + arguments.deadline + 60)
     finally:
         if locust.poll() is None:
@@ -73,10 +74,11 @@ def _locust_and_probe(
     return records.read(made), busy
 
 
-def _probe(target: str, seconds: int, file: Path) -> list[records.Record]:
-    command = [sys.executable, "-m", "loadtests.probe", "--target", target]
+def _probe(server: connect.Server, seconds: int, file: Path) -> list[records.Record]:
+    command = [sys.executable, "-m", "loadtests.probe", "--target", server.target, *server.options()]
     command += ["--seconds", str(seconds), "--records", str(file)]
-    subprocess.run(command, cwd=ROOT, check=True)
+    if subprocess.run(command, cwd=ROOT, check=False).returncode:
+        sys.exit("the probe failed, as it says above")
     return records.read(file)
 
 
@@ -93,10 +95,11 @@ def _probes(idle: list[records.Record], busy: list[records.Record]) -> str:
     return table(head, rows)
 
 
-def _locust(target: str, arguments: argparse.Namespace, made: Path) -> list[str]:
+def _locust(server: connect.Server, arguments: argparse.Namespace, made: Path) -> list[str]:
     users = str(arguments.users)
     arguments.html.parent.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "locust", "-f", str(ROOT / "loadtests" / "locustfile.py"), "--host", target]
+    command = [sys.executable, "-m", "locust", "-f", str(ROOT / "loadtests" / "locustfile.py"), "--host", server.target]
+    command += server.options()
     command += ["--headless", "--only-summary", "--users", users, "--spawn-rate", users, "--stop-timeout", "60"]
     command += ["--run-time", f"{arguments.seconds}s", "--loglevel", "WARNING", "--exit-code-on-error", "0"]
     command += ["--html", str(arguments.html), "--records", str(made), "--think", str(arguments.think)]
@@ -120,6 +123,7 @@ def main() -> None:
     parser.add_argument("--start-timeout", type=float, default=600, help="seconds that it may take to become ready")
     parser.add_argument("--target", help="HOST:PORT of a running server; none is started then")
     parser.add_argument("--metrics", help="HOST:PORT of that server's metrics")
+    connect.add_options(parser)
     parser.add_argument(
         "--html", type=Path, default=ROOT / "build" / "loadtest" / "report.html", help="Locust's report"
     )
@@ -129,11 +133,15 @@ def main() -> None:
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="saeserve-load-")))
         if arguments.target:
-            address = Address(arguments.target, arguments.metrics)
+            address = Address(connect.Server.read(arguments.target, arguments), arguments.metrics)
+            with connect.one_line():
+                address.check()
         else:
             settings = {"model": arguments.model, "device": arguments.device}
             settings["cache_url"] = stack.enter_context(valkey())
             address = stack.enter_context(served(folder / "server", arguments.start_timeout, **settings))
+            named = replace(address.server, client_names=arguments.client_names)
+            address = replace(address, server=named)
         problems = load(address, arguments, folder)
     print(f"report: {arguments.html}")
     if problems:

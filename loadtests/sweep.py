@@ -6,11 +6,13 @@
 Part `batching`: a closed loop at several concurrencies against two servers, one that batches and one that takes one
 request at a time; the limits of both are out of the way. Part `knee`: an open loop at multiples of the measured
 capacity against a server with its default limits; callers do not retry. Caches are off, and no text is asked twice.
+With --target both parts go to a server that runs, as it is set up.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import platform
@@ -18,13 +20,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from loadtests import concurrency, knee, plot
+from loadtests import concurrency, connect, knee, plot
 from loadtests.closed_loop import Load
 from loadtests.percentiles import digits
-from loadtests.processes import leave_nothing_behind, served
+from loadtests.processes import Address, leave_nothing_behind, served
 
 ROOT = Path(__file__).resolve().parents[1]
 UNCACHED: dict[str, object] = {"cache_bytes": 0, "inner_cache_bytes": 0, "index": "none"}
@@ -37,11 +40,18 @@ def batching(asked: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """The first part."""
     common = UNCACHED | LIMITS_AWAY | {"model": asked.model, "device": asked.device}
     load = Load(0, asked.seconds, _warm_up(asked), asked.patience)
-    with (
-        served(folder / "batching", asked.start_timeout, **common) as batched,
-        served(folder / "single", asked.start_timeout, **common, max_batch=1) as single,
-    ):
-        servers = {concurrency.BATCHED: batched, concurrency.SINGLE: single}
+    with contextlib.ExitStack() as stack:
+        if asked.target:
+            servers = {concurrency.BATCHED: running(asked, asked.target, asked.metrics)}
+            if asked.single_target:
+                servers[concurrency.SINGLE] = running(asked, asked.single_target, asked.single_metrics)
+        else:
+            batched = served(folder / "batching", asked.start_timeout, **common)
+            single = served(folder / "single", asked.start_timeout, **common, max_batch=1)
+            servers = {
+                concurrency.BATCHED: named(asked, stack.enter_context(batched)),
+                concurrency.SINGLE: named(asked, stack.enter_context(single)),
+            }
         points = concurrency.sweep(servers, asked.callers, asked.rounds, load)
     print(f"\n{concurrency.describe(points)}\n", flush=True)
     return {"points": [point.numbers() for point in points]}
@@ -53,24 +63,38 @@ def find_knee(asked: argparse.Namespace, folder: Path, picture: Path) -> dict[st
     windows = knee.Windows(asked.seconds, warm_up, asked.deadline)
     settings = UNCACHED | {"model": asked.model, "device": asked.device}
     points = []
-    with served(folder / "knee", asked.start_timeout, **settings) as address:
-        capacity = knee.capacity(address.target, asked.saturating, windows, seed=1)
+    with contextlib.ExitStack() as stack:
+        if asked.target:
+            address = running(asked, asked.target, asked.metrics)
+        else:
+            address = named(asked, stack.enter_context(served(folder / "knee", asked.start_timeout, **settings)))
+        capacity = knee.capacity(address.server, asked.saturating, windows, seed=1)
         print(
             f"  capacity, {asked.saturating} callers in a closed loop: {digits(capacity)} answers a second", flush=True
         )
         for number, multiple in enumerate(asked.multiples):
-            point = knee.hold(address.target, multiple, capacity, windows, asked.processes, seed=10 + number)
+            point = knee.hold(address.server, multiple, capacity, windows, asked.processes, seed=10 + number)
             points.append(point)
             print(
                 f"  {multiple:g} × capacity: {digits(point.goodput)} answers in time a second; {point.driver}",
                 flush=True,
             )
-        again = knee.capacity(address.target, asked.saturating, windows, seed=2)
-    plot.draw(points, capacity, f"{asked.model}: deadline {asked.deadline:g} s, no retries", picture)
+        again = knee.capacity(address.server, asked.saturating, windows, seed=2)
+    plot.draw(points, capacity, f"{asked.target or asked.model}: deadline {asked.deadline:g} s, no retries", picture)
     print(f"  capacity again, afterwards: {digits(again)} answers a second")
     print(f"\n{knee.describe(points)}\n\npicture: {picture}\n", flush=True)
     found = {"capacity": capacity, "capacity_afterwards": again, "points": knee.numbers(points)}
     return found | {"goodput_left_at_twice_the_capacity": knee.left_share(points)}
+
+
+def running(asked: argparse.Namespace, target: str, metrics: str | None) -> Address:
+    """A server that somebody else started."""
+    return Address(connect.Server.read(target, asked), metrics)
+
+
+def named(asked: argparse.Namespace, address: Address) -> Address:
+    """A server of our own, for callers with the names that were asked for."""
+    return replace(address, server=replace(address.server, client_names=asked.client_names))
 
 
 def _warm_up(asked: argparse.Namespace) -> float:
@@ -108,6 +132,10 @@ def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     option = parser.add_argument
+    option("--target", help="HOST:PORT of a running server, for both parts; none is started then")
+    option("--metrics", help="HOST:PORT of that server's metrics")
+    option("--single-target", help="batching: HOST:PORT of the same with --max-batch 1, to compare with")
+    option("--single-metrics", help="HOST:PORT of its metrics")
     option("--parts", nargs="+", choices=PARTS, default=PARTS, help="which parts (default: both)")
     option("--model", default="demo", help="model of the servers started here (default %(default)s)")
     option("--device", default="auto", help="their device (default %(default)s)")
@@ -125,15 +153,29 @@ def arguments() -> argparse.Namespace:
     option("--processes", type=int, default=1, help="knee: driving processes (default %(default)s)")
     option("--start-timeout", type=float, default=600, help="seconds to become ready (default %(default)s)")
     option("--out", type=Path, default=ROOT / "build" / "loadtest", help="folder of the results (default %(default)s)")
-    return parser.parse_args()
+    connect.add_options(parser)
+    asked = parser.parse_args()
+    if asked.single_target and not asked.target:
+        parser.error("--single-target is compared with --target: give both")
+    return asked
 
 
 def main() -> None:
     """Run the parts that are asked for."""
     asked = arguments()
     leave_nothing_behind()
+    with connect.one_line():
+        if asked.target:
+            running(asked, asked.target, asked.metrics).check()
+        if asked.single_target:
+            running(asked, asked.single_target, asked.single_metrics).check()
+        measure(asked)
+
+
+def measure(asked: argparse.Namespace) -> None:
+    """The parts, a picture, and a file of all numbers. Raises CannotConnectError."""
     asked.out.mkdir(parents=True, exist_ok=True)
-    name = asked.model.replace(":", "-").replace("/", "-")
+    name = (asked.target or asked.model).translate(str.maketrans(":/[], ", "------"))
     file = asked.out / f"sweep-{name}.json"
     settings = {key: str(value) if isinstance(value, Path) else value for key, value in vars(asked).items()}
     found: dict[str, Any] = {"machine": machine(), "settings": settings}

@@ -8,22 +8,25 @@ import pytest
 
 from loadtests import closed_loop, probe
 from loadtests.closed_loop import Load
+from loadtests.connect import Server
 from loadtests.open_loop import Driven, Plan, drive, drive_all
 from loadtests.percentiles import percentile
 from loadtests.texts import Distinct
 from tests.loadtests.fake import Behaviour, Refusal, after, at_once, one_at_a_time, serving
 
+NOWHERE = Server("")
+
 
 def driven_against(behaviour: Behaviour, plan: Plan) -> tuple[Driven, list[str]]:
     async def run() -> tuple[Driven, list[str]]:
         async with serving(behaviour) as (target, fake):
-            return await drive(replace(plan, target=target)), fake.texts
+            return await drive(replace(plan, server=Server(target))), fake.texts
 
     return asyncio.run(run())
 
 
 def test_arrivals_come_at_the_rate_and_never_the_same() -> None:
-    driven, texts = driven_against(at_once, Plan("", rate=200, seconds=2, words=10))
+    driven, texts = driven_against(at_once, Plan(NOWHERE, rate=200, seconds=2, words=10))
     assert 320 < len(driven.records) < 480
     assert len(set(texts)) == len(texts) == len(driven.records)
     assert {record.verdict for record in driven.records} == {"OK"}
@@ -43,7 +46,7 @@ def test_a_stall_of_the_server_shows_in_all_that_arrived_meanwhile() -> None:
     async def stall(number: int) -> None:
         await asyncio.sleep(max(0.0, until - time.monotonic()))
 
-    driven, _ = driven_against(stall, Plan("", rate=100, seconds=4))
+    driven, _ = driven_against(stall, Plan(NOWHERE, rate=100, seconds=4))
     slow = [record.seconds for record in driven.records if record.seconds > 0.25]
     assert len(slow) > 80
     assert percentile([record.seconds for record in driven.records], 99) > 0.9
@@ -54,7 +57,7 @@ def test_a_stall_of_the_driver_counts_and_is_told() -> None:
         if number == 100:
             time.sleep(0.5)  # noqa: ASYNC251  the loop of the driver stands, which is this one
 
-    driven, _ = driven_against(block, Plan("", rate=200, seconds=2))
+    driven, _ = driven_against(block, Plan(NOWHERE, rate=200, seconds=2))
     assert max(driven.lateness) > 0.3
     assert sum(record.seconds > 0.2 for record in driven.records) > 20
     assert not driven.kept_up
@@ -68,7 +71,7 @@ def test_refusals_and_deadlines_are_told_apart() -> None:
         if number % 3 == 1:
             await asyncio.sleep(5)
 
-    driven, _ = driven_against(behave, Plan("", rate=100, seconds=1, deadline=0.5))
+    driven, _ = driven_against(behave, Plan(NOWHERE, rate=100, seconds=1, deadline=0.5))
     assert {r.verdict for r in driven.records} == {"OK", "RESOURCE_EXHAUSTED OVERLOADED", "DEADLINE_EXCEEDED"}
     assert all(record.refused == ("OVERLOADED" in record.verdict) for record in driven.records)
     expired = [record.seconds for record in driven.records if record.verdict == "DEADLINE_EXCEEDED"]
@@ -76,7 +79,7 @@ def test_refusals_and_deadlines_are_told_apart() -> None:
 
 
 def test_calls_in_flight_are_bounded_and_what_is_not_sent_is_counted() -> None:
-    driven, texts = driven_against(after(30), Plan("", rate=100, seconds=1, deadline=2, most=10))
+    driven, texts = driven_against(after(30), Plan(NOWHERE, rate=100, seconds=1, deadline=2, most=10))
     assert len(driven.records) == len(texts) == 10
     assert driven.unsent > 40
     assert not driven.kept_up
@@ -85,7 +88,7 @@ def test_calls_in_flight_are_bounded_and_what_is_not_sent_is_counted() -> None:
 def test_several_processes_share_the_rate() -> None:
     async def run() -> tuple[Driven, int]:
         async with serving(at_once) as (target, fake):
-            driven = await asyncio.to_thread(drive_all, Plan(target, rate=100, seconds=1), 2)
+            driven = await asyncio.to_thread(drive_all, Plan(Server(target), rate=100, seconds=1), 2)
             return driven, len(set(fake.texts))
 
     driven, distinct = asyncio.run(run())
@@ -96,7 +99,7 @@ def test_several_processes_share_the_rate() -> None:
 def measured(behaviour: Behaviour, load: Load) -> closed_loop.Window:
     async def run() -> closed_loop.Window:
         async with serving(behaviour) as (target, _):
-            return await closed_loop.measure(target, Distinct(10), load)
+            return await closed_loop.measure(Server(target), Distinct(10), load)
 
     return asyncio.run(run())
 
@@ -122,7 +125,7 @@ def test_callers_who_are_refused_wait_and_are_counted() -> None:
 def test_the_probe_asks_each_question_steadily() -> None:
     async def run() -> list[probe.records.Record]:
         async with serving(after(0.05)) as (target, _):
-            return await probe.probe(target, rate=20, seconds=1)
+            return await probe.probe(Server(target), rate=20, seconds=1)
 
     found = asyncio.run(run())
     kinds = [record.kind for record in found]
