@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
@@ -29,6 +30,7 @@ LONG_WORDS = 1000
 DEADLINE = 30.0
 CHECK, CACHED, UNCACHED = "Health.Check", "Search, cached", "Search, uncached"
 TOKENIZE, LONG = "Tokenize", "Tokenize, 1000 words"
+KEPT = "Search, ranked anew"
 LATE = "late"
 """Kind of the records that say how late this process was."""
 
@@ -40,10 +42,10 @@ async def probe(
     uncached: float = 0.0,
     begun: Callable[[], None] = lambda: None,
 ) -> list[records.Record]:
-    """Ask each question so many times a second for so long, and `uncached` times a search that is in no cache and a
-    text long enough to be cut beside the event loop."""
+    """Ask each question so many times a second for so long, and `uncached` times what costs the server more: a
+    search that is in no cache, one that is ranked anew, and a text long enough to be cut beside the event loop."""
     async with AsyncExitStack() as stack:
-        channels = [await stack.enter_async_context(connect.aio_channel(server)) for _ in range(6)]
+        channels = [await stack.enter_async_context(connect.aio_channel(server)) for _ in range(7)]
         questions = _questions(channels, server.headers())
         await questions[CACHED](10 * DEADLINE)  # the cache has it from now on
         found: list[records.Record] = []
@@ -51,7 +53,7 @@ async def probe(
         begun()
         loops = []
         for place, (kind, send) in enumerate(questions.items()):
-            every = uncached if kind in (UNCACHED, LONG) else rate
+            every = uncached if kind in (UNCACHED, KEPT, LONG) else rate
             if every:
                 due = start + place / every / len(questions)
                 loops.append(_steadily(kind, send, due, every, max(1, int(seconds * every)), found))
@@ -64,10 +66,13 @@ def _questions(
 ) -> dict[str, Callable[[float], Awaitable[Any]]]:
     """What is asked, each on its own connection, within so many seconds."""
     checks = health_pb2_grpc.HealthStub(channels[0])
-    info, tokens, cached, uncached, long = (feature_service_pb2_grpc.FeatureServiceStub(one) for one in channels[1:])
+    info, tokens, cached, uncached, kept, long = (
+        feature_service_pb2_grpc.FeatureServiceStub(one) for one in channels[1:]
+    )
     check = health_pb2.HealthCheckRequest(service=SERVICE)
     chance = Random(f"probe {time.time_ns()}")  # noqa: S311  load, not secrets
 
+    limits = itertools.cycle(range(26, 1000))
     cut = types_pb2.Input(text=texts.compose(chance, LONG_WORDS))
 
     def fresh() -> pb.SearchRequest:
@@ -81,7 +86,10 @@ def _questions(
         TOKENIZE: lambda timeout: tokens.Tokenize(pb.TokenizeRequest(input=TEXT), timeout=timeout, metadata=headers(2)),
         CACHED: lambda timeout: cached.Search(pb.SearchRequest(input=TEXT), timeout=timeout, metadata=headers(3)),
         UNCACHED: lambda timeout: uncached.Search(fresh(), timeout=timeout, metadata=headers(4)),
-        LONG: lambda timeout: long.Tokenize(pb.TokenizeRequest(input=cut), timeout=timeout, metadata=headers(5)),
+        KEPT: lambda timeout: kept.Search(
+            pb.SearchRequest(input=TEXT, limit=next(limits)), timeout=timeout, metadata=headers(5)
+        ),
+        LONG: lambda timeout: long.Tokenize(pb.TokenizeRequest(input=cut), timeout=timeout, metadata=headers(6)),
     }
 
 
@@ -123,7 +131,7 @@ def main() -> None:
         "--uncached",
         type=float,
         default=0,
-        help="searches a second in no cache, and as many long texts (default %(default)s)",
+        help="dearer calls a second of each kind (default %(default)s)",
     )
     parser.add_argument("--seconds", type=float, default=10, help="how long (default %(default)s)")
     parser.add_argument("--records", type=Path, required=True, help="file for what became of each call")

@@ -22,11 +22,21 @@ class Refusal(Exception):
 
 
 class Fake(feature_service_pb2_grpc.FeatureServiceServicer):
-    def __init__(self, behaviour: Behaviour) -> None:
+    def __init__(self, behaviour: Behaviour, token: str | None) -> None:
         self.behaviour = behaviour
+        self.token = token
         self.texts: list[str] = []
+        self.callers: set[str] = set()
+        """What they named themselves."""
+
+    async def let_in(self, context) -> None:
+        sent = dict(context.invocation_metadata())
+        if self.token and sent.get("authorization") != f"Bearer {self.token}":
+            await context.abort(grpc.StatusCode.UNAUTHENTICATED, "a token is required")
+        self.callers.add(sent.get("x-saeserve-client", ""))
 
     async def Search(self, request, context):
+        await self.let_in(context)
         self.texts.append(request.input.text)
         try:
             await self.behaviour(len(self.texts))
@@ -35,16 +45,20 @@ class Fake(feature_service_pb2_grpc.FeatureServiceServicer):
         return pb.SearchResponse(call_info=types_pb2.CallInfo(cache=types_pb2.CACHE_TIER_NONE))
 
     async def Tokenize(self, request, context):
+        await self.let_in(context)
         return pb.TokenizeResponse()
 
     async def GetServerInfo(self, request, context):
+        await self.let_in(context)
         return pb.GetServerInfoResponse(model=pb.Model(n_layers=2))
 
     async def ListSources(self, request, context):
+        await self.let_in(context)
         kind = types_pb2.FEATURE_KIND_LATENT
         return pb.ListSourcesResponse(sources=[types_pb2.Source(id="0-fake", kind=kind, n_features=64)])
 
     async def Encode(self, request, context):
+        await self.let_in(context)
         return pb.EncodeResponse()
 
 
@@ -63,14 +77,16 @@ async def refuse(context) -> None:
 
 
 @contextlib.asynccontextmanager
-async def serving(behaviour: Behaviour) -> AsyncIterator[tuple[str, Fake]]:
+async def serving(
+    behaviour: Behaviour, token: str | None = None, tls: grpc.ServerCredentials | None = None
+) -> AsyncIterator[tuple[str, Fake]]:
     """Its address, and the fake."""
-    server, fake = grpc.aio.server(), Fake(behaviour)
+    server, fake = grpc.aio.server(), Fake(behaviour, token)
     feature_service_pb2_grpc.add_FeatureServiceServicer_to_server(fake, server)
     alive = health.aio.HealthServicer()
     await alive.set(SERVICE, health_pb2.HealthCheckResponse.SERVING)
     health_pb2_grpc.add_HealthServicer_to_server(alive, server)
-    port = server.add_insecure_port("127.0.0.1:0")
+    port = server.add_secure_port("127.0.0.1:0", tls) if tls else server.add_insecure_port("127.0.0.1:0")
     await server.start()
     try:
         yield f"127.0.0.1:{port}", fake
