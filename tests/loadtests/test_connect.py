@@ -1,4 +1,4 @@
-"""Every driver reaches a server that asks for TLS, a client's certificate and a token, and says plainly if it cannot."""
+"""Every driver reaches a server that asks for mutual TLS and a token, and says plainly if it cannot."""
 
 import asyncio
 import subprocess
