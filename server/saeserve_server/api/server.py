@@ -6,9 +6,7 @@ import asyncio
 import contextlib
 import gc
 import logging
-import os
-import signal
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -93,16 +91,15 @@ class FeatureServer:
         reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
         self.address = ""
 
-    async def start(self) -> None:
-        """Listens, then loads; returns once calls are answered. Raises ConfigError."""
+    async def start(self, listening: Callable[[str], None]) -> None:
+        """Listens, says where, then loads; returns once calls are answered. Raises ConfigError."""
         await self._set_ready(False)
         await self._health.set(LIVENESS, health_pb2.HealthCheckResponse.SERVING)
         self.address = self._listen()
         await self._server.start()
         if self._config.metrics_bind != "none":
             self._serve_metrics()
-        if self._config.port_file is not None:
-            write_whole(self._config.port_file, self.address)
+        listening(self.address)
         log.info("listening on %s, loading %s", self.address, self._config.model)
         await self._engine.start()
         gc.collect()
@@ -206,41 +203,3 @@ async def _until(event: asyncio.Event, work: Coroutine[Any, Any, None]) -> None:
         one.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await task
-
-
-async def run_server(config: Config) -> bool:
-    """Serves until SIGTERM or SIGINT; a second one ends it at once. Whether it ended in order. Raises ConfigError."""
-    loop = asyncio.get_running_loop()
-    asked, hurry = asyncio.Event(), asyncio.Event()
-    signals = (signal.SIGTERM, signal.SIGINT)
-    for number in signals:
-        loop.add_signal_handler(number, lambda: (hurry if asked.is_set() else asked).set())
-    server = FeatureServer(config)
-    starting = asyncio.ensure_future(server.start())
-    stopping = asyncio.ensure_future(asked.wait())
-    try:
-        await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        if starting.done():
-            starting.result()
-            await stopping
-    finally:
-        for task in (starting, stopping):
-            task.cancel()
-        await asyncio.gather(starting, stopping, return_exceptions=True)
-        asked.set()
-        await server.stop(hurry)
-        if config.port_file is not None:
-            with contextlib.suppress(OSError):
-                if config.port_file.read_text() == server.address:  # not that of another server
-                    config.port_file.unlink()
-    return not hurry.is_set()
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Writes a small file so that no reader sees half of it. Raises ConfigError."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        partial.write_text(text)
-        partial.replace(path)
-    except OSError as error:
-        raise ConfigError(f"port_file: {path}: {error.strerror}") from error

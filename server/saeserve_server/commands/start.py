@@ -20,6 +20,11 @@ ENDED_BY_SIGNAL = 128 + signal.SIGTERM
 def add_command(commands: Commands) -> None:
     """Adds the command to the parser."""
     start = commands.add_parser("start", help="run the server", description="Runs the server until SIGTERM or Ctrl-C.")
+    start.add_argument(
+        "--end-with-caller",
+        action="store_true",
+        help="end at once, in order, when standard input ends or the process that started the server does",
+    )
     add_settings(start)
     start.set_defaults(run=run)
 
@@ -28,14 +33,15 @@ def run(options: argparse.Namespace) -> int:
     """Serves; returns the exit status. Raises ConfigError."""
     config = read_config(options)
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # what goes wrong is said by us, in a line
-    from saeserve_server.api.server import run_server
+    from saeserve_server.api.lifecycle import run_server
     from saeserve_server.logs import configure_logging
 
     configure_logging(config)
+    serving = run_server(config, end_with_caller=options.end_with_caller)
     try:
         import uvloop
     except ImportError:  # not built for this platform
-        in_order = asyncio.run(run_server(config))
+        in_order = asyncio.run(serving)
     else:
-        in_order = uvloop.run(run_server(config))
+        in_order = uvloop.run(serving)
     return 0 if in_order else ENDED_BY_SIGNAL
