@@ -25,8 +25,9 @@ sys.path.pop(0)  # this folder: the package called coverage must not be found he
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # for `tests`, which is not installed
 
 from saeserve_server.errors import ConfigError
-from saeserve_server.sources.description import complete, read
+from saeserve_server.sources.description import complete
 from saeserve_server.sources.formats import describe
+from saeserve_server.sources.reading import read
 from saeserve_server.sources.registry import same_model
 from saeserve_server.sources.releases import with_release
 from tests.models import shapes, test_hybrid, test_shapes

@@ -8,8 +8,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from saeserve_server.sources.description import read
 from saeserve_server.sources.formats import describe
+from saeserve_server.sources.reading import read
 from saeserve_server.sources.sae import Sae
 
 

@@ -15,8 +15,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from saeserve_server.errors import ConfigError
-from saeserve_server.sources.description import read
 from saeserve_server.sources.formats import describe
+from saeserve_server.sources.reading import read
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 CLEAR = Path("/proc/self/clear_refs")

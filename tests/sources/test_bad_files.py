@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from saeserve_server.errors import ConfigError
-from saeserve_server.sources.description import read
 from saeserve_server.sources.formats import describe
+from saeserve_server.sources.reading import read
 from tests.sources.formats import load, write_openai, write_saelens
 
 

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from saeserve_server.errors import ConfigError
 from saeserve_server.sources.activations import Activation, JumpReLU, ReLU, TopK
-from saeserve_server.sources.description import Facts, read
+from saeserve_server.sources.description import Facts
 from saeserve_server.sources.formats import describe
+from saeserve_server.sources.reading import read
 from saeserve_server.sources.sae import Sae, fold_decoder_norm
 from tests.sources import plain
 from tests.sources.formats import load, write_openai, write_saelens

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from saeserve_server.errors import ConfigError
-from saeserve_server.sources.description import Facts, read
+from saeserve_server.sources.description import Facts
 from saeserve_server.sources.formats import describe
+from saeserve_server.sources.reading import read
 from saeserve_server.sources.releases import with_release
 from saeserve_server.sources.sae import Sae, fold_decoder_norm
 

@@ -9,8 +9,8 @@ from huggingface_hub import constants
 
 from saeserve_server.config import load_config
 from saeserve_server.errors import ConfigError
-from saeserve_server.sources.description import read
 from saeserve_server.sources.plan import PlannedSae, plan_saes
+from saeserve_server.sources.reading import read
 from saeserve_server.sources.registry import same_model
 from tests.sources.layouts import WRITERS, files
 from tests.sources.loaders import Expected, expected

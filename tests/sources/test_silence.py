@@ -13,9 +13,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from saeserve_server.errors import ConfigError
-from saeserve_server.sources.description import Facts, complete, doubts, read
+from saeserve_server.sources.description import Facts, complete, doubts
 from saeserve_server.sources.formats import describe
 from saeserve_server.sources.paths import locate
+from saeserve_server.sources.reading import read
 from saeserve_server.sources.registry import _maths
 from saeserve_server.sources.releases import with_release
 from tests.sources.formats import write_openai, write_saelens

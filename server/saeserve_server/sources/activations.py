@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from saeserve_server.errors import ConfigError
+from saeserve_server.sources.tensors import check_kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +163,7 @@ Activation = ReLU | JumpReLU | Gated | TopK | GroupMax
 
 def check_activation(activation: Activation, d_sae: int) -> None:
     """Raises ConfigError for a number of latents or groups that `d_sae` latents cannot have."""
-    if isinstance(activation, TopK) and not 1 <= activation.k <= d_sae:
-        raise ConfigError(f"k: expected 1 to {d_sae}, the number of latents, got {activation.k}")
-    if isinstance(activation, GroupMax) and (activation.groups < 1 or d_sae % activation.groups):
-        raise ConfigError(f"k: expected a number of groups that divides {d_sae} latents, got {activation.groups}")
+    if isinstance(activation, TopK):
+        check_kept("topk", activation.k, d_sae)
+    if isinstance(activation, GroupMax):
+        check_kept("groupmax", activation.groups, d_sae)

@@ -9,15 +9,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from saeserve_server.catalog import FloatArray
 from saeserve_server.errors import ConfigError, nearest, shown
 from saeserve_server.sources.tensors import is_finite
 from saeserve_server.sources.weights import WeightFile
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 NOTES = ("note", "step", "steps", "epoch", "date")
 """What a state dict may hold beside tensors that cannot bear on activations."""
@@ -90,6 +92,8 @@ class Layout:
 
     def check_ones(self, file: WeightFile) -> None:
         """Raises ConfigError for a tensor that would change activations if it were applied."""
+        import torch
+
         for name in self.must_be_one:
             if name in file.entries and not torch.allclose(values := file.read(name).float(), torch.ones_like(values)):
                 raise ConfigError(f"{name}: expected ones only, which change nothing; other values are not supported")
@@ -117,6 +121,8 @@ def share_density(values: Tensor, name: str, *, log10: bool = False) -> tuple[Fl
     A statistic must not keep an SAE from being served, so values that cannot be shares are left out, not refused.
     All ones means that nothing was measured: OpenAI's training code starts with them.
     """
+    import torch
+
     values = values.double()
     if log10:
         values = torch.pow(10.0, values)

@@ -13,9 +13,10 @@ from saeserve_server.catalog import Kind, ModelInfo, SourceInfo
 from saeserve_server.config import Config
 from saeserve_server.errors import ConfigError, nearest
 from saeserve_server.layers import LAYER
-from saeserve_server.sources.description import Description, doubts, read
+from saeserve_server.sources.description import Description, doubts
 from saeserve_server.sources.neurons import neuron_source
 from saeserve_server.sources.plan import PlannedSae, check_unique
+from saeserve_server.sources.reading import read
 from saeserve_server.sources.revision import content_hash, text_hash
 from saeserve_server.sources.sae import Sae, fold_decoder_norm
 from saeserve_server.sources.source import SaeSource, Source

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 LAYER_NORM_EPSILON = 1e-5
 """Added to the standard deviation, not to the variance."""
@@ -63,6 +64,8 @@ class NormRescale:
 
     def __call__(self, x: Tensor) -> Tensor:
         """The rows with norm sqrt(d_in); a row of zeros stays one."""
+        import torch
+
         norm: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
         return x.div(norm.clamp_min_(torch.finfo(x.dtype).tiny)).mul_(float(x.shape[-1]) ** 0.5)
 

@@ -1,7 +1,8 @@
 """Weight files: their headers without their contents, then their tensors, one by one. Nothing in them is ever run.
 
 Read are safetensors (also cut into shards by an index), NumPy's npz, and PyTorch's state dicts. What a header claims is
-held against the file's size before memory is taken for it.
+held against the file's size before memory is taken for it. Opening needs no torch, which takes seconds to import; only
+what reads a tensor does.
 """
 
 from __future__ import annotations
@@ -10,16 +11,19 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
 
 from saeserve_server.errors import ConfigError, shown
 from saeserve_server.sources.weights.files import AGAIN, MOST_BYTES, Entry, check_count, check_file, read_json
 from saeserve_server.sources.weights.npz import open_npz
 from saeserve_server.sources.weights.state_dict import open_state_dict
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 INDEX = ".index.json"
 
@@ -71,7 +75,7 @@ def _open_safetensors(path: Path) -> dict[str, Entry]:
             raise ConfigError(f"not a safetensors file, or {AGAIN} (a header of {length} bytes, {whose})")
         header = stream.read(length)
     try:
-        file = safe_open(path, framework="pt", device="cpu")
+        file = safe_open(path, framework="np")
         json.loads(header, object_pairs_hook=_once)
         names = list(file.keys())  # type: ignore[no-untyped-call]
         check_count(len(names))
@@ -79,9 +83,13 @@ def _open_safetensors(path: Path) -> dict[str, Entry]:
     except (SafetensorError, ValueError) as error:
         raise ConfigError(f"not a safetensors file, or {AGAIN} ({error})") from error
 
+    @cache
+    def tensors() -> Any:
+        return safe_open(path, framework="pt", device="cpu")
+
     def load(name: str) -> Tensor:
         try:
-            tensor: Tensor = file.get_tensor(name)  # type: ignore[no-untyped-call]
+            tensor: Tensor = tensors().get_tensor(name)
         except (SafetensorError, RuntimeError, AttributeError) as error:  # the last for a type that torch lacks
             raise ConfigError(f"{name}: cannot be read ({error})") from error
         return tensor

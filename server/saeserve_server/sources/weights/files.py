@@ -14,12 +14,14 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
-from torch import Tensor
 
 from saeserve_server.errors import ConfigError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 MOST_BYTES = 2**20
 """Largest header of a weight file, directory of an archive, or JSON file."""

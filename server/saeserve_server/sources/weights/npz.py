@@ -6,15 +6,16 @@ from __future__ import annotations
 import io
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.lib import format as npy
-from torch import Tensor
 
 from saeserve_server.errors import ConfigError
 from saeserve_server.sources.weights.files import AGAIN, Entry, open_archive
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 MOST_HEADER_BYTES = 2**14
 MOST_DEFLATED = 32
@@ -58,6 +59,8 @@ def _entry(archive: zipfile.ZipFile, member: zipfile.ZipInfo, name: str) -> Entr
 
 
 def _load(archive: zipfile.ZipFile, member: zipfile.ZipInfo, name: str) -> Tensor:
+    import torch
+
     try:
         with archive.open(member) as stream:
             array: np.ndarray[Any, Any] = npy.read_array(stream, allow_pickle=False)

@@ -10,25 +10,24 @@ import pickletools
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
-import torch
-
 from saeserve_server.errors import ConfigError, shown
 from saeserve_server.sources.weights.files import AGAIN
 
 NO_STATE_DICT = f"not a PyTorch state dict of tensors, or {AGAIN}"
 
 DTYPES = {
-    "torch.DoubleStorage": torch.float64,
-    "torch.FloatStorage": torch.float32,
-    "torch.HalfStorage": torch.float16,
-    "torch.BFloat16Storage": torch.bfloat16,
-    "torch.LongStorage": torch.int64,
-    "torch.IntStorage": torch.int32,
-    "torch.ShortStorage": torch.int16,
-    "torch.CharStorage": torch.int8,
-    "torch.ByteStorage": torch.uint8,
-    "torch.BoolStorage": torch.bool,
+    "torch.DoubleStorage": ("float64", 8),
+    "torch.FloatStorage": ("float32", 4),
+    "torch.HalfStorage": ("float16", 2),
+    "torch.BFloat16Storage": ("bfloat16", 2),
+    "torch.LongStorage": ("int64", 8),
+    "torch.IntStorage": ("int32", 4),
+    "torch.ShortStorage": ("int16", 2),
+    "torch.CharStorage": ("int8", 1),
+    "torch.ByteStorage": ("uint8", 1),
+    "torch.BoolStorage": ("bool", 1),
 }
+"""torch's name of the type, and bytes of a number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,14 +41,16 @@ class Named:
 class Storage:
     """A run of numbers that tensors share, by its key in the file."""
 
-    dtype: torch.dtype
+    dtype: str
+    """torch's name of it."""
+    itemsize: int
     key: str
     numel: int
 
     @property
     def nbytes(self) -> int:
         """Bytes that it claims to have."""
-        return self.numel * self.dtype.itemsize
+        return self.numel * self.itemsize
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +149,7 @@ def _take(stack: list[Any], name: str, items: list[Any]) -> None:
 def _storage(claim: Any) -> Storage:
     match claim:
         case ("storage", Named(name), str(key), str(), int(count), *_) if name in DTYPES and count >= 0:
-            return Storage(DTYPES[name], key, count)
+            return Storage(*DTYPES[name], key, count)
         case ("storage", Named() as kind, *_):
             raise _code(kind)
     raise ConfigError(NO_STATE_DICT)

@@ -18,15 +18,16 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from saeserve_server.errors import ConfigError
 from saeserve_server.sources.weights.files import AGAIN, Entry, check_count, check_file, open_archive
 from saeserve_server.sources.weights.pickles import NO_STATE_DICT, Stored, interpret
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 ZIP_MAGIC = b"PK\x03\x04"
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
@@ -84,19 +85,22 @@ def _entry(path: Path, name: str, tensor: Stored, pieces: Mapping[str, _Piece]) 
         raise ConfigError(f"{name}: holds fewer numbers than its shape {list(tensor.shape)} says")
 
     def load() -> Tensor:
+        import torch
+
+        dtype: torch.dtype = getattr(torch, storage.dtype)
         if not count:
-            return torch.empty(tensor.shape, dtype=storage.dtype)
+            return torch.empty(tensor.shape, dtype=dtype)
         try:
             mapped = np.memmap(path, np.uint8, "c", piece.begin, (piece.nbytes,))  # copied where it is written to
         except (OSError, ValueError) as error:
             raise ConfigError(f"{name}: {AGAIN} ({error})") from error
         part = torch.from_numpy(mapped)
-        if piece.begin % storage.dtype.itemsize:
+        if piece.begin % storage.itemsize:
             part = part.clone()
-        numbers = torch.empty(0, dtype=storage.dtype)
+        numbers = torch.empty(0, dtype=dtype)
         return numbers.set_(part.untyped_storage(), tensor.offset, tensor.shape, tensor.strides)
 
-    return Entry(tensor.shape, str(storage.dtype).removeprefix("torch."), load)
+    return Entry(tensor.shape, storage.dtype, load)
 
 
 def _open_zip(path: Path, file: BinaryIO) -> tuple[object, dict[str, _Piece]]:
