@@ -196,9 +196,28 @@ class ServerSettings(Section):
     queue_bytes: int = Field(
         default=512 * 1024 * 1024, ge=2**20, le=2**40, description="most memory that answers not yet given may take"
     )
-    max_calls: int = Field(default=4096, ge=1, le=2**20, description="most calls being answered at a time")
+    front_seconds: float = Field(
+        default=10.0, gt=0, le=3600, description="most work of the front end that waits, in seconds of a core"
+    )
+    answer_bytes: int = Field(
+        default=256 * 1024 * 1024,
+        ge=2**20,
+        le=2**40,
+        description="most memory of answers that have not left yet, those of streams included",
+    )
+    stall_timeout: float = Field(
+        default=60.0,
+        gt=0,
+        description="seconds after which a call whose caller neither sends its request nor reads its answer is ended",
+    )
+    max_calls: int = Field(
+        default=1024, ge=1, le=2**20, description="most calls at a time, each until its answer has left"
+    )
     max_streams: int = Field(default=64, ge=1, le=2**16, description="most EncodeStreams at a time")
     max_connections: int = Field(default=10_000, ge=1, le=2**20, description="most connections at a time")
+    max_concurrent_streams: int = Field(
+        default=100, ge=1, le=2**20, description="most calls at a time on one connection; others wait at the caller's"
+    )
     cache_bytes: int = Field(
         default=64 * 1024 * 1024, ge=0, le=2**40, description="memory of the cache of answers; 0: nothing is kept"
     )

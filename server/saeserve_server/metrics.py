@@ -46,6 +46,19 @@ class Metrics:
         self.queue_load = self._gauge("queue_load_ratio", "Share of the admission budget that is taken, 0 to 1")
         self.queue_seconds = self._histogram("queue_duration_seconds", "Time a text waits for its batch", SECONDS)
 
+        self.front_waiting = self._gauge("front_queue_size", "Pieces of the front end's own work that wait")
+        self.front_load = self._gauge("front_load_ratio", "Share of `front_seconds` that is taken, 0 to 1")
+        self.front_seconds = self._histogram(
+            "front_queue_duration_seconds", "Time a piece of the front end's work waits for its thread", SECONDS
+        )
+        self._front_work = self._histogram(
+            "front_work_duration_seconds", "Time of a piece of the front end's work, by place", SECONDS, "where"
+        )
+        self.answer_bytes = self._gauge("answer_bytes", "Memory of answers that have not left yet")
+        self.stalled = self._counter(
+            "stalled_total", "Calls ended since their caller did not send or read, by what ended them", "by"
+        )
+
         self._batch_size = self._histogram("batch_size", "Requests in a batch", SIZES)
         self._batch_tokens = self._histogram("batch_tokens", "Tokens of a batch's requests", TOKENS)
         self._stage_seconds = self._histogram(
@@ -82,6 +95,10 @@ class Metrics:
         """A call has been answered with a status code, and a reason unless it is OK or gRPC's own."""
         self._requests.labels(method, code, reason).inc()
         self._request_seconds.labels(method).observe(seconds)
+
+    def front_work(self, where: str, seconds: float) -> None:
+        """The front end has done a piece of work."""
+        self._front_work.labels(where).observe(seconds)
 
     def batch(self, items: int, tokens: int, forward_seconds: float, encode_seconds: float) -> None:
         """A batch has been computed."""

@@ -10,7 +10,7 @@ import pytest
 from saeserve_server.cache.answer import Answer, Spending, Tier
 from saeserve_server.cache.answers import AnswerCache, make_answer_cache
 from saeserve_server.config import ServerSettings
-from saeserve_server.errors import ConfigError
+from saeserve_server.errors import ConfigError, Internal
 from saeserve_server.metrics import Metrics
 from tests.cache.valkey import Valkey, free_port
 
@@ -137,7 +137,7 @@ def test_nothing_raised_is_kept() -> None:
         cache, compute = make(valkey.url), Computation()
         compute.error = ValueError("no")
         for _ in range(2):
-            with pytest.raises(ValueError, match="no"):
+            with pytest.raises(Internal, match="no"):
                 await cache.get(KEY, compute)
         compute.error = None
         assert (await cache.get(KEY, compute)).payload == b"payload"

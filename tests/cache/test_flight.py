@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import traceback
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 
 from saeserve_server.cache.answer import Answer
 from saeserve_server.cache.flight import Flights
+from saeserve_server.errors import Internal
 from saeserve_server.metrics import Metrics
 
 KEY = bytes(32)
@@ -139,13 +141,24 @@ def test_when_all_leave_at_once_it_is_cancelled() -> None:
     run(story)
 
 
+def depth(error: BaseException) -> int:
+    """Of its traceback."""
+    return len(list(traceback.walk_tb(error.__traceback__)))
+
+
 def test_an_error_goes_to_all_and_is_not_kept() -> None:
     async def story(flights: Flights, compute: Computation) -> None:
         compute.error = ValueError("no")
-        waiters = [asyncio.create_task(flights.join(KEY, compute)) for _ in range(3)]
+        waiters = [asyncio.create_task(flights.join(KEY, compute)) for _ in range(400)]
         await settle()
         compute.gate.set()
-        assert [type(one) for one in await asyncio.gather(*waiters, return_exceptions=True)] == [ValueError] * 3
+        errors = await asyncio.gather(*waiters, return_exceptions=True)
+        assert {type(one) for one in errors} == {Internal}
+        assert len(set(map(id, errors))) == 400
+        assert max(depth(one) for one in errors if isinstance(one, Internal)) <= 3  # one raised for each would grow
+        assert [one.logged for one in errors if isinstance(one, Internal)] == [False] + [True] * 399
+        assert isinstance(errors[0], Internal)
+        assert errors[0].__cause__ is compute.error  # for the log
         compute.error = None
         assert (await flights.join(KEY, compute)).payload == b"2"
 
@@ -169,7 +182,7 @@ def test_an_error_is_not_given_to_who_comes_the_moment_after_it() -> None:
         await settle()
         compute.gate.set()
         assert (await second).payload == b"1"
-        with pytest.raises(ValueError, match="no"):
+        with pytest.raises(Internal, match="no"):
             await first
 
     run(story)

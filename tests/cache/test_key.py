@@ -25,9 +25,11 @@ from saeserve_server.engine.work import Aggregate, EncodeWork, SearchWork, Sourc
 from saeserve_server.metrics import Metrics
 from saeserve_server.records.store import RecordStore
 from saeserve_server.scheduler.cost import CostModel
+from saeserve_server.scheduler.desk import Desk
+from saeserve_server.scheduler.held import Held
 from saeserve_server.scheduler.queue import WorkQueue
 from saeserve_server.scheduler.scheduler import Scheduler
-from saeserve_server.serving import Serving
+from saeserve_server.serving.serving import Serving
 from tests.conftest import DEVICE
 from tests.scheduler.stage import AMPLE, SlowEngine
 
@@ -104,7 +106,8 @@ def keys_of(served: tuple[Catalog, RecordStore]) -> KeysOf:
     metrics, recorder = Metrics(), Recorder()
     scheduler = Scheduler(SlowEngine(), CostModel(catalog), WorkQueue(512), AMPLE, metrics)
     config = load_config(None, {}, {})
-    serving = Serving(config, catalog, scheduler, recorder, index, metrics, asyncio.Event())  # type: ignore[arg-type]
+    desk, held = Desk(config.front_seconds, config.max_calls, metrics), Held(config.answer_bytes, metrics)
+    serving = Serving(config, catalog, scheduler, desk, held, recorder, index, metrics, asyncio.Event())  # type: ignore[arg-type]
 
     async def ask(request: Message) -> None:
         enter_call((), None)

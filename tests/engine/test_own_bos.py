@@ -19,7 +19,7 @@ from saeserve_server.engine.runner import BatchRunner
 from saeserve_server.engine.work import Aggregate, Csr, EncodeWork, SearchDone, SearchWork, SourceFilter, leading_bos
 from saeserve_server.metrics import Metrics
 from saeserve_server.records.builder import build_index
-from saeserve_server.serving import make_limits
+from saeserve_server.serving.limits import make_limits
 from saeserve_server.sources.source import Source
 from tests.conftest import DEVICE
 

@@ -172,7 +172,7 @@ def test_the_front_end_imports_no_torch(tmp_path: Path) -> None:
     import sys
 
     code = (
-        "import sys, saeserve_server.api.server, saeserve_server.commands.main, saeserve_server.serving\n"
+        "import sys, saeserve_server.api.server, saeserve_server.commands.main, saeserve_server.serving.serving\n"
         "heavy = {'torch', 'transformer_lens', 'transformers'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
     )

@@ -8,12 +8,12 @@ from saeserve_server.api.encode_stream import _Memory
 def test_what_does_not_fit_waits_until_something_is_given_back() -> None:
     async def story() -> None:
         memory = _Memory(100)
-        assert await memory.take(60) == 60
+        await memory.take(60)
         second = asyncio.ensure_future(memory.take(50))
         await asyncio.sleep(0)
         assert not second.done()
         memory.give_back(60)
-        assert await asyncio.wait_for(second, 5) == 50
+        await asyncio.wait_for(second, 5)
 
     asyncio.run(story())
 

@@ -19,7 +19,7 @@ from saeserve_server.engine.work import Csr
 from saeserve_server.records.density import Origin, density_of, origin_of
 from saeserve_server.records.match import Match, UsualPieces
 from saeserve_server.records.store import FeatureStatistics, PeakTokens, Record
-from saeserve_server.serving import Serving
+from saeserve_server.serving.serving import Serving
 from saeserve_server.text.tokenizer import Token, TokenizedText
 
 KEPT_FACTS = 16_384

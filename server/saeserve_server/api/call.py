@@ -21,9 +21,16 @@ class Call:
     request_id: str
     client: str = ""
     """Who calls, as the caller says: nobody has checked it. Empty where none is named."""
+    peer: str = ""
+    """The connection, as gRPC names it."""
     deadline: float | None = None
     """When its caller stops waiting, in the time of `time.monotonic`; None for one who waits for ever."""
     began: float = field(default_factory=time.monotonic)
+
+    @property
+    def lane(self) -> str:
+        """Whose turn it takes: the caller's by name, else that of its connection."""
+        return self.client or self.peer
 
     def elapsed(self) -> float:
         """Seconds since the call arrived."""
@@ -33,7 +40,7 @@ class Call:
 _current: ContextVar[Call] = ContextVar("saeserve_call")
 
 
-def enter_call(metadata: Iterable[tuple[str, str | bytes]], remaining: float | None) -> Call:
+def enter_call(metadata: Iterable[tuple[str, str | bytes]], remaining: float | None, peer: str = "") -> Call:
     """Makes the call that the current task answers; what the caller sent is kept if it is fit to be printed.
 
     `remaining` are the seconds that its caller goes on waiting, None for ever.
@@ -45,7 +52,7 @@ def enter_call(metadata: Iterable[tuple[str, str | bytes]], remaining: float | N
         elif key == CLIENT_KEY:
             client = client or _printable(value, LONGEST_CLIENT)
     deadline = None if remaining is None else time.monotonic() + remaining
-    call = Call(request_id or uuid.uuid4().hex, client, deadline)
+    call = Call(request_id or uuid.uuid4().hex, client, peer, deadline)
     _current.set(call)
     return call
 

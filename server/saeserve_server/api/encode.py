@@ -23,16 +23,20 @@ from saeserve_server.api.build import (
     token_message,
 )
 from saeserve_server.api.call import Call, current_call
-from saeserve_server.api.parse import parse_features, parse_input
+from saeserve_server.api.large import refuse_large_answer
+from saeserve_server.api.parse import check_count, parse_features, parse_input
 from saeserve_server.cache.answer import Answer
 from saeserve_server.catalog import Kind
 from saeserve_server.engine.work import Csr, EncodeDone, EncodeWork, expect, leading_bos, row_count
 from saeserve_server.errors import InvalidArgument
-from saeserve_server.serving import Serving
+from saeserve_server.serving.serving import Serving
+from saeserve_server.serving.texts import TOKEN_SECONDS
 from saeserve_server.text.tokenizer import TokenizedText
 
-INLINE_ANSWER_BYTES = 256 * 1024
-"""Larger ones are packed in a thread: it would hold up every other call."""
+BYTE_SECONDS = 2e-9
+"""Of a core, for a byte of activations to be packed."""
+TEXTS_A_TURN = 4
+"""Of an Encode, that are looked up before others have their turns: with a thousand features each, milliseconds."""
 STREAM_INSTEAD = ", or call EncodeStream, which answers in chunks"
 
 T = TypeVar("T")
@@ -55,10 +59,7 @@ def parse_wanted(serving: Serving, given: service.EncodeRequest | service.Encode
     serving.check_model(given.model)
     if bool(given.sources) == bool(given.features):
         raise InvalidArgument.field("sources", "either sources or features must be named, and not both")
-    if len(given.sources) > serving.limits.max_features:
-        raise InvalidArgument.field(
-            "sources", f"{len(given.sources)} sources; at most {serving.limits.max_features} are taken"
-        )
+    check_count(given.sources, "sources", serving.limits.max_names, "sources")
     names = parse_features(given.features, "features", serving.limits)
     sources = tuple(serving.directory.sources(list(given.sources), "sources"))
     features = tuple(serving.directory.features(names, "features"))
@@ -107,13 +108,32 @@ async def encode(serving: Serving, request: service.EncodeRequest) -> service.En
     ]
     timing = Timing(tokenize=time.perf_counter() - began)
     works = [work_on(wanted, text) for text, _ in texts]
-    _refuse_large_dense(serving, wanted, sum(map(row_count, works)))
-    encoded = await _encode_all(serving, works, timing)
+    rows = sum(map(row_count, works))
+    _refuse_large_dense(serving, wanted, rows)
+    answers = await _encode_all(serving, works, timing)
+    size = sum(len(answer.payload) for answer in answers)
+    refuse_large_answer(serving, size, STREAM_INSTEAD)
+    seconds = size * BYTE_SECONDS + (0 if wanted.omit_tokens else rows * TOKEN_SECONDS)
+    response = await serving.desk.do(
+        _response, serving, wanted, texts, works, answers, seconds=seconds, client=current_call().lane
+    )
+    response.call_info.CopyFrom(call_info(serving, timing))
+    return response
+
+
+def _response(
+    serving: Serving,
+    wanted: Wanted,
+    texts: list[tuple[TokenizedText, bool]],
+    works: list[EncodeWork],
+    answers: list[Answer],
+) -> service.EncodeResponse:
+    """The answer, its texts stacked; without call_info, which only the event loop knows."""
+    encoded = [_unpack(work, answer.payload) for work, answer in zip(works, answers, strict=True)]
     sparse = [
         stack_rows([block for one in encoded if isinstance(block := one.blocks[place], Csr)])
         for place in range(len(wanted.sources))
     ]
-    refuse_large_answer(serving, sum(rows.nbytes for rows in sparse), STREAM_INSTEAD)
     response = service.EncodeResponse(
         texts=[text_message(serving, wanted, text, truncated) for text, truncated in texts],
         text_offsets=[0, *itertools.accumulate(one.rows for one in encoded)],
@@ -125,38 +145,38 @@ async def encode(serving: Serving, request: service.EncodeRequest) -> service.En
     if wanted.features:
         dense = [one.dense for one in encoded if one.dense is not None]
         response.dense.CopyFrom(dense_message("", np.concatenate(dense)))
-    response.call_info.CopyFrom(call_info(serving, timing))
     return response
 
 
-async def _encode_all(serving: Serving, works: list[EncodeWork], timing: Timing) -> list[EncodeDone]:
+async def _encode_all(serving: Serving, works: list[EncodeWork], timing: Timing) -> list[Answer]:
     """The activations on each text, which is cached by itself."""
     call = current_call()
-    keys = [serving.keys.encode(work) for work in works]
-    serving.scheduler.check(
-        {key: work for key, work in zip(keys, works, strict=True) if not serving.is_kept(key, work)}.values(),
-        STREAM_INSTEAD,
-        call.client,
-        call.deadline,
-    )
+    keys: list[bytes] = []
+    missing: dict[bytes, EncodeWork] = {}
+    for work in works:
+        if len(keys) % TEXTS_A_TURN == TEXTS_A_TURN - 1:
+            await serving.desk.turn(call.lane)
+        keys.append(serving.keys.encode(work))
+        if not serving.is_kept(keys[-1], work):
+            missing[keys[-1]] = work
+    serving.scheduler.check(missing.values(), STREAM_INSTEAD, call.lane, call.deadline)
     answers = await _together(
         [
             serving.answers.get(key, functools.partial(_compute, serving, work, call))
             for key, work in zip(keys, works, strict=True)
         ]
     )
-    refuse_large_answer(serving, sum(len(answer.payload) for answer in answers), STREAM_INSTEAD)
     for answer in answers:
         timing.add(answer.spent, answer.tier)
-    return [_unpack(work, answer.payload) for work, answer in zip(works, answers, strict=True)]
+    return answers
 
 
 async def _compute(serving: Serving, work: EncodeWork, call: Call) -> Answer:
-    computed = await serving.compute(work, client=call.client, deadline=None)
+    computed = await serving.compute(work, client=call.lane, deadline=None)
     done = expect(EncodeDone, computed.done)
     size = sum(block.nbytes for block in done.blocks) + (0 if done.dense is None else done.dense.nbytes)
     refuse_large_answer(serving, size, STREAM_INSTEAD)
-    payload = _pack(done) if size <= INLINE_ANSWER_BYTES else await serving.aside(_pack, done)
+    payload = await serving.desk.do(_pack, done, seconds=size * BYTE_SECONDS, client=call.lane)
     return Answer(payload, computed.tier, computed.spent)
 
 
@@ -184,18 +204,6 @@ def _unpack(work: EncodeWork, payload: bytes) -> EncodeDone:
     )
     dense = np.frombuffer(response.dense.data, dtype="<f4").reshape(rows, -1) if work.features else None
     return EncodeDone(rows, blocks, dense)
-
-
-def refuse_large_answer(serving: Serving, size: int, otherwise: str = "") -> None:
-    """Raises InvalidArgument for an answer of `size` bytes, if that is more than one message may hold; `otherwise` says
-    what else the caller can do."""
-    most = serving.limits.max_answer_bytes
-    if size > most:
-        raise InvalidArgument(
-            f"the answer would take {size} bytes; at most {most} fit into one: ask for less{otherwise}",
-            reason="ANSWER_TOO_LARGE",
-            metadata={"max_answer_bytes": str(most), "answer_bytes": str(size)},
-        )
 
 
 def _refuse_whole_neurons(serving: Serving, wanted: Wanted) -> None:

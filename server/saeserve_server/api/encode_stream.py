@@ -20,18 +20,22 @@ from saeserve_server.api.call import current_call
 from saeserve_server.api.encode import Wanted, parse_wanted, text_message, work_on
 from saeserve_server.api.errors import to_status
 from saeserve_server.api.parse import parse_input
+from saeserve_server.api.rpc import current_rpc
 from saeserve_server.cache.answer import Spending
 from saeserve_server.catalog import FloatArray, Kind
 from saeserve_server.engine.work import Csr, EncodeDone, expect
-from saeserve_server.errors import Internal, InvalidArgument, Unavailable
+from saeserve_server.errors import Aborted, Internal, InvalidArgument, Unavailable
+from saeserve_server.scheduler.held import STREAM_SHARE, Holding
 from saeserve_server.scheduler.queue import Priority
-from saeserve_server.serving import Serving
+from saeserve_server.serving.serving import Serving
+from saeserve_server.serving.texts import TOKEN_SECONDS
 from saeserve_server.text.tokenizer import TokenizedText
 
 Requests = AsyncIterator[service.EncodeStreamRequest]
 
-MOST_HELD_BYTES = 64 * 1024 * 1024
-"""Memory of a stream's answers that are being made or wait to be written; a single answer may take more."""
+LARGEST_SHARE = 4
+"""Of what all streams may hold, one takes at most one part in so many, for answers that are being made or wait to be
+written; a single answer may take more."""
 SPARSE_ROW_BYTES = 4096
 """What a row of an SAE source is taken to need, before the first has been seen."""
 CHUNK_MARGIN = 4096
@@ -55,16 +59,18 @@ class _Answer:
     encoded: _Encoded | None = None
     error: Exception | None = None
     tokenize_seconds: float = 0.0
-    held_bytes: int = 0
+    holding: Holding | None = None
 
 
 async def encode_stream(serving: Serving, requests: Requests) -> AsyncGenerator[service.EncodeStreamResponse, None]:
     """Answers a stream. Raises for a bad configuration, the loss of the engine, or a server that is going away."""
-    wanted = parse_wanted(serving, _configuration(await _next(requests, serving.draining)))
+    wanted = parse_wanted(serving, _configuration(await _first(requests, serving)))
     stream = _Stream(serving, wanted, requests)
     try:
         while (answer := await stream.next_answer()) is not None:
             for response in _responses(serving, wanted, answer):
+                if answer.holding is not None:
+                    answer.holding.leaves()
                 yield response
             stream.answered(answer)
     finally:
@@ -78,10 +84,12 @@ class _Stream:
         self._serving = serving
         self._wanted = wanted
         self._requests = requests
-        self._client = current_call().client
+        self._client = current_call().lane
+        self._rpc = current_rpc()
         self._room = asyncio.Semaphore(serving.limits.max_stream_items)
         self._unanswered: set[int] = set()
-        self._memory = _Memory(MOST_HELD_BYTES)
+        self._memory = _Memory(int(STREAM_SHARE * serving.held.budget / LARGEST_SHARE))
+        self._holdings: set[Holding] = set()
         self._row_bytes = _row_bytes(serving, wanted)
         self._done: asyncio.Queue[_Answer | BaseException | None] = asyncio.Queue()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -97,7 +105,7 @@ class _Stream:
     def answered(self, answer: _Answer) -> None:
         """The item's answer has been written: there is room for another."""
         self._unanswered.discard(answer.sequence)
-        self._memory.give_back(answer.held_bytes)
+        self._release(answer.holding)
         self._room.release()
 
     async def close(self) -> None:
@@ -108,6 +116,8 @@ class _Stream:
         await asyncio.gather(*tasks, return_exceptions=True)
         while not self._done.empty():  # megabytes that would wait for the garbage collector
             self._done.get_nowait()
+        for holding in list(self._holdings):
+            self._release(holding)
 
     async def _read(self) -> None:
         end: BaseException | None = None
@@ -137,26 +147,53 @@ class _Stream:
 
     async def _encode(self, item: service.EncodeStreamItem) -> None:
         began = time.perf_counter()
-        held = 0
+        holding: Holding | None = None
         try:
             text, truncated = await parse_input(self._serving, item.input, self._wanted.truncate, "item.input")
             seconds = time.perf_counter() - began
-            held = await self._memory.take(self._row_bytes * (len(text.ids) + 1))
+            holding = await self._hold(self._row_bytes * (len(text.ids) + 1))
             encoded = await self._compute(text, truncated)
             size = _size(encoded)
             self._row_bytes = max(self._row_bytes, size // max(1, encoded.done.rows))
-            self._memory.correct(size - held)
-            self._done.put_nowait(_Answer(item.sequence, encoded, None, seconds, size))
+            self._memory.correct(size - holding.size)
+            holding.correct(size)
+            self._done.put_nowait(_Answer(item.sequence, encoded, None, seconds, holding))
         except Unavailable as error:
             self._done.put_nowait(error)  # the engine is lost: the stream ends, and its caller resumes
         except Exception as error:  # noqa: BLE001 (a bad item fails alone)
-            self._done.put_nowait(_Answer(item.sequence, error=error, held_bytes=held))
+            self._done.put_nowait(_Answer(item.sequence, error=error, holding=holding))
+
+    async def _hold(self, size: int) -> Holding:
+        """Waits for memory: this stream's own, then that of all."""
+        await self._memory.take(size)
+        try:
+            holding = await self._serving.held.wait(size, self._client, self._rpc.end)
+        except BaseException:
+            self._memory.give_back(size)
+            raise
+        self._memory.correct(holding.size - size)
+        self._holdings.add(holding)
+        return holding
+
+    def _release(self, holding: Holding | None) -> None:
+        if holding in self._holdings:
+            self._holdings.discard(holding)
+            self._memory.give_back(holding.size)
+            holding.release()
 
     async def _compute(self, text: TokenizedText, truncated: bool) -> _Encoded:
         """Past the caches: a data set would only push out what others come back to."""
         work = work_on(self._wanted, text)
         outcome = await self._serving.scheduler.submit(work, Priority.STREAM, client=self._client)
-        message = text_message(self._serving, self._wanted, text, truncated)
+        message = await self._serving.desk.do(
+            text_message,
+            self._serving,
+            self._wanted,
+            text,
+            truncated,
+            seconds=0 if self._wanted.omit_tokens else len(text.ids) * TOKEN_SECONDS,
+            client=self._client,
+        )
         return _Encoded(message, expect(EncodeDone, outcome.done), outcome.spent)
 
 
@@ -168,13 +205,12 @@ class _Memory:
         self._held = 0
         self._freed = asyncio.Event()
 
-    async def take(self, size: int) -> int:
-        """Waits until `size` bytes can be held; gives `size`."""
+    async def take(self, size: int) -> None:
+        """Waits until `size` bytes can be held."""
         while self._held > 0 and self._held + size > self._most:
             self._freed.clear()
             await self._freed.wait()
         self._held += size
-        return size
 
     def correct(self, difference: int) -> None:
         """What was taken turned out to need so much more, or less."""
@@ -184,6 +220,16 @@ class _Memory:
     def give_back(self, size: int) -> None:
         """So much is held no more."""
         self.correct(-size)
+
+
+async def _first(requests: Requests, serving: Serving) -> service.EncodeStreamRequest | None:
+    try:
+        async with asyncio.timeout(serving.limits.stall_timeout):
+            return await _next(requests, serving.draining)
+    except TimeoutError:
+        raise Aborted(
+            f"nothing came for {serving.limits.stall_timeout:g} s (stall_timeout)", reason="STALLED"
+        ) from None
 
 
 async def _next(requests: Requests, draining: asyncio.Event) -> service.EncodeStreamRequest | None:

@@ -27,10 +27,12 @@ Trailing = tuple[tuple[str, str | bytes], ...]
 def to_status(error: BaseException, request_id: str) -> status_pb2.Status:
     """Any error as the rich status that callers get: one ErrorInfo, the request id, and what applies.
 
-    Faults of the server are logged here, with their cause; callers get their request id and nothing else.
+    Faults of the server are logged here, with their cause, once however many wait for the same; callers get their
+    request id and nothing else.
     """
     if not isinstance(error, ServeError) or isinstance(error, Internal):
-        log.error("a call failed: %s", type(error).__name__, extra={"request_id": request_id}, exc_info=error)
+        if not (isinstance(error, Internal) and error.logged):
+            log.error("a call failed: %s", type(error).__name__, extra={"request_id": request_id}, exc_info=error)
         reason = error.reason if isinstance(error, Internal) else None
         error = Internal(f"internal error; request id {request_id}", reason=reason)
     details = [

@@ -1,100 +1,124 @@
-"""What every call of every service passes through: the token, the limit of calls, request id, readable errors,
-malformed messages, metrics, log.
+"""What every call of every service passes through: the token, a place, its turn, readable errors, metrics, log.
 
-A call without the token, or over the limit, is refused before its message is received. A message that cannot be parsed
-never reaches an aio handler: grpc answers UNKNOWN with the exception's text. So every deserialiser is wrapped to return
-a sentinel instead, and the call is answered INVALID_ARGUMENT. No answer is ever UNKNOWN.
+A call without the token, or for which there is no place, is refused before its message is received. Calls of ours get
+their message as bytes, which are parsed when it is their caller's turn; what is wrong with it is answered as what is
+wrong with a field would be. An answer is held against the budget of answers until it has left; a call whose answer does
+not leave is ended.
+No answer is ever UNKNOWN.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
 
 import grpc
+from google.protobuf.message import Message
 from google.rpc import code_pb2
 
 from saeserve_server.api.call import Call, enter_call
 from saeserve_server.api.call_log import log_call, log_request
 from saeserve_server.api.errors import to_status, trailing_metadata
+from saeserve_server.api.messages import forgiving, parse
+from saeserve_server.api.places import Places, Seats
+from saeserve_server.api.rpc import Rpc, current_rpc
 from saeserve_server.api.security import BearerToken
-from saeserve_server.errors import Internal, InvalidArgument, Overloaded, ServeError, Unauthenticated, Unavailable
+from saeserve_server.errors import Internal, ServeError, Unauthenticated, Unavailable
 from saeserve_server.metrics import Metrics
-from saeserve_server.serving import MAX_REQUEST_BYTES
+from saeserve_server.scheduler.desk import Desk
+from saeserve_server.scheduler.held import Held
+from saeserve_server.serving.limits import MAX_FIELDS, MAX_WATCHES, SMALL_REQUEST_BYTES
 
 Handler = Any  # grpc.RpcMethodHandler, which has no type of its own in grpcio
 Context = Any  # grpc.aio.ServicerContext
 
-
-class _Malformed:
-    """Stands for a message that could not be parsed."""
-
-
-_MALFORMED = _Malformed()
-_TOO_LARGE = _Malformed()
 OURS = "/saeserve."
-HEALTH = "/grpc.health.v1.Health/"
+CHECK = "/grpc.health.v1.Health/Check"
+WATCH = "/grpc.health.v1.Health/Watch"
+HEALTH = (CHECK, WATCH, "/grpc.health.v1.Health/List")
 OTHER = "other"
 """In metrics and log, every method that is not served: callers may name any, and each would become a time series."""
-TOO_MANY_CALLS_RETRY = 1.0
-"""Seconds."""
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 
 class CallInterceptor(grpc.aio.ServerInterceptor):
-    """Wraps every handler. Token and `max_calls` are not for health checks: probes have no token and must get in."""
+    """Wraps every handler. Token and places are not for health checks: probes have no token and must get in."""
 
     def __init__(
         self,
         metrics: Metrics,
-        draining: asyncio.Event,
+        desk: Desk,
+        held: Held,
         *,
         token: BearerToken | None,
+        requests: Mapping[str, tuple[type[Message], int]],
         max_calls: int,
+        max_streams: int,
+        stall_timeout: float,
         log_texts: bool,
     ) -> None:
+        """`requests` gives the request of each method of ours, and how many bytes it may take."""
         self._metrics = metrics
-        self._draining = draining
+        self._desk = desk
+        self._held = held
         self._token = token
-        self._max_calls = max_calls
+        self._requests = requests
+        self._stall_timeout = stall_timeout
         self._log_texts = log_texts
-        self._calls = 0
+        self._places = Places(max_calls, metrics)
+        self._streams = Seats(max_streams, "streams", "TOO_MANY_STREAMS")
+        self._watches = Seats(MAX_WATCHES, "health watches and reflections", "TOO_MANY_WATCHES")
+        self._draining = False
+        metrics.streams.set_function(lambda: len(self._streams))
+
+    def drain(self) -> None:
+        """From now on calls are refused. What never ends by itself ends now: health watches, reflection."""
+        self._draining = True
+        self._watches.end_all(self._leaving())
 
     async def intercept_service(self, continuation: Callable[[Any], Awaitable[Handler]], details: Any) -> Handler:
         handler = await continuation(details)
         method: str = details.method
         name = OTHER if handler is None else method.rpartition("/")[2]
-        open_to_all = method.startswith(HEALTH)
-        if self._token is not None and not open_to_all and not self._token.accepts(details.invocation_metadata or ()):
-            return self._refusal(name, Unauthenticated("a valid token is needed: authorization: Bearer TOKEN"))
+        rpc = current_rpc()
+        if method not in HEALTH:
+            refused = self._refused(details, rpc, known=handler is not None)
+            if refused is not None:
+                return self._refusal(name, refused)
         if handler is None:
             self._metrics.request(name, "UNIMPLEMENTED", "", 0.0)
             return None
-        if not open_to_all and self._calls >= self._max_calls:
-            return self._refusal(name, self._too_many())
-        if not open_to_all and self._draining.is_set():
-            return self._refusal(name, Unavailable("the server is going away", reason="DRAINING", retry_after=1.0))
-        most = None if open_to_all else self._max_calls
-        parse = _forgiving(handler.request_deserializer)
-        if handler.request_streaming and handler.response_streaming:
-            return grpc.stream_stream_rpc_method_handler(
-                self._streaming(method, handler.stream_stream, self._checked_stream, most),
-                request_deserializer=parse,
-                response_serializer=handler.response_serializer,
-            )
-        if handler.response_streaming:
-            return grpc.unary_stream_rpc_method_handler(
-                self._streaming(method, handler.unary_stream, self._checked, most),
-                request_deserializer=parse,
-                response_serializer=handler.response_serializer,
-            )
-        return grpc.unary_unary_rpc_method_handler(
-            self._unary(name, handler.unary_unary, most),
-            request_deserializer=parse,
-            response_serializer=_sparing(handler.response_serializer),
+        # Whoever calls and sends nothing holds a place.
+        timer = self._end_after_stall(rpc)
+        ours = method.startswith(OURS)
+        unary = not handler.response_streaming
+        wrap = self._unary if unary else self._streaming
+        behaviour = next(
+            one
+            for one in (handler.unary_unary, handler.unary_stream, handler.stream_unary, handler.stream_stream)
+            if one is not None
         )
+        return _handler_like(
+            handler,
+            wrap(method, behaviour, rpc, timer, handler.response_serializer),
+            None if ours else forgiving(handler.request_deserializer, SMALL_REQUEST_BYTES),
+        )
+
+    def _refused(self, details: Any, rpc: Rpc, *, known: bool) -> ServeError | None:
+        """Why a call is not let in; None if it is, and then it has a place."""
+        if self._token is not None and not self._token.accepts(details.invocation_metadata or ()):
+            return Unauthenticated("a valid token is needed: authorization: Bearer TOKEN")
+        if not known:
+            return None
+        if self._draining:
+            return self._leaving()
+        try:
+            self._places.take(rpc)
+        except ServeError as error:
+            return error
+        return None
 
     def _refusal(self, name: str, error: ServeError) -> Handler:
         """A handler that refuses. It is one of a stream, whatever the method: those begin without the first message."""
@@ -104,12 +128,24 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
         return grpc.stream_stream_rpc_method_handler(refuse)
 
-    def _unary(self, name: str, behaviour: Any, most: int | None) -> Callable[[Any, Context], Awaitable[Any]]:
+    def _unary(
+        self,
+        method: str,
+        behaviour: Any,
+        rpc: Rpc,
+        timer: asyncio.TimerHandle,
+        serialize: Callable[[Any], bytes],
+    ) -> Callable[[Any, Context], Awaitable[Any]]:
+        name = method.rpartition("/")[2]
+
         async def answer(request: Any, context: Context) -> Any:
+            timer.cancel()
             call = _enter(context)
             try:
-                with self._place(most):
-                    response = await _maybe_await(behaviour(self._checked(name, call, request), context))
+                response = await _maybe_await(behaviour(await self._received(method, call, request), context))
+                if method not in HEALTH:
+                    response = response if isinstance(response, bytes) else serialize(response)
+                    self._hold(len(response), call, rpc)
             except asyncio.CancelledError:
                 self._ended(name, call, _why_cancelled(context))
                 raise
@@ -121,17 +157,42 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
         return answer
 
+    def _hold(self, size: int, call: Call, rpc: Rpc) -> None:
+        """Holds an answer against the budget until it has left. Raises Overloaded."""
+        holding = self._held.take(size, call.lane, rpc.end)
+        holding.leaves()
+        self._end_after_stall(rpc)
+        rpc.on_end(holding.release)
+
+    def _end_after_stall(self, rpc: Rpc) -> asyncio.TimerHandle:
+        """Has the call end after a while, unless it has ended by then or what is returned is cancelled."""
+
+        def end() -> None:
+            self._metrics.stalled.labels("time").inc()
+            rpc.end()
+
+        timer = asyncio.get_running_loop().call_later(self._stall_timeout, end)
+        rpc.on_end(timer.cancel)
+        return timer
+
     def _streaming(
-        self, method: str, behaviour: Any, check: Callable[[str, Call, Any], Any], most: int | None
+        self,
+        method: str,
+        behaviour: Any,
+        rpc: Rpc,
+        timer: asyncio.TimerHandle,
+        serialize: Callable[[Any], bytes],
     ) -> Callable[[Any, Context], Awaitable[None]]:
         name = method.rpartition("/")[2]
+        ours = method.startswith(OURS)
 
         async def answer(request: Any, context: Context) -> None:
+            timer.cancel()
             call = _enter(context)
             try:
-                with self._place(most):
-                    writing = _write_all(behaviour(check(name, call, request), context), context)
-                    await (writing if method.startswith(OURS) else self._unless_draining(writing))
+                requests = self._received_all(method, call, request) if hasattr(request, "__aiter__") else request
+                writing = self._write_all(behaviour(_raised(requests), context), context, rpc)
+                await self._seated(writing, self._streams if ours else self._watches, call.lane if ours else call.peer)
             except asyncio.CancelledError:
                 self._ended(name, call, _why_cancelled(context))
                 raise
@@ -144,54 +205,54 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
         return answer
 
-    @contextlib.contextmanager
-    def _place(self, most: int | None) -> Iterator[None]:
-        """A place among the calls in progress. Raises Overloaded: others may have come in since the call was let in."""
-        if most is None:
-            with self._metrics.in_flight.track_inprogress():
-                yield
-            return
-        if self._calls >= most:
-            raise self._too_many()
-        self._calls += 1
+    async def _seated(self, writing: Awaitable[None], seats: Seats, who: str) -> None:
+        """Writes a stream's answers, for as long as it has a seat. Raises Overloaded if there is none, and whatever the
+        seat is taken away with."""
+        task = asyncio.ensure_future(writing)
         try:
-            with self._metrics.in_flight.track_inprogress():
-                yield
+            seat = seats.take(who, task.cancel)
+        except ServeError:
+            task.cancel()
+            raise
+        try:
+            await task
+        except asyncio.CancelledError:
+            if seat.error is None:
+                raise
+            raise seat.error from None
         finally:
-            self._calls -= 1
+            seats.leave(seat)
+            task.cancel()
 
-    def _too_many(self) -> Overloaded:
-        return Overloaded(
-            f"{self._calls} calls are being answered; at most {self._max_calls} are taken at a time",
-            reason="TOO_MANY_CALLS",
-            retry_after=TOO_MANY_CALLS_RETRY,
-        )
+    async def _write_all(self, responses: Any, context: Context, rpc: Rpc) -> None:
+        if not hasattr(responses, "__aiter__"):  # health's Watch writes to the context itself
+            await responses
+            return
+        async with contextlib.aclosing(responses):
+            async for response in responses:
+                timer = self._end_after_stall(rpc)
+                await context.write(response)
+                timer.cancel()
 
-    def _checked(self, name: str, call: Call, request: Any) -> Any:
-        """The request. Raises InvalidArgument for one that could not be parsed."""
-        if request is _MALFORMED:
-            raise InvalidArgument("the message cannot be parsed as the method's request", reason="MALFORMED_REQUEST")
-        if request is _TOO_LARGE:
-            raise InvalidArgument(f"the message is larger than {MAX_REQUEST_BYTES} bytes", reason="REQUEST_TOO_LARGE")
+    async def _received(self, method: str, call: Call, request: Any) -> Any:
+        """The request, in its caller's turn. Raises InvalidArgument for one that cannot be parsed."""
+        if not method.startswith(OURS):
+            return _raised(request)
+        if self._places.taken > 1:
+            await self._desk.turn(call.lane)
+        return self._parsed(method, call, request)
+
+    def _parsed(self, method: str, call: Call, data: bytes) -> Any:
+        name = method.rpartition("/")[2]
+        kind, most = self._requests[name]
+        request = parse(data, kind, most, MAX_FIELDS)
         if self._log_texts:
             log_request(name, call, request)
         return request
 
-    async def _checked_stream(self, name: str, call: Call, requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    async def _received_all(self, method: str, call: Call, requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
         async for request in requests:
-            yield self._checked(name, call, request)
-
-    async def _unless_draining(self, writing: Coroutine[Any, Any, None]) -> None:
-        """Health watches and reflection never end by themselves: they end with the server, which owes them nothing."""
-        task, draining = asyncio.ensure_future(writing), asyncio.ensure_future(self._draining.wait())
-        try:
-            await asyncio.wait({task, draining}, return_when=asyncio.FIRST_COMPLETED)
-            if not task.done():
-                raise Unavailable("the server is going away", reason="DRAINING", retry_after=1.0)
-            task.result()
-        finally:
-            task.cancel()
-            draining.cancel()
+            yield self._parsed(method, call, request) if method.startswith(OURS) else _raised(request)
 
     async def _refuse(self, name: str, call: Call, context: Context, error: Exception) -> None:
         if isinstance(error, grpc.aio.AbortError):  # a handler that is not ours has answered by itself
@@ -208,38 +269,36 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         self._metrics.request(name, code, reason, seconds)
         log_call(name, call, code, reason, seconds, message, texts=self._log_texts)
 
+    @staticmethod
+    def _leaving() -> Unavailable:
+        return Unavailable("the server is going away", reason="DRAINING", retry_after=1.0)
 
-def _forgiving(deserializer: Callable[[bytes], Any] | None) -> Callable[[bytes], Any] | None:
-    if deserializer is None:
-        return None
 
-    def parse(data: bytes) -> Any:
-        if len(data) > MAX_REQUEST_BYTES:
-            return _TOO_LARGE
-        try:
-            return deserializer(data)
-        except Exception:  # noqa: BLE001 (DecodeError, or whatever the protobuf runtime raises)
-            return _MALFORMED
-
-    return parse
+def _handler_like(handler: Handler, behaviour: Any, deserialize: Callable[[bytes], Any] | None) -> Handler:
+    """A handler of the same kind, with another behaviour. What it answers may be bytes already."""
+    make = {
+        (False, False): grpc.unary_unary_rpc_method_handler,
+        (False, True): grpc.unary_stream_rpc_method_handler,
+        (True, False): grpc.stream_unary_rpc_method_handler,
+        (True, True): grpc.stream_stream_rpc_method_handler,
+    }[handler.request_streaming, handler.response_streaming]
+    return make(behaviour, deserialize, _sparing(handler.response_serializer))
 
 
 def _enter(context: Context) -> Call:
-    return enter_call(context.invocation_metadata() or (), context.time_remaining())
+    return enter_call(context.invocation_metadata() or (), context.time_remaining(), context.peer())
+
+
+def _raised(request: Any) -> Any:
+    """The request. Raises the error that stands for one that could not be parsed."""
+    if isinstance(request, ServeError):
+        raise request
+    return request
 
 
 def _sparing(serializer: Callable[[Any], bytes]) -> Callable[[Any], bytes]:
     """Answers from the cache are bytes already."""
     return lambda response: response if isinstance(response, bytes) else serializer(response)
-
-
-async def _write_all(responses: Any, context: Context) -> None:
-    if hasattr(responses, "__aiter__"):
-        async with contextlib.aclosing(responses):
-            async for response in responses:
-                await context.write(response)
-    else:  # health's Watch writes to the context itself
-        await responses
 
 
 async def _maybe_await(value: Any) -> Any:

@@ -16,16 +16,15 @@ from saeserve_server.api.build import (
     statistics_message,
     token_message,
 )
+from saeserve_server.api.call import current_call
 from saeserve_server.api.parse import parse_count, parse_feature, parse_text
 from saeserve_server.catalog import DEAD_DENSITY
 from saeserve_server.errors import FailedPrecondition
 from saeserve_server.records.density import density_of
 from saeserve_server.records.page import decode_page_token, encode_page_token
-from saeserve_server.serving import Serving
+from saeserve_server.serving.serving import Serving
+from saeserve_server.serving.texts import TOKEN_SECONDS
 from saeserve_server.text.tokenizer import TokenizedText
-
-INLINE_TOKENS = 256
-"""More tokens than this are described in a thread: it would hold up every other call."""
 
 
 async def top_activations(serving: Serving, request: service.TopActivationsRequest) -> service.TopActivationsResponse:
@@ -89,8 +88,9 @@ async def tokenize(serving: Serving, request: service.TokenizeRequest) -> servic
     began = time.perf_counter()
     text = await parse_text(serving, request.input)
     timing = Timing(tokenize=time.perf_counter() - began)
-    few = len(text.tokens) <= INLINE_TOKENS
-    tokens = _token_messages(text) if few else await serving.aside(_token_messages, text)
+    tokens = await serving.desk.do(
+        _token_messages, text, seconds=len(text.tokens) * TOKEN_SECONDS, client=current_call().lane
+    )
     return service.TokenizeResponse(
         tokens=tokens,
         bos_id=serving.catalog.model.bos_id,
@@ -141,6 +141,18 @@ async def get_server_info(serving: Serving, request: service.GetServerInfoReques
             queue_bytes=limits.queue_bytes,
             max_calls=limits.max_calls,
             max_streams=limits.max_streams,
+            max_names=limits.max_names,
+            max_fields=limits.max_fields,
+            methods=[
+                service.MethodLimit(method=method, max_request_bytes=size) for method, size in limits.methods.items()
+            ],
+            front_seconds=limits.front_seconds,
+            answer_bytes=limits.answer_bytes,
+            stall_timeout=limits.stall_timeout,
+            max_connections=limits.max_connections,
+            max_concurrent_streams=limits.max_concurrent_streams,
+            max_watches=limits.max_watches,
+            most_memory_bytes=limits.most_memory_bytes,
         ),
     )
     if store is not None:

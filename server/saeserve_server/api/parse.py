@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence, Sized
 
 from saeserve.v1 import feature_service_pb2 as service
 from saeserve.v1 import types_pb2 as types
+from saeserve_server.api.call import current_call
 from saeserve_server.catalog import Kind
 from saeserve_server.errors import InvalidArgument
 from saeserve_server.selection import FeatureFilter, NamedFeature, Selector
-from saeserve_server.serving import Limits, Serving
+from saeserve_server.serving.limits import Limits
+from saeserve_server.serving.serving import Serving
 from saeserve_server.text.tokenizer import TokenizedText
 
 _KINDS = {types.FEATURE_KIND_LATENT: Kind.LATENT, types.FEATURE_KIND_NEURON: Kind.NEURON}
@@ -20,16 +22,19 @@ async def parse_input(
     serving: Serving, given: types.Input, truncate: bool, field: str = "input"
 ) -> tuple[TokenizedText, bool]:
     """The tokens of an input, and whether they were cut to the limit. Raises InvalidArgument."""
-    return serving.fit(await parse_text(serving, given, field), truncate, field)
+    text = await parse_text(serving, given, field, serving.limits.max_tokens)
+    return serving.texts.fit(text, truncate, field)
 
 
-async def parse_text(serving: Serving, given: types.Input, field: str = "input") -> TokenizedText:
-    """The tokens of an input, however many. Raises InvalidArgument."""
-    which = given.WhichOneof("input")
+async def parse_text(
+    serving: Serving, given: types.Input, field: str = "input", most: int | None = None
+) -> TokenizedText:
+    """The tokens of an input, no more than the first `most`. Raises InvalidArgument."""
+    which, lane = given.WhichOneof("input"), current_call().lane
     if which == "text":
-        return await serving.tokenize(given.text, f"{field}.text")
+        return await serving.texts.tokenize(given.text, lane, most, f"{field}.text")
     if which == "token_ids":
-        return await serving.detokenize(list(given.token_ids.ids), f"{field}.token_ids.ids")
+        return await serving.texts.detokenize(list(given.token_ids.ids), lane, most, f"{field}.token_ids.ids")
     raise InvalidArgument.field(field, "missing; text or token_ids is expected")
 
 
@@ -47,12 +52,16 @@ def parse_filter(given: service.Filter, limits: Limits) -> FeatureFilter:
     )
 
 
-def parse_features(given: Iterable[types.FeatureId], field: str, limits: Limits) -> tuple[NamedFeature, ...]:
+def parse_features(given: Sequence[types.FeatureId], field: str, limits: Limits) -> tuple[NamedFeature, ...]:
     """Named features. Raises InvalidArgument for too many, or one without a source."""
-    names = tuple(parse_feature(feature, f"{field}[{place}]") for place, feature in enumerate(given))
-    if len(names) > limits.max_features:
-        raise InvalidArgument.field(field, f"{len(names)} features; at most {limits.max_features} are taken")
-    return names
+    check_count(given, field, limits.max_features, "features")
+    return tuple(parse_feature(feature, f"{field}[{place}]") for place, feature in enumerate(given))
+
+
+def check_count(given: Sized, field: str, most: int, what: str = "entries") -> None:
+    """Raises InvalidArgument for a repeated field of more than `most` entries. To be asked before they are walked."""
+    if len(given) > most:
+        raise InvalidArgument.field(field, f"{len(given)} {what}; at most {most} are taken")
 
 
 def parse_feature(given: types.FeatureId, field: str = "feature") -> NamedFeature:
@@ -81,9 +90,8 @@ def _parse_share(given: service.Filter, name: str) -> float | None:
 
 
 def _parse_selector(given: service.FeatureSelector, field: str, limits: Limits) -> Selector:
-    for name, count in (("sets", len(given.sets)), ("sources", len(given.sources)), ("layers", len(given.layers))):
-        if count > limits.max_features:
-            raise InvalidArgument.field(f"{field}.{name}", f"{count} entries; at most {limits.max_features} are taken")
+    for name in ("kinds", "sets", "sources", "layers"):
+        check_count(getattr(given, name), f"{field}.{name}", limits.max_names)
     return Selector(
         kinds=_parse_kinds(given.kinds, f"{field}.kinds"),
         sets=tuple(given.sets),

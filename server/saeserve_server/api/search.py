@@ -9,17 +9,26 @@ from saeserve.v1 import feature_service_pb2 as service
 from saeserve.v1 import types_pb2 as types
 from saeserve_server.api.build import Timing, call_info, facts_builder, joined, row_tokens, token_message
 from saeserve_server.api.call import Call, current_call
-from saeserve_server.api.parse import parse_count, parse_filter, parse_input
+from saeserve_server.api.large import refuse_large_answer
+from saeserve_server.api.parse import check_count, parse_count, parse_filter, parse_input
 from saeserve_server.cache.answer import Answer
-from saeserve_server.engine.work import Aggregate, SearchDone, SearchWork, SourceFilter, expect, leading_bos
+from saeserve_server.engine.work import Aggregate, SearchDone, SearchWork, SourceFilter, expect, leading_bos, row_count
 from saeserve_server.errors import FailedPrecondition, InvalidArgument
-from saeserve_server.serving import Limits, Serving
+from saeserve_server.serving.limits import Limits
+from saeserve_server.serving.serving import Serving
 from saeserve_server.text.sort_tokens import SortTokens
 from saeserve_server.text.tokenizer import TokenizedText
 
 DEFAULT_MIN_FIRES = 10
-INLINE_FEATURES = 100
-"""More features than this are described in a thread: it would hold up every other call."""
+MATCH_SECONDS = 0.6e-6
+FACTS_SECONDS = 20e-6
+VALUE_SECONDS = 60e-9
+ENTRY_SECONDS = 1.5e-6
+"""Of a core: for a sort token to be looked for in a token, a feature's facts and an activation of it to be written, and
+one of a token's top features. About what was measured."""
+ENTRY_BYTES = 7
+"""What a feature takes at least in a token's top K: its place in the table, value and match."""
+VALUE_BYTES = 4
 _RANKINGS = (service.RANKING_UNSPECIFIED, service.RANKING_RAW, service.RANKING_RELATIVE_TO_MAX)
 
 
@@ -37,7 +46,15 @@ async def search(serving: Serving, request: service.SearchRequest) -> bytes:
     began = time.perf_counter()
     text, truncated = await parse_input(serving, request.input, request.truncate)
     timing = Timing(tokenize=time.perf_counter() - began)
-    chosen = _sort_positions(text, request.sort_tokens, limits)
+    check_count(request.sort_tokens, "sort_tokens", limits.max_sort_tokens, "sort tokens")
+    chosen = await serving.desk.do(
+        _sort_positions,
+        text,
+        request.sort_tokens,
+        limits,
+        seconds=len(request.sort_tokens) * len(text.tokens) * MATCH_SECONDS,
+        client=current_call().lane,
+    )
 
     bos = leading_bos(serving.catalog, (one.source for one in filters)) if request.include_bos else None
     lead = 0 if bos is None else 1
@@ -54,6 +71,7 @@ async def search(serving: Serving, request: service.SearchRequest) -> bytes:
         relative=relative,
     )
     positions = [] if chosen is None else [place + lead for place in chosen]
+    _refuse_what_cannot_fit(serving, work)
     if filters:
         call = current_call()
         answer = await serving.answers.get(
@@ -74,14 +92,27 @@ async def search(serving: Serving, request: service.SearchRequest) -> bytes:
 
 async def _compute(serving: Serving, work: SearchWork, positions: list[int], call: Call) -> Answer:
     """All of the answer but the tokens and what the call cost."""
-    computed = await serving.compute(work, client=call.client, deadline=call.deadline)
+    computed = await serving.compute(work, client=call.lane, deadline=call.deadline)
     done = expect(SearchDone, computed.done)
     found = sum(len(ranked.index) for ranked in done.ranked)
-    if found > INLINE_FEATURES:
-        payload = await serving.aside(_describe, serving, work, done, positions)
+    if work.aggregate is Aggregate.EACH:
+        refuse_large_answer(serving, found * ENTRY_BYTES, LESS)
+        seconds = found * (ENTRY_SECONDS + FACTS_SECONDS / 10)  # many tokens share a feature
     else:
-        payload = _describe(serving, work, done, positions)
+        seconds = found * (FACTS_SECONDS + row_count(work) * VALUE_SECONDS)
+    payload = await serving.desk.do(_describe, serving, work, done, positions, seconds=seconds, client=call.lane)
     return Answer(payload, computed.tier, computed.spent)
+
+
+LESS = ": a smaller limit, sort_tokens, or a shorter text"
+
+
+def _refuse_what_cannot_fit(serving: Serving, work: SearchWork) -> None:
+    """Before anything is computed: what is asked for, if there is so much to be found."""
+    limit = min(work.limit, sum(serving.catalog.sources[one.source].n_features for one in work.filters))
+    each = work.aggregate is Aggregate.EACH
+    values = limit * (len(work.rows) * ENTRY_BYTES if each else row_count(work) * VALUE_BYTES)
+    refuse_large_answer(serving, values, LESS)
 
 
 def _describe(serving: Serving, work: SearchWork, done: SearchDone, positions: list[int]) -> bytes:
@@ -121,10 +152,6 @@ def _sort_positions(text: TokenizedText, given: Sequence[service.SortToken], lim
     """Positions in the text that the sort tokens name, ascending; None where none are given."""
     if not given:
         return None
-    if len(given) > limits.max_sort_tokens:
-        raise InvalidArgument.field(
-            "sort_tokens", f"{len(given)} sort tokens; at most {limits.max_sort_tokens} are taken"
-        )
     tokens = SortTokens(text.tokens, text.data)
     positions: set[int] = set()
     for place, sort in enumerate(given):

@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+from google.protobuf.message import Message
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from saeserve.v1 import feature_service_pb2 as service
 from saeserve.v1.feature_service_pb2_grpc import add_FeatureServiceServicer_to_server
 from saeserve_server.api.interceptor import CallInterceptor
+from saeserve_server.api.rpc import watch_rpcs
 from saeserve_server.api.security import credentials_of, token_of, warn_of_exposure
 from saeserve_server.api.servicer import FeatureServicer
 from saeserve_server.cache.answers import make_answer_cache
@@ -28,9 +30,12 @@ from saeserve_server.errors import ConfigError
 from saeserve_server.metrics import Metrics
 from saeserve_server.records.store import RecordStore
 from saeserve_server.scheduler.cost import CostModel
+from saeserve_server.scheduler.desk import Desk
+from saeserve_server.scheduler.held import Held
 from saeserve_server.scheduler.queue import WorkQueue
 from saeserve_server.scheduler.scheduler import Scheduler
-from saeserve_server.serving import MAX_REQUEST_BYTES, Serving, make_limits
+from saeserve_server.serving.limits import MAX_RECEIVED_BYTES, make_limits, request_limits
+from saeserve_server.serving.serving import Serving
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +62,20 @@ class FeatureServer:
     def __init__(self, config: Config) -> None:
         self._config = config
         self._metrics = Metrics()
-        self._servicer = FeatureServicer(self._metrics)
+        self._servicer = FeatureServicer()
+        self._desk = Desk(config.front_seconds, config.max_calls, self._metrics)
+        self._held = Held(config.answer_bytes, self._metrics)
+        self._interceptor = CallInterceptor(
+            self._metrics,
+            self._desk,
+            self._held,
+            token=token_of(config),
+            requests={name: (_request_of(name), size) for name, size in request_limits(config).items()},
+            max_calls=config.max_calls,
+            max_streams=config.max_streams,
+            stall_timeout=config.stall_timeout,
+            log_texts=config.log_texts,
+        )
         self._health = health.aio.HealthServicer()
         self._draining = asyncio.Event()
         self._leaving = False
@@ -66,18 +84,11 @@ class FeatureServer:
         self._scheduler: Scheduler | None = None
         self._pending: set[asyncio.Task[None]] = set()
         self._server = grpc.aio.server(
-            interceptors=[
-                CallInterceptor(
-                    self._metrics,
-                    self._draining,
-                    token=token_of(config),
-                    max_calls=config.max_calls,
-                    log_texts=config.log_texts,
-                )
-            ],
+            interceptors=[self._interceptor],
             options=[
                 *KEEPALIVE,
-                ("grpc.max_receive_message_length", 16 * MAX_REQUEST_BYTES),
+                ("grpc.max_receive_message_length", MAX_RECEIVED_BYTES),
+                ("grpc.max_concurrent_streams", config.max_concurrent_streams),
                 ("grpc.max_send_message_length", config.max_answer_bytes + 1024 * 1024),
                 ("grpc.so_reuseport", 0),
                 ("grpc.max_allowed_incoming_connections", config.max_connections),
@@ -93,6 +104,7 @@ class FeatureServer:
 
     async def start(self, listening: Callable[[str], None]) -> None:
         """Listens, says where, then loads; returns once calls are answered. Raises ConfigError."""
+        watch_rpcs(asyncio.get_running_loop())
         await self._set_ready(False)
         await self._health.set(LIVENESS, health_pb2.HealthCheckResponse.SERVING)
         self.address = self._listen()
@@ -117,12 +129,14 @@ class FeatureServer:
             log.info("draining")
             await _until(hurry, asyncio.sleep(self._config.drain_delay))
         self._draining.set()
+        self._interceptor.drain()
         # gRPC cancels what arrives while it stops, and no caller retries that: for a moment calls are refused by us.
         await _until(hurry, asyncio.sleep(min(REFUSING_SECONDS, self._config.grace)))
         await _until(hurry, self._server.stop(self._config.grace))
         await self._server.stop(None)
         if self._scheduler is not None:
             await self._scheduler.stop()
+        self._desk.close()
         await _until(hurry, self._engine.stop())
         await self._engine.stop(0.0)
         await _until(hurry, self._answers.close())
@@ -171,7 +185,17 @@ class FeatureServer:
         before = self._servicer.serving
         if before is not None and _revisions(before.catalog, before.index) != _revisions(catalog, index):
             raise ConfigError("the files of model, sources or index have changed: the server must be started anew")
-        return Serving(self._config, catalog, self._scheduler, self._answers, index, self._metrics, self._draining)
+        return Serving(
+            self._config,
+            catalog,
+            self._scheduler,
+            self._desk,
+            self._held,
+            self._answers,
+            index,
+            self._metrics,
+            self._draining,
+        )
 
     async def _set_ready(self, ready: bool) -> None:
         state = health_pb2.HealthCheckResponse.SERVING if ready else health_pb2.HealthCheckResponse.NOT_SERVING
@@ -193,6 +217,13 @@ def _revisions(catalog: Catalog, index: RecordStore | None) -> tuple[object, ...
     """What answers follow from."""
     sources = [(source.id, source.revision) for source in catalog.sources]
     return catalog.model.revision, sources, index.revision if index else None
+
+
+def _request_of(method: str) -> type[Message]:
+    """The class of a method's requests."""
+    name = service.DESCRIPTOR.services_by_name["FeatureService"].methods_by_name[method].input_type.name
+    request: type[Message] = getattr(service, name)
+    return request
 
 
 async def _until(event: asyncio.Event, work: Coroutine[Any, Any, None]) -> None:

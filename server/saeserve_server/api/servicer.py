@@ -11,28 +11,25 @@ from google.protobuf.message import Message
 from saeserve.v1 import feature_service_pb2 as service
 from saeserve.v1.feature_service_pb2_grpc import FeatureServiceServicer
 from saeserve_server.api import lookups
-from saeserve_server.api.encode import encode, refuse_large_answer
+from saeserve_server.api.encode import encode
 from saeserve_server.api.encode_stream import encode_stream
+from saeserve_server.api.large import refuse_large_answer
 from saeserve_server.api.search import search
-from saeserve_server.errors import Overloaded, Unavailable
-from saeserve_server.metrics import Metrics
-from saeserve_server.serving import Serving
+from saeserve_server.errors import Unavailable
+from saeserve_server.serving.serving import Serving
 
 Response = TypeVar("Response", bound=Message | bytes)
 Context = Any
 
 LOADING_RETRY_SECONDS = 3.0
 """About what loading a small model takes; with gRPC's few retries, a delay much shorter would give up before."""
-STREAM_RETRY_SECONDS = 2.0
 
 
 class FeatureServicer(FeatureServiceServicer):
     """Answers while `serving` is set; UNAVAILABLE before the model is loaded and while its worker restarts."""
 
-    def __init__(self, metrics: Metrics) -> None:
+    def __init__(self) -> None:
         self.serving: Serving | None = None
-        self._streams = 0
-        metrics.streams.set_function(lambda: self._streams)
 
     async def Search(  # type: ignore[override]  # serialised already
         self, request: service.SearchRequest, context: Context
@@ -45,18 +42,9 @@ class FeatureServicer(FeatureServiceServicer):
     async def EncodeStream(
         self, requests: AsyncIterator[service.EncodeStreamRequest], context: Context
     ) -> AsyncIterator[service.EncodeStreamResponse]:
-        serving = self._serving()
-        if self._streams >= serving.limits.max_streams:
-            raise Overloaded(
-                f"{self._streams} streams are open already", reason="TOO_MANY_STREAMS", retry_after=STREAM_RETRY_SECONDS
-            )
-        self._streams += 1
-        try:
-            async with contextlib.aclosing(encode_stream(serving, requests)) as responses:
-                async for response in responses:
-                    yield response
-        finally:
-            self._streams -= 1
+        async with contextlib.aclosing(encode_stream(self._serving(), requests)) as responses:
+            async for response in responses:
+                yield response
 
     async def TopActivations(
         self, request: service.TopActivationsRequest, context: Context

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from saeserve_server.cache.answer import Answer
-from saeserve_server.errors import Overloaded
+from saeserve_server.errors import Internal, Overloaded, ServeError
 from saeserve_server.metrics import Metrics
 
 
@@ -17,6 +17,22 @@ class _Flight:
 
     task: asyncio.Task[Answer]
     waiters: int = 0
+    error: ServeError | None = None
+    """What it ended with, as those who wait get it."""
+
+    def failed(self) -> ServeError | None:
+        """A fresh error for one who waits, None if there is none. A fault of the server is logged for the first."""
+        cause = self.task.exception()
+        if cause is None:
+            return None
+        first = self.error is None
+        if self.error is None:
+            self.error = cause if isinstance(cause, ServeError) else Internal(f"{type(cause).__name__}: {cause}")
+        error = self.error.again()
+        error.__cause__ = cause if first and cause is not self.error else None
+        if isinstance(error, Internal):
+            error.logged = not first
+        return error
 
 
 class Flights:
@@ -42,7 +58,7 @@ class Flights:
             return answer
         raise answer
 
-    async def _wait(self, key: bytes, start: Callable[[], Awaitable[Answer]]) -> tuple[bool, Answer | BaseException]:
+    async def _wait(self, key: bytes, start: Callable[[], Awaitable[Answer]]) -> tuple[bool, Answer | ServeError]:
         """Whether the computation was begun here, and what became of it."""
         flight = self._flights.get(key)
         led = flight is None or flight.task.done()
@@ -63,7 +79,7 @@ class Flights:
                 flight.task.cancel()
         if flight.task.cancelled():
             raise asyncio.CancelledError
-        return led, flight.task.exception() or flight.task.result()
+        return led, flight.failed() or flight.task.result()
 
     def _begin(self, key: bytes, start: Callable[[], Awaitable[Answer]]) -> _Flight:
         flight = _Flight(asyncio.create_task(_run(start)))

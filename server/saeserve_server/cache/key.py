@@ -7,6 +7,7 @@ and their offsets are no part of what is cached: they are made anew for each req
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import struct
 from collections.abc import Sequence
@@ -70,6 +71,10 @@ NOT_IN_KEY = {
 """All other fields, and why they may be left out. A test walks the messages: a new field must stand in either."""
 
 
+KEPT_QUESTIONS = 16
+"""Of Encode, whose beginnings are remembered."""
+
+
 class Keys:
     """Digests of questions to one model with its sources and index."""
 
@@ -78,6 +83,7 @@ class Keys:
         self._base = _Encoder()
         self._base.numbers(SCHEMA)
         self._base.strings(catalog.model.revision, index_revision)
+        self._asked = functools.lru_cache(maxsize=KEPT_QUESTIONS)(self._begin_encode)
 
     def search(self, work: SearchWork, positions: Sequence[int]) -> bytes:
         """32 bytes. `positions` are the rows that the sort tokens named; those of them that are a BOS do not rank."""
@@ -93,14 +99,19 @@ class Keys:
 
     def encode(self, work: EncodeWork) -> bytes:
         """32 bytes."""
-        encoder = self._base.copy()
-        encoder.strings("encode")
+        encoder = self._asked(work.sources, work.features).copy()
         encoder.numbers(work.bos_row)
         encoder.numbers(*work.ids)
-        encoder.strings(*(self._sources[rank] for rank in work.sources))
-        encoder.strings(*(self._sources[rank] for rank, _ in work.features))
-        encoder.numbers(*(index for _, index in work.features))
         return encoder.digest()
+
+    def _begin_encode(self, sources: tuple[int, ...], features: tuple[tuple[int, int], ...]) -> _Encoder:
+        """What all texts of a request have in common, which may be a thousand features."""
+        encoder = self._base.copy()
+        encoder.strings("encode")
+        encoder.strings(*(self._sources[rank] for rank in sources))
+        encoder.strings(*(self._sources[rank] for rank, _ in features))
+        encoder.numbers(*(index for _, index in features))
+        return encoder
 
     def _filter(self, encoder: _Encoder, chosen: SourceFilter) -> None:
         encoder.strings(self._sources[chosen.source])

@@ -5,7 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from saeserve_server.catalog import Catalog, Kind
-from saeserve_server.engine.work import Aggregate, Run, SearchWork, Work, needed, row_count, run_tokens, runs
+from saeserve_server.engine.work import (
+    Aggregate,
+    Csr,
+    KeptRows,
+    Run,
+    SearchWork,
+    Work,
+    needed,
+    row_count,
+    run_tokens,
+    runs,
+)
 
 SPARSE_ROW_BYTES = 4096
 """What a row of an SAE source is taken to need in an answer: some hundred latents that fire."""
@@ -58,3 +69,18 @@ class CostModel:
     def runs(self, work: Work) -> frozenset[Run]:
         """The forward passes that a text takes."""
         return runs(work, self._catalog)
+
+
+ENTRY_SECONDS = 40e-9
+"""Of a core, for a latent that fires, or a neuron, to be ranked from kept rows."""
+RANKED_SECONDS = 0.2e-6
+"""The same for a feature in a token's top K."""
+KEPT_SECONDS = 150e-6
+"""The same for a source that takes part."""
+
+
+def kept_seconds(work: Work, kept: KeptRows) -> float:
+    """About what it takes to answer from kept rows, in seconds of a core."""
+    entries = sum(len(rows.data) if isinstance(rows, Csr) else rows.size for rows in kept.values())
+    ranked = len(work.rows) * work.limit if isinstance(work, SearchWork) and work.aggregate is Aggregate.EACH else 0
+    return len(kept) * KEPT_SECONDS + entries * ENTRY_SECONDS + ranked * RANKED_SECONDS

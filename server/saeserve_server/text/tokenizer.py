@@ -36,16 +36,18 @@ class TokenizedText:
 
     `led_by_bos` says that the input itself began with the BOS token, which is taken as the one that would otherwise
     have been prepended. `data` is what the tokens' offsets count in: the text in UTF-8, of ids the joined pieces.
+    `count` are the tokens of the whole text, of which these may be the first.
     """
 
     ids: tuple[int, ...]
     tokens: tuple[Token, ...]
     data: bytes
-    led_by_bos: bool = False
+    led_by_bos: bool
+    count: int
 
     def cut(self, count: int) -> TokenizedText:
         """The first `count` tokens."""
-        return TokenizedText(self.ids[:count], self.tokens[:count], self.data, self.led_by_bos)
+        return TokenizedText(self.ids[:count], self.tokens[:count], self.data, self.led_by_bos, self.count)
 
 
 class Tokenizer:
@@ -65,8 +67,11 @@ class Tokenizer:
         encodings = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
         return [ids[1:] if self._is_led_by_bos(ids) else ids for ids in (encoding.ids for encoding in encodings)]
 
-    def tokenize(self, text: str) -> TokenizedText:
-        """Tokens of a text. A literal BOS token in the text becomes its id, as in Hugging Face tokenizers."""
+    def tokenize(self, text: str, most: int | None = None) -> TokenizedText:
+        """Tokens of a text, no more than the first `most`: most of the time goes into making them.
+
+        A literal BOS token in the text becomes its id, as in Hugging Face tokenizers.
+        """
         encoding = self._tokenizer.encode_batch([text], add_special_tokens=False)[0]
         ids = encoding.ids
         led = self._is_led_by_bos(ids)
@@ -79,15 +84,20 @@ class Tokenizer:
             pieces, starts = within, running(within)
         else:
             pieces, starts = align(text, encoding.offsets, pieces, within)
-        tokens = self._tokens(ids, pieces, starts, len(data))
-        return TokenizedText(tuple(ids[led:]), tuple(tokens[led:]), data, led)
+        end = len(ids) if most is None else min(len(ids), led + most)
+        stop = len(data) if end == len(ids) else starts[end]
+        tokens = self._tokens(ids[:end], pieces[:end], starts[:end], stop)
+        return TokenizedText(tuple(ids[led:end]), tuple(tokens[led:]), data, led, len(ids) - led)
 
-    def detokenize(self, ids: Sequence[int]) -> TokenizedText:
-        """Tokens of given ids; offsets count in the joined pieces. A leading BOS is recognised and left out of both."""
+    def detokenize(self, ids: Sequence[int], most: int | None = None) -> TokenizedText:
+        """Tokens of given ids, no more than the first `most`; offsets count in the joined pieces of these.
+
+        A leading BOS is recognised and left out of both.
+        """
         led = self._is_led_by_bos(ids)
-        text = tuple(ids)[led:]
+        text = tuple(ids[led:]) if most is None else tuple(ids[led : led + most])
         tokens = tuple(self.pieces(text))
-        return TokenizedText(text, tokens, b"".join(token.piece for token in tokens), led)
+        return TokenizedText(text, tokens, b"".join(token.piece for token in tokens), led, len(ids) - led)
 
     def pieces(self, ids: Sequence[int], before: int | None = None) -> list[Token]:
         """Tokens of given ids; offsets count in the joined pieces.

@@ -1274,6 +1274,16 @@ class Limits(_message.Message):
     QUEUE_BYTES_FIELD_NUMBER: _builtins.int
     MAX_CALLS_FIELD_NUMBER: _builtins.int
     MAX_STREAMS_FIELD_NUMBER: _builtins.int
+    MAX_NAMES_FIELD_NUMBER: _builtins.int
+    MAX_FIELDS_FIELD_NUMBER: _builtins.int
+    METHODS_FIELD_NUMBER: _builtins.int
+    FRONT_SECONDS_FIELD_NUMBER: _builtins.int
+    ANSWER_BYTES_FIELD_NUMBER: _builtins.int
+    STALL_TIMEOUT_FIELD_NUMBER: _builtins.int
+    MAX_CONNECTIONS_FIELD_NUMBER: _builtins.int
+    MAX_CONCURRENT_STREAMS_FIELD_NUMBER: _builtins.int
+    MAX_WATCHES_FIELD_NUMBER: _builtins.int
+    MOST_MEMORY_BYTES_FIELD_NUMBER: _builtins.int
     max_text_bytes: _builtins.int
     """Largest text, in bytes of UTF-8."""
     max_tokens: _builtins.int
@@ -1293,7 +1303,7 @@ class Limits(_message.Message):
     max_answer_bytes: _builtins.int
     """Largest unary answer, in bytes."""
     max_request_bytes: _builtins.int
-    """Largest request message, in bytes."""
+    """Largest request message of any method, in bytes; `methods` has each."""
     max_stream_items: _builtins.int
     """Most items of an EncodeStream taken unanswered."""
     max_chunk_bytes: _builtins.int
@@ -1313,9 +1323,37 @@ class Limits(_message.Message):
     queue_bytes: _builtins.int
     """Most memory that answers not yet given may take, in bytes."""
     max_calls: _builtins.int
-    """Most calls being answered at a time; RESOURCE_EXHAUSTED, reason TOO_MANY_CALLS."""
+    """Most calls at a time, each until its answer has left; RESOURCE_EXHAUSTED, reason TOO_MANY_CALLS."""
     max_streams: _builtins.int
-    """Most EncodeStreams at a time; RESOURCE_EXHAUSTED, reason TOO_MANY_STREAMS."""
+    """Most EncodeStreams at a time; RESOURCE_EXHAUSTED, reason TOO_MANY_STREAMS. When all are taken, a newcomer displaces
+    the newest stream of a caller who has more.
+    """
+    max_names: _builtins.int
+    """Most entries of each other repeated field that names something: kinds, sets, sources, layers."""
+    max_fields: _builtins.int
+    """Most fields of a request message, those of the messages in it included; token ids count once if they are packed."""
+    front_seconds: _builtins.float
+    """Most work of the front end that waits (texts to cut, kept activations to rank, answers to write), in seconds of a
+    core; RESOURCE_EXHAUSTED with RetryInfo.
+    """
+    answer_bytes: _builtins.int
+    """Most memory of answers that have not left yet, in bytes; RESOURCE_EXHAUSTED, reason ANSWERS_UNREAD."""
+    stall_timeout: _builtins.float
+    """A call whose caller neither sends its request nor reads its answer for so many seconds is ended with CANCELLED; a
+    stream without a first message with ABORTED, reason STALLED.
+    """
+    max_connections: _builtins.int
+    """Most connections at a time."""
+    max_concurrent_streams: _builtins.int
+    """Most calls at a time on one connection; others wait at the caller's."""
+    max_watches: _builtins.int
+    """Most health watches at a time; a newcomer displaces the newest of a connection that has more."""
+    most_memory_bytes: _builtins.int
+    """What the front end's memory stays under, in bytes, as it follows from these limits; the worker's is not in it."""
+    @_builtins.property
+    def methods(self) -> _containers.RepeatedCompositeFieldContainer[Global___MethodLimit]:
+        """Largest request message of each method."""
+
     def __init__(
         self,
         *,
@@ -1339,14 +1377,50 @@ class Limits(_message.Message):
         queue_bytes: _builtins.int = ...,
         max_calls: _builtins.int = ...,
         max_streams: _builtins.int = ...,
+        max_names: _builtins.int = ...,
+        max_fields: _builtins.int = ...,
+        methods: _abc.Iterable[Global___MethodLimit] | None = ...,
+        front_seconds: _builtins.float = ...,
+        answer_bytes: _builtins.int = ...,
+        stall_timeout: _builtins.float = ...,
+        max_connections: _builtins.int = ...,
+        max_concurrent_streams: _builtins.int = ...,
+        max_watches: _builtins.int = ...,
+        most_memory_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_tokens", b"batch_tokens", "default_limit", b"default_limit", "max_answer_bytes", b"max_answer_bytes", "max_batch", b"max_batch", "max_calls", b"max_calls", "max_chunk_bytes", b"max_chunk_bytes", "max_features", b"max_features", "max_inputs", b"max_inputs", "max_limit", b"max_limit", "max_page_size", b"max_page_size", "max_request_bytes", b"max_request_bytes", "max_sort_text_bytes", b"max_sort_text_bytes", "max_sort_tokens", b"max_sort_tokens", "max_stream_items", b"max_stream_items", "max_streams", b"max_streams", "max_text_bytes", b"max_text_bytes", "max_tokens", b"max_tokens", "queue_bytes", b"queue_bytes", "queue_gflop", b"queue_gflop", "queue_items", b"queue_items"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer_bytes", b"answer_bytes", "batch_tokens", b"batch_tokens", "default_limit", b"default_limit", "front_seconds", b"front_seconds", "max_answer_bytes", b"max_answer_bytes", "max_batch", b"max_batch", "max_calls", b"max_calls", "max_chunk_bytes", b"max_chunk_bytes", "max_concurrent_streams", b"max_concurrent_streams", "max_connections", b"max_connections", "max_features", b"max_features", "max_fields", b"max_fields", "max_inputs", b"max_inputs", "max_limit", b"max_limit", "max_names", b"max_names", "max_page_size", b"max_page_size", "max_request_bytes", b"max_request_bytes", "max_sort_text_bytes", b"max_sort_text_bytes", "max_sort_tokens", b"max_sort_tokens", "max_stream_items", b"max_stream_items", "max_streams", b"max_streams", "max_text_bytes", b"max_text_bytes", "max_tokens", b"max_tokens", "max_watches", b"max_watches", "methods", b"methods", "most_memory_bytes", b"most_memory_bytes", "queue_bytes", b"queue_bytes", "queue_gflop", b"queue_gflop", "queue_items", b"queue_items", "stall_timeout", b"stall_timeout"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Limits: _TypeAlias = Limits  # noqa: Y015
+
+@_typing.final
+class MethodLimit(_message.Message):
+    """A limit of one method."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    METHOD_FIELD_NUMBER: _builtins.int
+    MAX_REQUEST_BYTES_FIELD_NUMBER: _builtins.int
+    method: _builtins.str
+    """For example `Search`."""
+    max_request_bytes: _builtins.int
+    """Largest request message, in bytes; of EncodeStream, each message."""
+    def __init__(
+        self,
+        *,
+        method: _builtins.str = ...,
+        max_request_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_request_bytes", b"max_request_bytes", "method", b"method"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MethodLimit: _TypeAlias = MethodLimit  # noqa: Y015
 
 @_typing.final
 class GetServerInfoResponse(_message.Message):

@@ -456,7 +456,9 @@ class Source(_message.Message):
     hook_name: _builtins.str
     """The hook point by its TransformerLens name: `blocks.0.mlp.hook_post`."""
     architecture: _builtins.str
-    """`standard`, `jumprelu` or `topk` for SAEs, `neurons` for neurons."""
+    """Of SAEs the family of the encoder, as SAELens names it: `standard`, `jumprelu`, `gated`, `topk`, `groupmax`,
+    `transcoder`, `jumprelu_transcoder`, …; `neurons` for neurons.
+    """
     d_in: _builtins.int
     """Width of the activations read at the hook point."""
     n_features: _builtins.int
@@ -466,7 +468,9 @@ class Source(_message.Message):
     density_origin: Global___DensityOrigin.ValueType
     """Where densities come from."""
     normalization: _builtins.str
-    """What is done to the activations before encoding: `none`, `layer_norm` or `constant_norm_rescale`."""
+    """What is done to the activations before encoding, steps in order: `none`, `layer_norm`, `constant_norm_rescale`,
+    `centred`, `times 1.05`; several are separated by commas. The decoder's bias is left out.
+    """
     fold_decoder_norm: _builtins.bool
     """Whether activations are multiplied by the norm of the latent's decoder row."""
     memory_bytes: _builtins.int

@@ -1,0 +1,142 @@
+"""Every limit that a request can meet, and the memory that follows from them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from saeserve_server.catalog import Catalog
+from saeserve_server.config import Config
+from saeserve_server.scheduler.cost import Cost
+
+DEFAULT_MOST_TOKENS = 2048
+"""Longest text of a model whose context holds more, unless `max_tokens` is set."""
+MAX_REQUEST_BYTES = 4 * 1024 * 1024
+"""Of any method."""
+MAX_RECEIVED_BYTES = 2 * MAX_REQUEST_BYTES
+"""Larger messages are refused by the transport itself, in its words."""
+MAX_FIELDS = 20_000
+"""Fields of a message, those of the messages in it included: more than all that the other limits allow."""
+SMALL_REQUEST_BYTES = 256 * 1024
+"""Of methods that take a name and a few numbers."""
+NAMES_BYTES = 512 * 1024
+"""For the names of sources and features, and the sort tokens."""
+ID_BYTES = 4
+"""Of a token id in a message."""
+TEXT_SLACK = 16
+"""A text up to so many times too large is refused as that, not as a large message."""
+BATCH_TOKENS_CPU = 512
+BATCH_TOKENS_CUDA = 8192
+QUEUE_GFLOP_CPU = 1_000.0
+QUEUE_GFLOP_CUDA = 200_000.0
+"""About ten seconds of what two cores, or a large GPU, do in float32: what waits longer only runs into deadlines."""
+MAX_WATCHES = 256
+"""Health watches at a time."""
+FRONT_END_BYTES = 384 * 1024 * 1024
+"""What the front end takes with nothing to do: interpreter, libraries, tokenizer, names and facts of features."""
+CALL_BYTES = 32 * 1024
+"""A call in the transport and in Python, besides its message and answer."""
+CONNECTION_BYTES = 160 * 1024
+"""A connection: what was measured is 40 to 90 KiB with TLS, and what the kernel buffers is not counted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Every limit that a request can meet; GetServerInfo publishes them."""
+
+    max_text_bytes: int
+    max_tokens: int
+    max_inputs: int
+    max_answer_bytes: int
+    batch_tokens: int
+    queue_items: int
+    queue_gflop: float
+    queue_bytes: int
+    max_calls: int
+    max_streams: int
+    max_connections: int
+    max_concurrent_streams: int
+    front_seconds: float
+    answer_bytes: int
+    stall_timeout: float
+    cache_bytes: int
+    methods: Mapping[str, int]
+    """Bytes of each method's request."""
+    max_batch: int | None = None
+    max_limit: int = 1000
+    default_limit: int = 25
+    max_features: int = 1000
+    max_names: int = 1000
+    max_sort_tokens: int = 256
+    max_sort_text_bytes: int = 1024
+    max_page_size: int = 100
+    default_page_size: int = 10
+    max_request_bytes: int = MAX_REQUEST_BYTES
+    max_fields: int = MAX_FIELDS
+    max_stream_items: int = 32
+    max_chunk_bytes: int = 1024 * 1024
+    max_watches: int = MAX_WATCHES
+
+    @property
+    def budget(self) -> Cost:
+        """What may wait for the worker and run in it at a time."""
+        return Cost(self.queue_items, int(self.queue_gflop * 1e9), self.queue_bytes)
+
+    @property
+    def most_memory_bytes(self) -> int:
+        """What the front end takes at most: its budgets, twice those of answers (ours, and the transport's copy), and
+        for each connection and call what the transport may hold of its messages."""
+        calls = min(self.max_calls, self.max_connections * self.max_concurrent_streams)
+        return (
+            FRONT_END_BYTES
+            + self.cache_bytes
+            + self.queue_bytes
+            + 2 * self.answer_bytes
+            + calls * (CALL_BYTES + MAX_RECEIVED_BYTES)
+            + self.max_connections * CONNECTION_BYTES
+        )
+
+
+def make_limits(config: Config, catalog: Catalog) -> Limits:
+    """The limits that follow from configuration and model."""
+    most = min(catalog.text_tokens, config.max_tokens or DEFAULT_MOST_TOKENS)
+    cuda = catalog.model.device.startswith("cuda")
+    return Limits(
+        max_text_bytes=config.max_text_bytes,
+        max_tokens=most,
+        max_inputs=config.max_inputs,
+        max_answer_bytes=config.max_answer_bytes,
+        batch_tokens=config.batch_tokens or (BATCH_TOKENS_CUDA if cuda else BATCH_TOKENS_CPU),
+        queue_items=config.queue_items,
+        queue_gflop=config.queue_gflop or (QUEUE_GFLOP_CUDA if cuda else QUEUE_GFLOP_CPU),
+        queue_bytes=config.queue_bytes,
+        max_calls=config.max_calls,
+        max_streams=config.max_streams,
+        max_connections=config.max_connections,
+        max_concurrent_streams=config.max_concurrent_streams,
+        front_seconds=config.front_seconds,
+        answer_bytes=config.answer_bytes,
+        stall_timeout=config.stall_timeout,
+        cache_bytes=config.cache_bytes + config.inner_cache_bytes,
+        methods=request_limits(config),
+        max_batch=config.max_batch,
+    )
+
+
+def request_limits(config: Config) -> Mapping[str, int]:
+    """The largest message of each method of FeatureService, in bytes: what its fields may hold, with room for texts that
+    are refused as too large."""
+    largest = max(config.max_text_bytes, ID_BYTES * (config.max_tokens or DEFAULT_MOST_TOKENS))
+    text = TEXT_SLACK * largest + SMALL_REQUEST_BYTES
+    methods = {
+        "Search": text + NAMES_BYTES,
+        "Encode": config.max_inputs * text + NAMES_BYTES,
+        "EncodeStream": text + NAMES_BYTES,
+        "Tokenize": text,
+        "TopActivations": SMALL_REQUEST_BYTES,
+        "GetFeature": SMALL_REQUEST_BYTES,
+        "ListSources": SMALL_REQUEST_BYTES,
+        "GetServerInfo": SMALL_REQUEST_BYTES,
+    }
+    return MappingProxyType({method: min(size, MAX_REQUEST_BYTES) for method, size in methods.items()})
