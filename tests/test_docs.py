@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from saeserve_server.config import ServerSettings, SourceSettings, SyntheticSettings, load_config
+from saeserve_server.config import ServerSettings, load_config
 from saeserve_server.metrics import Metrics
+from saeserve_server.tables import SourceSettings, SyntheticSettings
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "server" / "docs"

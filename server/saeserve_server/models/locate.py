@@ -6,8 +6,9 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from saeserve_server.config import Config, SyntheticSettings
+from saeserve_server.config import Config
 from saeserve_server.errors import ConfigError, nearest
+from saeserve_server.tables import SyntheticSettings
 
 DEMO_FOLDER = Path(__file__).parent / "demo"
 SYNTHETIC_PREFIX = "synthetic:"

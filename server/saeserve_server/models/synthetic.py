@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from saeserve_server.config import SyntheticSettings
+from saeserve_server.tables import SyntheticSettings
 
 
 def build_synthetic(shape: SyntheticSettings, bos_id: int) -> Any:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from saeserve_server.catalog import NEURON_SET
-from saeserve_server.config import Config, SourceSettings
+from saeserve_server.config import Config
 from saeserve_server.errors import ConfigError
 from saeserve_server.layers import LAYER, parse_layers
 from saeserve_server.sources.description import Description, Facts, complete
@@ -17,6 +17,7 @@ from saeserve_server.sources.formats import describe
 from saeserve_server.sources.paths import MOST_LISTED, Located, locate
 from saeserve_server.sources.releases import with_release
 from saeserve_server.sources.tensors import naming
+from saeserve_server.tables import SourceSettings
 
 HOOK_LAYER = re.compile(r"(?:^|\.)(?:blocks|layers|h)\.(\d+)(?:\.|$)")
 

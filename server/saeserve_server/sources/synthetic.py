@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from saeserve_server.config import SyntheticSettings
 from saeserve_server.errors import ConfigError
 from saeserve_server.sources.sae import Sae
 from saeserve_server.sources.steps import SubtractBias
+from saeserve_server.tables import SyntheticSettings
 
 CALIBRATION_ROWS = 256
 """Activations on which the bias is found; of more, evenly spaced ones are taken."""

@@ -13,9 +13,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from saeserve_server.config import Config, SourceSettings
+from saeserve_server.config import Config
 from saeserve_server.errors import ConfigError
 from saeserve_server.layers import LAYER, parse_layers, ranges
+from saeserve_server.tables import SourceSettings
 
 READY = Path(__file__).parents[1] / "ready"
 HUB = "hf://"
