@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import gc
 import logging
+import shutil
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -167,24 +168,31 @@ class FeatureServer:
 
     def _on_state(self, ready: Ready | None) -> None:
         if ready is not None:
-            if self._servicer.serving is not None:
-                self._metrics.worker_restarts.inc()
-            self._servicer.serving = self._make_serving(ready)
+            self._serve(ready)
         if not self._leaving:
             task = asyncio.ensure_future(self._set_ready(ready is not None))
             self._pending.add(task)
             task.add_done_callback(self._pending.discard)
 
-    def _make_serving(self, ready: Ready) -> Serving:
-        catalog, limits = ready.catalog, make_limits(self._config, ready.catalog)
+    def _serve(self, ready: Ready) -> None:
+        """Serves with the worker that is up; one that was started anew serves the same, and nothing is replaced."""
+        before = self._servicer.serving
+        if before is not None:
+            self._metrics.worker_restarts.inc()
+        index = open_index(ready.index, ready.catalog)
+        if ready.passing and ready.index is not None:
+            shutil.rmtree(ready.index.parent, ignore_errors=True)
+        if before is None:
+            self._servicer.serving = self._make_serving(ready.catalog, index)
+        elif _revisions(before.catalog, before.index) != _revisions(ready.catalog, index):
+            raise ConfigError("the files of model, sources or index have changed: the server must be started anew")
+
+    def _make_serving(self, catalog: Catalog, index: RecordStore | None) -> Serving:
+        limits = make_limits(self._config, catalog)
         if self._scheduler is None:
             queue = WorkQueue(limits.batch_tokens, limits.max_batch)
             self._scheduler = Scheduler(self._engine, CostModel(catalog), queue, limits.budget, self._metrics)
             self._scheduler.start()
-        index = open_index(ready.index, catalog)
-        before = self._servicer.serving
-        if before is not None and _revisions(before.catalog, before.index) != _revisions(catalog, index):
-            raise ConfigError("the files of model, sources or index have changed: the server must be started anew")
         return Serving(
             self._config,
             catalog,

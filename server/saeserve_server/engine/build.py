@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import tempfile
 from pathlib import Path
 
 import torch
@@ -20,6 +19,8 @@ from saeserve_server.records.builder import build_index
 from saeserve_server.records.corpus import Corpus
 from saeserve_server.records.locate import demo_index_folder
 from saeserve_server.records.store import RecordStore
+from saeserve_server.records.unfinished import passing_folder, sweep, sweep_passing
+from saeserve_server.records.writer import CannotWrite
 from saeserve_server.sources.plan import plan_saes
 from saeserve_server.sources.registry import load_sources, sae_bytes
 from saeserve_server.sources.source import Source
@@ -103,15 +104,28 @@ def _index_folder(config: Config, model: LoadedModel, sources: tuple[Source, ...
         return config.resolve(config.index)
     if config.model != "demo":
         return None
-    runner = BatchRunner(model, sources, None)
-    folder = demo_index_folder(runner.catalog)
-    if not folder.exists():
-        try:
-            folder.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            log.warning("the demo's index cannot be kept and is built for this run only: %s", error)
-            folder = Path(tempfile.mkdtemp(prefix="saeserve-")) / "index"
+    return demo_index(BatchRunner(model, sources, None))
+
+
+def demo_index(runner: BatchRunner) -> Path:
+    """The folder of the demo's index, which is built if it is not there: in the cache, or where nothing can be written
+    there in a folder that passes with this process. Raises ConfigError where neither can be.
+    """
+    tokenizer = Tokenizer(runner.catalog.model.tokenizer_json, runner.catalog.model.bos_id)
+
+    def build(folder: Path) -> Path:
         log.info("building the demo's index")
-        tokenizer = Tokenizer(model.info.tokenizer_json, model.info.bos_id)
         build_index(runner, tokenizer.ids, Corpus([DEMO_FOLDER / "passages.jsonl"]), folder)
-    return folder
+        return folder
+
+    sweep_passing()
+    try:
+        folder = demo_index_folder(runner.catalog)
+        sweep(folder.parent)
+        return folder if folder.exists() else build(folder)
+    except (CannotWrite, OSError) as error:
+        log.warning("the demo's index cannot be kept, and is built in a temporary folder for this run only: %s", error)
+    try:
+        return build(passing_folder() / "index")
+    except (CannotWrite, OSError) as error:
+        raise ConfigError(f"the demo's index can be built nowhere: {error}; make room, or set index to none") from error

@@ -87,15 +87,14 @@ class ProcessEngine:
             self._link.send(Abandon(self._batch.number, frozenset([place])))
 
     async def stop(self, patience: float = STOP_SECONDS) -> None:
-        """Ends the worker: it is told to stop, and killed if it has not after `patience` seconds."""
+        """Ends the worker: it is let go of, and killed if it has not ended after `patience` seconds."""
         if self._supervisor is not None:
             self._supervisor.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._supervisor
-        loading = not self._up  # a worker that is still loading does not listen
         self._up = False
         if self._link is not None:
-            await self._link.end(0.0 if loading else patience)
+            await self._link.end(patience)
 
     async def _launch(self) -> None:
         began = time.monotonic()
@@ -113,7 +112,7 @@ class ProcessEngine:
                 )
             self._on_state(self._first.result())
         except BaseException:
-            link.kill()
+            await link.end(0.0)
             raise
         finally:
             ended.cancel()

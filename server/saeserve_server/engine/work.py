@@ -222,6 +222,8 @@ class Ready:
     catalog: Catalog
     index: Path | None
     """Folder of the index of top activations; None without one."""
+    passing: bool = False
+    """Whether the index is kept nowhere: once it is open here too, its folder goes."""
 
 
 T = TypeVar("T", SearchDone, EncodeDone)

@@ -1,21 +1,22 @@
-"""The main of the spawned process: loads model and sources, then answers batches until told to stop.
+"""The main of the spawned process: loads model and sources, then answers batches until its front end lets go of it.
 
-It is a process because a thread cannot be killed and cannot contain a crash. It computes one batch at a time; where the
-pipe ends it stops, so that a worker never outlives its front end.
+It is a process because a thread cannot be killed and cannot contain a crash. It computes one batch at a time, and never
+outlives its front end (see lifeline).
 """
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import signal
 from multiprocessing.connection import Connection
 
 from saeserve_server.config import Config
+from saeserve_server.engine.lifeline import leave, tie
 from saeserve_server.engine.work import Abandon, Batch, Ready
 from saeserve_server.errors import ConfigError
 from saeserve_server.logs import configure_logging
+from saeserve_server.records.unfinished import is_passing, remove_unfinished
 
 log = logging.getLogger(__name__)
 
@@ -23,18 +24,23 @@ NICENESS = 10
 """A worker that computes on the CPU yields to the front end, which needs little of it but soon."""
 
 
-def main(connection: Connection, config: Config) -> None:
-    """Runs the worker. Messages sent: first a `Ready` or a `ConfigError`, then a BatchDone for each Batch received."""
+def main(connection: Connection, lifeline: Connection, config: Config) -> None:
+    """Runs the worker. Messages sent: first a `Ready` or a `ConfigError`, then a BatchDone for each Batch received.
+
+    Nothing comes through `lifeline`: the worker ends where that does.
+    """
+    tie(lifeline, remove_unfinished)
     # Signals are for the front end, which drains before it ends the worker. A group of its own spares the worker
     # those of a terminal; ignoring them, those of a process manager that signals every process of the service.
     os.setpgrp()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     configure_logging(config)
-    with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
+    try:
         _serve(connection, config)
-    logging.shutdown()
-    os._exit(0)  # nothing is left to save, and taking torch down in order takes seconds
+    except (EOFError, BrokenPipeError, ConnectionResetError):  # the front end is gone
+        remove_unfinished()
+    leave()
 
 
 def _serve(connection: Connection, config: Config) -> None:
@@ -57,14 +63,14 @@ def _serve(connection: Connection, config: Config) -> None:
         return
     guarded = GuardedRunner(runner)
     mailbox = Mailbox(connection)
-    connection.send(Ready(runner.catalog, index))
+    connection.send(Ready(runner.catalog, index, is_passing(index)))
     while True:
         batch = mailbox.next_batch()
         connection.send(guarded.run(batch, mailbox.abandoned))
 
 
 class Mailbox:
-    """What the front end sends. Raises EOFError, also in the midst of a batch, when the worker is to stop."""
+    """What the front end sends. Raises EOFError, also in the midst of a batch, when the front end is gone."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -87,7 +93,5 @@ class Mailbox:
         return self._abandoned
 
     def _receive(self) -> Batch | Abandon:
-        message: Batch | Abandon | None = self._connection.recv()
-        if message is None:
-            raise EOFError
+        message: Batch | Abandon = self._connection.recv()
         return message

@@ -8,10 +8,17 @@ from pathlib import Path
 from saeserve_server.catalog import Catalog
 from saeserve_server.config import cache_folder
 from saeserve_server.records.layout import VERSION
+from saeserve_server.records.writer import CannotWrite
 
 
 def demo_index_folder(catalog: Catalog) -> Path:
-    """Folder of the index of the demo's passages for this catalog: other weights or sources, another folder."""
+    """Folder of the index of the demo's passages for this catalog: other weights or sources, another folder.
+
+    Raises CannotWrite where there is no home folder.
+    """
     made_of = [f"format {VERSION}", catalog.model.revision, *(source.revision for source in catalog.sources)]
     digest = hashlib.sha256("\n".join(made_of).encode()).hexdigest()
-    return cache_folder() / "index" / f"demo-{digest[:16]}"
+    try:
+        return cache_folder() / "index" / f"demo-{digest[:16]}"
+    except RuntimeError as error:
+        raise CannotWrite(str(error)) from error

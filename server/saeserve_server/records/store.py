@@ -16,6 +16,7 @@ import numpy.typing as npt
 from saeserve_server.catalog import Catalog, FloatArray
 from saeserve_server.records import layout
 from saeserve_server.records.layout import IndexedSource, Manifest, StoreError
+from saeserve_server.records.mapping import map_file
 
 __all__ = ["FeatureStatistics", "IndexedSource", "PeakTokens", "Record", "RecordStore", "StoreError"]
 
@@ -289,9 +290,8 @@ def _map(path: Path, dtype: np.dtype[Any], shape: tuple[int, ...]) -> npt.NDArra
             if not expected:  # an empty file cannot be mapped
                 return np.zeros(shape, dtype)
             # The plain array, not np.memmap: slicing a subclass costs microseconds, and a search slices thousands.
-            pages = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-            pages.madvise(mmap.MADV_RANDOM if path.stem in _SCATTERED else mmap.MADV_WILLNEED)
-            return np.frombuffer(pages, dtype).reshape(shape)
+            advice = mmap.MADV_RANDOM if path.stem in _SCATTERED else mmap.MADV_WILLNEED
+            return np.frombuffer(map_file(file, size, advice), dtype).reshape(shape)
     except FileNotFoundError:
         raise StoreError(f"{path}: missing, though {layout.MANIFEST} lists it; build the index again") from None
     except OSError as error:
