@@ -96,7 +96,9 @@ class ServerSettings(Section):
         default=256 * 1024 * 1024,
         ge=2**20,
         le=2**40,
-        description="most memory of answers that have not left yet, those of streams included",
+        validate_default=True,
+        description="most memory of answers that have not left yet, those of streams included; at least four times "
+        "max_answer_bytes",
     )
     stall_timeout: float = Field(
         default=60.0,
@@ -170,6 +172,14 @@ class ServerSettings(Section):
     def _key_goes_with_certificate(cls, value: Path | None, info: ValidationInfo) -> Path | None:
         if (value is None) != (info.data.get("tls_cert") is None):
             raise ValueError("set tls_cert and tls_key both, or neither")
+        return value
+
+    @field_validator("answer_bytes")
+    @classmethod
+    def _several_answers_fit(cls, value: int, info: ValidationInfo) -> int:
+        largest = info.data.get("max_answer_bytes", 0)
+        if value < 4 * largest:
+            raise ValueError(f"expected at least {4 * largest}, four times max_answer_bytes")
         return value
 
     @field_validator("tls_client_ca")

@@ -1,8 +1,8 @@
 """EncodeStream: activations of whole data sets, in chunks, with bounded memory.
 
 A reader takes items while fewer than `max_stream_items` are unanswered; each is encoded by a task of its own, behind
-unary calls and within MOST_HELD_BYTES; whichever is done first is written first, its chunks without others between. Not
-reading is what holds back the caller: gRPC's flow control does the rest.
+unary calls and once there is memory for its answer; whichever is done first is written first, its chunks without others
+between. Not reading is what holds back the caller: gRPC's flow control does the rest.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from saeserve_server.cache.answer import Spending
 from saeserve_server.catalog import FloatArray, Kind
 from saeserve_server.engine.work import Csr, EncodeDone, expect
 from saeserve_server.errors import Aborted, Internal, InvalidArgument, Unavailable
-from saeserve_server.scheduler.held import STREAM_SHARE, Holding
+from saeserve_server.scheduler.held import Holding
 from saeserve_server.scheduler.queue import Priority
 from saeserve_server.serving.serving import Serving
 from saeserve_server.serving.texts import TOKEN_SECONDS
@@ -33,9 +33,6 @@ from saeserve_server.text.tokenizer import TokenizedText
 
 Requests = AsyncIterator[service.EncodeStreamRequest]
 
-LARGEST_SHARE = 4
-"""Of what all streams may hold, one takes at most one part in so many, for answers that are being made or wait to be
-written; a single answer may take more."""
 SPARSE_ROW_BYTES = 4096
 """What a row of an SAE source is taken to need, before the first has been seen."""
 CHUNK_MARGIN = 4096
@@ -88,7 +85,6 @@ class _Stream:
         self._rpc = current_rpc()
         self._room = asyncio.Semaphore(serving.limits.max_stream_items)
         self._unanswered: set[int] = set()
-        self._memory = _Memory(int(STREAM_SHARE * serving.held.budget / LARGEST_SHARE))
         self._holdings: set[Holding] = set()
         self._row_bytes = _row_bytes(serving, wanted)
         self._done: asyncio.Queue[_Answer | BaseException | None] = asyncio.Queue()
@@ -155,7 +151,6 @@ class _Stream:
             encoded = await self._compute(text, truncated)
             size = _size(encoded)
             self._row_bytes = max(self._row_bytes, size // max(1, encoded.done.rows))
-            self._memory.correct(size - holding.size)
             holding.correct(size)
             self._done.put_nowait(_Answer(item.sequence, encoded, None, seconds, holding))
         except Unavailable as error:
@@ -164,21 +159,14 @@ class _Stream:
             self._done.put_nowait(_Answer(item.sequence, error=error, holding=holding))
 
     async def _hold(self, size: int) -> Holding:
-        """Waits for memory: this stream's own, then that of all."""
-        await self._memory.take(size)
-        try:
-            holding = await self._serving.held.wait(size, self._client, self._rpc.end)
-        except BaseException:
-            self._memory.give_back(size)
-            raise
-        self._memory.correct(holding.size - size)
+        """Waits for memory."""
+        holding = await self._serving.held.wait(size, self._client, self._rpc.end)
         self._holdings.add(holding)
         return holding
 
     def _release(self, holding: Holding | None) -> None:
-        if holding in self._holdings:
+        if holding is not None:
             self._holdings.discard(holding)
-            self._memory.give_back(holding.size)
             holding.release()
 
     async def _compute(self, text: TokenizedText, truncated: bool) -> _Encoded:
@@ -195,31 +183,6 @@ class _Stream:
             client=self._client,
         )
         return _Encoded(message, expect(EncodeDone, outcome.done), outcome.spent)
-
-
-class _Memory:
-    """Bytes that a stream may hold. What is larger than all of them waits until nothing else is held."""
-
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._held = 0
-        self._freed = asyncio.Event()
-
-    async def take(self, size: int) -> None:
-        """Waits until `size` bytes can be held."""
-        while self._held > 0 and self._held + size > self._most:
-            self._freed.clear()
-            await self._freed.wait()
-        self._held += size
-
-    def correct(self, difference: int) -> None:
-        """What was taken turned out to need so much more, or less."""
-        self._held += difference
-        self._freed.set()
-
-    def give_back(self, size: int) -> None:
-        """So much is held no more."""
-        self.correct(-size)
 
 
 async def _first(requests: Requests, serving: Serving) -> service.EncodeStreamRequest | None:

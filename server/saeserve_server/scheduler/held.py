@@ -1,20 +1,23 @@
 """Memory of answers, from when they are made until they have left: one budget for all calls and all streams.
 
-A caller who does not read keeps his answer here, in the transport's buffers. When somebody else needs the room, who
-holds most and has not read for a while is ended.
+A caller who does not read keeps his answers here, in the transport's buffers. So a caller may hold no more than is
+still free: one alone takes half of the budget, two a third each, and there is always room for another's. If there is
+none, who holds most and has not read for a while is ended.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
+from collections import Counter
 from collections.abc import Callable
 
 from saeserve_server.errors import Overloaded
 from saeserve_server.metrics import Metrics
 
 STREAM_SHARE = 0.5
-"""Share of the budget that streams may fill, which wait for room; calls are refused if there is none."""
+"""Share of the budget that streams may fill. Their items wait for room; calls are refused if there is none."""
 PATIENCE = 2.0
 """Seconds that an answer may take to leave before it is ended for another caller's sake."""
 RETRY_SECONDS = 1.0
@@ -25,9 +28,9 @@ ENTRY_BYTES = 2048
 class Holding:
     """The memory that one answer takes."""
 
-    def __init__(self, held: Held, size: int, client: str, end: Callable[[], None], *, streamed: bool) -> None:
+    def __init__(self, held: Held, client: str, end: Callable[[], None], *, streamed: bool) -> None:
         self._held = held
-        self.size = size
+        self.size = 0
         self.client = client
         self.end = end
         """Ends the call whose answer it is."""
@@ -35,12 +38,12 @@ class Holding:
         self.leaving_since: float | None = None
 
     def leaves(self) -> None:
-        """It is being written; each time that it gets on."""
+        """It is being written; to be said each time that it gets on."""
         self.leaving_since = time.monotonic()
 
     def correct(self, size: int) -> None:
         """It turned out to take so much."""
-        self._held._change(self, size)
+        self._held._change(self, size + ENTRY_BYTES)
 
     def release(self) -> None:
         """It has left, or nobody waits for it any more. May be called again."""
@@ -52,82 +55,81 @@ class Held:
 
     def __init__(self, budget: int, metrics: Metrics) -> None:
         self.budget = budget
+        self._streams_budget = int(STREAM_SHARE * budget)
         self._holdings: dict[Holding, None] = {}  # in the order of their arrival
-        self._by_client: dict[str, int] = {}
+        self._all = Counter[str]()  # bytes by caller
+        self._streamed = Counter[str]()
         self._freed = asyncio.Event()
         self._metrics = metrics
         self.bytes = 0
         """What is held now."""
-        self.streamed = 0
+        self.streamed_bytes = 0
         """What streams hold of it."""
         metrics.answer_bytes.set_function(lambda: self.bytes)
 
     def take(self, size: int, client: str, end: Callable[[], None]) -> Holding:
         """Holds memory for an answer. Raises Overloaded if there is no room, even by ending those who do not read."""
-        size += ENTRY_BYTES
-        if not self._make_room(size, client):
+        if not self._has_room(size + ENTRY_BYTES, client):
             raise Overloaded(
-                f"answers of {self.bytes} bytes have not been read yet; at most {self.budget} are held",
+                f"answers of {self.bytes} bytes have not been read yet, {self._all[client]} of them by this caller; "
+                f"at most {self.budget} are held, and by one caller no more than are free",
                 reason="ANSWERS_UNREAD",
                 retry_after=RETRY_SECONDS,
             )
-        return self._add(Holding(self, size, client, end, streamed=False))
+        return self._add(size, Holding(self, client, end, streamed=False))
 
     async def wait(self, size: int, client: str, end: Callable[[], None]) -> Holding:
-        """Holds memory for an item of a stream, once there is room among those of streams.
+        """Holds memory for an item of a stream, once there is room for it.
 
-        What is larger than their whole share waits until they hold nothing.
+        What is larger than all that streams may take waits until they hold nothing.
         """
-        size += ENTRY_BYTES
-        share = int(STREAM_SHARE * self.budget)
-        while (self.streamed and self.streamed + size > share) or not self._make_room(size, client):
-            if self.streamed and self.streamed + size > share:
-                self._end_stalled(self.streamed + size - share, client, size, streamed=True)
-                if self.streamed + size <= share:
-                    continue
-            if not self._holdings:
-                break
+        while self._holdings and not self._has_room(size + ENTRY_BYTES, client, streamed=True):
             self._freed.clear()
-            try:
-                async with asyncio.timeout(PATIENCE):  # by then somebody may be found to read nothing
+            with contextlib.suppress(TimeoutError):  # by then somebody may be found to read nothing
+                async with asyncio.timeout(PATIENCE):
                     await self._freed.wait()
-            except TimeoutError:
-                pass
-        return self._add(Holding(self, size, client, end, streamed=True))
+        return self._add(size, Holding(self, client, end, streamed=True))
 
-    def _make_room(self, size: int, client: str) -> bool:
-        missing = self.bytes + size - self.budget
+    def _has_room(self, size: int, client: str, *, streamed: bool = False) -> bool:
+        missing = self._missing(size, client, streamed=streamed)
         if missing > 0:
-            missing -= self._end_stalled(missing, client, size, streamed=False)
+            self._end_stalled(missing, client, size, streamed=streamed)
+            missing = self._missing(size, client, streamed=streamed)
         return missing <= 0
 
-    def _end_stalled(self, missing: int, client: str, size: int, *, streamed: bool) -> int:
-        """Ends calls whose answers do not leave, of callers who hold more than this one would: who holds most first.
-        Gives the bytes that are free for it."""
-        late = time.monotonic() - PATIENCE
-        stalled: dict[str, list[Holding]] = {}
-        for one in self._holdings:
-            if one.leaving_since is not None and one.leaving_since < late and (one.streamed or not streamed):
-                stalled.setdefault(one.client, []).append(one)
-        own = self._by_client.get(client, 0) + size
-        freed = 0
-        while freed < missing and stalled:
-            most = max(stalled, key=lambda one: self._by_client.get(one, 0))
-            if self._by_client.get(most, 0) <= own and most != client:
-                break
-            holding = stalled[most].pop(0)
-            if not stalled[most]:
-                del stalled[most]
-            freed += holding.size
-            self._metrics.stalled.labels("room").inc()
-            holding.end()
-            holding.release()
-        return freed
+    def _missing(self, size: int, client: str, *, streamed: bool) -> int:
+        """Bytes that would have to be free for so many more; none or less if there is room."""
+        missing = self.bytes + size - self.budget
+        if streamed and self.streamed_bytes:
+            own = self._streamed[client]
+            missing = max(missing, self.streamed_bytes + size + (own + size if own else 0) - self._streams_budget)
+        elif not streamed and (own := self._all[client]):
+            missing = max(missing, self.bytes + size + own + size - self.budget)
+        return missing
 
-    def _add(self, holding: Holding) -> Holding:
-        size, holding.size = holding.size, 0
+    def _end_stalled(self, missing: int, client: str, size: int, *, streamed: bool) -> None:
+        """Ends calls whose answers do not leave, of callers who hold more than this one would: who holds most first."""
+        late = time.monotonic() - PATIENCE
+        taken = self._streamed if streamed else self._all
+        own = taken[client] + size
+        stalled = [
+            one
+            for one in self._holdings
+            if one.leaving_since is not None and one.leaving_since < late and (one.streamed or not streamed)
+        ]
+        while missing > 0 and stalled:
+            victim = max(stalled, key=lambda one: taken[one.client])  # the first of them: the oldest
+            if taken[victim.client] <= own:
+                break
+            stalled.remove(victim)
+            missing -= victim.size
+            self._metrics.stalled.labels("room").inc()
+            victim.end()
+            victim.release()
+
+    def _add(self, size: int, holding: Holding) -> Holding:
         self._holdings[holding] = None
-        self._change(holding, size)
+        holding.correct(size)
         return holding
 
     def _change(self, holding: Holding, size: int) -> None:
@@ -136,13 +138,14 @@ class Held:
         difference = size - holding.size
         holding.size = size
         self.bytes += difference
+        counts = [self._all]
         if holding.streamed:
-            self.streamed += difference
-        left = self._by_client.get(holding.client, 0) + difference
-        if left:
-            self._by_client[holding.client] = left
-        else:
-            self._by_client.pop(holding.client, None)
+            self.streamed_bytes += difference
+            counts.append(self._streamed)
+        for count in counts:
+            count[holding.client] += difference
+            if not count[holding.client]:
+                del count[holding.client]
         if size == 0:
             del self._holdings[holding]
         if difference < 0:

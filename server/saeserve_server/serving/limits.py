@@ -125,8 +125,10 @@ def make_limits(config: Config, catalog: Catalog) -> Limits:
 
 
 def request_limits(config: Config) -> Mapping[str, int]:
-    """The largest message of each method of FeatureService, in bytes: what its fields may hold, with room for texts that
-    are refused as too large."""
+    """The largest message of each method of FeatureService, in bytes.
+
+    It is what its fields may hold, with room for texts that are refused as too large.
+    """
     largest = max(config.max_text_bytes, ID_BYTES * (config.max_tokens or DEFAULT_MOST_TOKENS))
     text = TEXT_SLACK * largest + SMALL_REQUEST_BYTES
     methods = {
