@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from saeserve import AsyncClient, Client
+from saeserve.cli.main import main
 from tests.client.fake import FakeService, new_service, serve
 
 
@@ -75,3 +76,21 @@ def connect(request: pytest.FixtureRequest, target: str) -> Iterator[Callable[..
 @pytest.fixture
 def client(connect: Callable[..., Any]) -> Any:
     return connect()
+
+
+@pytest.fixture
+def run(
+    target: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., tuple[int, str, str]]:
+    """Runs `saeserve` against the fake service: exit code, stdout, stderr."""
+    monkeypatch.setenv("SAESERVE_TARGET", target)
+    monkeypatch.setenv("COLUMNS", "80")
+    for name in ("FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE"):
+        monkeypatch.delenv(name, raising=False)
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        code = main(arguments)
+        printed = capsys.readouterr()
+        return code, printed.out, printed.err
+
+    return call

@@ -1,32 +1,15 @@
 """The command line, called as a function: what it sends, prints and returns."""
 
 import json
-import os
+import shutil
 import subprocess
 import sys
 
 import grpc
 import pytest
 
-from saeserve.cli.main import main
 from saeserve.v1 import feature_service_pb2 as service
 from tests.client.fake import PIECES, SOURCES, TEXT, Failure, hit, search_answer, status, tokens
-
-
-@pytest.fixture
-def run(target, capsys, monkeypatch):
-    """Runs `saeserve` against the fake service: exit code, stdout, stderr."""
-    monkeypatch.setenv("SAESERVE_TARGET", target)
-    monkeypatch.setenv("COLUMNS", "80")
-    for name in ("FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE"):
-        monkeypatch.delenv(name, raising=False)
-
-    def call(*arguments):
-        code = main(list(arguments))
-        printed = capsys.readouterr()
-        return code, printed.out, printed.err
-
-    return call
 
 
 def test_search_prints_a_table_and_marks_the_peak(run):
@@ -203,18 +186,6 @@ def test_line_breaks_inside_tokens_are_shown_and_do_not_break_lines(run):
     assert "the «red\\n» door" in out
 
 
-def test_a_server_cannot_write_control_characters_to_the_terminal(run, fake):
-    def hostile(request):
-        answer = search_answer(request)
-        answer.tokens[4].display = " \x1b[31mred\x07"
-        return answer
-
-    fake.answers["Search"] = hostile
-    _, out, _ = run("search", TEXT)
-    assert "\x1b" not in out
-    assert "\\x1b[31mred\\x07" in out
-
-
 def test_a_long_text_is_shown_round_the_peak_or_whole(run, fake):
     def long(request):
         answer = search_answer(request)
@@ -328,20 +299,22 @@ def test_exit_codes_tell_failures_apart(run, fake, code, expected):
     fake.failures = [failure] * 5
     exit_code, out, err = run("search", "a")
     assert (exit_code, out) == (expected, "")
-    assert err.startswith(f"saeserve: error: {code.name} WHY: the message; input.text: is empty")
+    assert err.startswith(f"saeserve: error: {code.name} WHY: the message; TEXT: is empty")
     assert err.count("\n") == 1
 
 
 @pytest.mark.parametrize(
     "arguments",
     [
-        [],
+        ["--json"],
         ["find", "a"],
         ["search"],
         ["search", "a", "--ids", "1"],
         ["search", "a", "--limit", "many"],
         ["search", "a", "--layers", "x"],
         ["search", "a", "--timeout", "0"],
+        ["search", "a", "--timeout", "nan"],
+        ["search", "a", "--wait=soon"],
         ["search", "--ids", "one"],
         ["search", "a", "--features", "0-DEMO"],
         ["feature", "0-DEMO"],
@@ -416,21 +389,98 @@ def test_interrupting_is_130(run, fake, monkeypatch):
     assert run("search", "a") == (130, "", "")
 
 
-@pytest.mark.parametrize("arguments", [["search", TEXT], ["search", TEXT, "--json"]])
-def test_a_reader_that_leaves_is_no_traceback(target, arguments):
-    environment = {**os.environ, "SAESERVE_TARGET": target}
-    reading, writing = os.pipe()
-    os.close(reading)
-    try:
-        done = subprocess.run(
-            [sys.executable, "-m", "saeserve", *arguments],
-            stdout=writing,
-            stderr=subprocess.PIPE,
-            env=environment,
-            timeout=60,
-            check=False,
-        )
-    finally:
-        os.close(writing)
-    assert done.stderr == b""
-    assert done.returncode == 141
+def test_alone_it_prints_its_help(run):
+    code, out, err = run()
+    assert (code, err) == (0, "")
+    assert out.startswith("usage: saeserve ")
+    assert "exit codes: 0 answered" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "advice"),
+    [
+        (["tokenize", "-hello"], "saeserve tokenize … -- -hello"),
+        (["search", "--red"], "-- --red"),
+        (["search", "-x y=$z"], None),  # with a space it is no option
+        (["search", "-1.5"], None),
+        (["search", "a", "--sort", "-red"], "--sort=-red"),
+        (["tokenize", "--", "-hello"], None),
+        (["search", "a", "--sort=-red"], None),
+    ],
+)
+def test_a_text_that_begins_with_a_dash(run, arguments, advice):
+    code, _, err = run(*arguments)
+    assert code == (2 if advice else 0)
+    assert (advice or "") in err
+    assert err.count("\n") == bool(advice)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "field", "flag"),
+    [
+        (["top", "2:1", "--count", "0"], "page_size", "--count"),
+        (["top", "2:1", "--page-token", "x"], "page_token", "--page-token"),
+        (["top", "2:1"], "feature.source", "FEATURE"),
+        (["search", "a"], "limit", "--limit"),
+        (["search", "a"], "input.text", "TEXT"),
+        (["search", "a"], "input.token_ids.ids[3]", "--ids"),
+        (["search", "a"], "sort_tokens[1]", "--sort"),
+        (["search", "a"], "filter.include.layers[0]", "--layers"),
+        (["search", "a"], "filter.exclude.sources[2]", "--exclude-sources"),
+        (["search", "a"], "filter.exclude.kinds[2]", "--exclude-kind"),
+        (["search", "a"], "filter.max_density", "--max-density"),
+        (["encode", "2:1", "a"], "inputs[0].text", "TEXT"),
+        (["encode", "2:1", "a"], "sources", "--sources"),
+    ],
+)
+def test_errors_name_options_and_not_fields(run, fake, arguments, field, flag):
+    said = f"{field}: 'limit: page_size' is not it; of all sources, unless truncate is set"
+    fake.failures = [Failure(status(grpc.StatusCode.INVALID_ARGUMENT, said, violations=[(field, said)]))]
+    code, _, err = run(*arguments)
+    assert code == 2
+    expected = f"{flag}: 'limit: page_size' is not it; of all sources, unless --truncate is set\n"
+    assert err == f"saeserve: error: INVALID_ARGUMENT: {expected}"
+
+
+def test_waiting_for_a_server_that_loads(run, fake):
+    loading = status(grpc.StatusCode.UNAVAILABLE, "the model is being loaded", reason="LOADING")
+    fake.failures = [Failure(loading, (("grpc-retry-pushback-ms", "1"),))] * 12
+    assert run("--wait", "search", TEXT)[0] == 0
+    assert [seen.method for seen in fake.seen[-2:]] == ["GetServerInfo", "Search"]
+    assert run("info", "--wait", "5")[0] == 0
+
+
+def test_a_server_that_is_not_ready_in_time_says_why(run, fake):
+    loading = status(grpc.StatusCode.UNAVAILABLE, "the model is being loaded", reason="LOADING")
+    fake.failures = [Failure(loading, (("grpc-retry-pushback-ms", "100"),))] * 50
+    code, _, err = run("info", "--wait=0.5")
+    assert code == 4
+    assert "not ready after 0.5 s" in err
+    assert "the model is being loaded" in err
+
+
+@pytest.mark.skipif(not shutil.which("bash"), reason="there is no bash here")
+@pytest.mark.parametrize(
+    ("typed", "words"),
+    [
+        (["se"], ["search"]),
+        (["top", "--pa"], ["--page-token"]),
+        (["search", "--kind", ""], ["latent", "neuron", "all"]),
+        (["completion", ""], ["bash", "zsh", "fish"]),
+    ],
+)
+def test_bash_completes_commands_options_and_choices(run, tmp_path, typed, words):
+    code, script, err = run("completion", "bash")
+    assert (code, err) == (0, "")
+    ask = f'COMP_WORDS=(saeserve "$@"); COMP_CWORD={len(typed)}; _shtab_saeserve; printf "%s\\n" "${{COMPREPLY[@]}}"'
+    done = subprocess.run(
+        ["bash", "-c", f"{script}\n{ask}", "bash", *typed], capture_output=True, text=True, timeout=20
+    )
+    assert (done.stdout.split(), done.stderr) == (words, "")
+
+
+@pytest.mark.parametrize("shell", ["zsh", "fish"])
+def test_other_shells_complete_too(run, shell):
+    code, script, _ = run("completion", shell)
+    assert code == 0
+    assert all(word in script for word in ("tokenize", "page-token", "relative"))

@@ -3,23 +3,34 @@
 from __future__ import annotations
 
 import argparse
-import json
 import re
+import sys
+from collections.abc import Callable
 from typing import Any
 
 from saeserve.answers.types import Kind
 from saeserve.calls import request
 from saeserve.calls.request import Call
+from saeserve.cli import completion
 from saeserve.cli.as_json import as_json
-from saeserve.cli.options import connection, listed, read_text
+from saeserve.cli.options import connection
+from saeserve.cli.printing import json_text
+from saeserve.cli.values import listed, read_texts
 from saeserve.client import Client
 
 FEATURE = re.compile(r"\d+(-[\w.-]+)?:\d+")
 
 
+class BadAnswer(Exception):
+    """The server's answer makes no sense, and cannot be shown."""
+
+
 def run(arguments: argparse.Namespace) -> None:
-    """Run the command that was asked for. Raises SaeserveError, and ValueError for wrong arguments."""
-    call: Call[Any] = {
+    """Run the command that was asked for. Raises SaeserveError, ValueError for wrong arguments, and BadAnswer."""
+    if arguments.command == "completion":
+        sys.stdout.write(completion.script(arguments.shell))
+        return
+    build: Callable[[argparse.Namespace], Call[Any]] = {
         "search": search,
         "encode": encode,
         "top": top,
@@ -27,13 +38,25 @@ def run(arguments: argparse.Namespace) -> None:
         "sources": sources,
         "tokenize": tokenize,
         "info": info,
-    }[arguments.command](arguments)
+    }[arguments.command]
+    call = build(arguments)
     with Client(timeout=arguments.timeout, **connection(arguments)) as client:
+        if arguments.wait is not None:
+            client.wait_ready(arguments.wait)
         answer = client._invoke(call)
+    try:
+        _show(call, answer, arguments)
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:  # whatever a server may have made of its answer
+        raise BadAnswer(f"{type(error).__name__}: {error}") from error
+
+
+def _show(call: Call[Any], answer: Any, arguments: argparse.Namespace) -> None:
     if arguments.command == "sources" and arguments.kind != "all":
         _keep_kind(answer, arguments.kind)
     if arguments.json:
-        print(json.dumps(as_json(answer), indent=2, ensure_ascii=False))
+        print(json_text(as_json(answer), sys.stdout.encoding or "utf-8"))
         return
     from saeserve.cli import show  # rich is loaded only where there is something to draw
 
@@ -79,7 +102,7 @@ def encode(arguments: argparse.Namespace) -> Call[Any]:
     if not texts or features == []:
         raise ValueError("encode needs features (or --sources) and at least one text (see saeserve encode --help)")
     return request.encode(
-        [read_text(text) for text in texts],
+        read_texts(texts),
         sources=listed(arguments.sources),
         features=listed(features),
         include_bos=arguments.include_bos,
@@ -108,7 +131,7 @@ def info(arguments: argparse.Namespace) -> Call[Any]:
 
 
 def _text(arguments: argparse.Namespace) -> str | None:
-    return None if arguments.text is None else read_text(arguments.text)
+    return None if arguments.text is None else read_texts([arguments.text])[0]
 
 
 def _keep_kind(answer: Any, kind: str) -> None:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import io
-import os
+import logging
 import sys
 from collections.abc import Sequence
 
 from grpc import StatusCode
 
-from saeserve.cli import commands
-from saeserve.cli.options import EXIT_CODES, parser
+from saeserve.cli import commands, streams
+from saeserve.cli.options import EXIT_CODES, WAIT, parser
+from saeserve.cli.parser import UsageError, with_seconds
+from saeserve.cli.printing import sentence
+from saeserve.cli.wording import in_flags
 from saeserve.transport.errors import SaeserveError
 
 OK, FAILED, USAGE, NOT_FOUND, UNREACHABLE = EXIT_CODES
@@ -27,31 +29,54 @@ _CODES = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `saeserve` with these arguments, or the process's own, and return its exit code."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            # A terminal that cannot show a character gets its escape instead of a traceback.
-            stream.reconfigure(errors="backslashreplace")
+    streams.prepare()
+    if sys.stdout is None:
+        return _fail("standard output is closed: there is nowhere to write the answer", FAILED)
+    logging.getLogger("saeserve").addHandler(_WARNINGS)
     try:
-        arguments = parser().parse_args(argv)
-        commands.run(arguments)
+        code = _run(sys.argv[1:] if argv is None else argv)
         sys.stdout.flush()
-    except SystemExit as end:
-        return end.code if isinstance(end.code, int) else OK
-    except SaeserveError as error:
-        return _fail(str(error), _CODES.get(error.code, FAILED))
-    except BrokenPipeError:
-        # Whoever read has enough. The interpreter's own flush at the end must not complain either.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # whoever read has enough
+        streams.drop(sys.stdout)
         return BROKEN_PIPE
-    except OSError as error:  # a full disk, a closed output
-        return _fail(f"the answer cannot be written: {error.strerror}", FAILED)
-    except (ValueError, TypeError) as error:
-        return _fail(str(error), USAGE)
+    except OSError as error:  # a full disk
+        streams.drop(sys.stdout)
+        return _fail(f"the answer cannot be written: {error.strerror or error}", FAILED)
     except KeyboardInterrupt:
         return INTERRUPTED
+    return code
+
+
+def _run(argv: Sequence[str]) -> int:
+    """Raises OSError where the answer cannot be written."""
+    if not argv:
+        parser().print_help()
+        return OK
+    try:
+        commands.run(parser().parse_args(with_seconds(argv, "--wait", WAIT)))
+    except SystemExit as end:  # help, version
+        return end.code if isinstance(end.code, int) else OK
+    except UsageError as error:
+        return _fail(str(error), USAGE)
+    except SaeserveError as error:
+        return _fail(in_flags(str(error)), _CODES.get(error.code, FAILED))
+    except commands.BadAnswer as error:
+        return _fail(f"the server's answer makes no sense: {error}", FAILED)
+    except (ValueError, TypeError) as error:
+        return _fail(in_flags(str(error)), USAGE)
     return OK
 
 
 def _fail(message: str, code: int) -> int:
-    print("saeserve: error:", " ".join(message.split()), file=sys.stderr)
+    streams.complain(f"saeserve: error: {sentence(message)}")
     return code
+
+
+class _Warnings(logging.Handler):
+    """What the client warns of, as one line."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        streams.complain(f"saeserve: {record.levelname.lower()}: {sentence(in_flags(record.getMessage()))}")
+
+
+_WARNINGS = _Warnings(logging.WARNING)

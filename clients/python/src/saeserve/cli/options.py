@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
-from typing import Any, NoReturn
+from typing import Any
 
 from saeserve._version import __version__
+from saeserve.cli.parser import Parser
+from saeserve.cli.values import integers, seconds, text
 from saeserve.transport.channel import DEFAULT_TARGET, DEFAULT_TIMEOUT
 
 EXIT_CODES = (0, 1, 2, 3, 4)
 """Answered; failed otherwise; wrong usage or INVALID_ARGUMENT; NOT_FOUND; UNAVAILABLE or DEADLINE_EXCEEDED."""
+SHELLS = ("bash", "zsh", "fish")
+WAIT = 600.0
+"""Seconds that `--wait` waits where it does not say: as long as a server takes at most to start, by default."""
 
 _EPILOG = """\
 [NAME] is an environment variable, which an option goes before.
-exit codes: 0 answered; 1 refused or failed; 2 wrong usage or INVALID_ARGUMENT; 3 NOT_FOUND;
-4 UNAVAILABLE or DEADLINE_EXCEEDED; 130 interrupted.
-A TEXT of "-" is read from standard input, without its last line break.
+exit codes: 0 answered, also help alone; 1 refused or failed, or the answer could not be written; 2 wrong usage or
+INVALID_ARGUMENT; 3 NOT_FOUND; 4 UNAVAILABLE or DEADLINE_EXCEEDED; 130 interrupted; 141 the reader of the output left.
+A TEXT of "-" is read from standard input, without its last line break. One that begins with - stands after --, as
+in: saeserve tokenize -- -hello
 Tokens are shaded by activation on terminals; elsewhere, and with NO_COLOR set, the peak stands in «...».
 In columns a token's leading space is written as ·."""
 
@@ -25,15 +30,9 @@ _CONNECTION = ("token", "token_file", "ca_cert", "client_cert", "client_key", "s
 """Arguments of a client that are options and variables; the token is a variable only: others can see command lines."""
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        """One line, like every other error; the usage is one `--help` away."""
-        self.exit(2, f"saeserve: error: {message} (see {self.prog} --help)\n")
-
-
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """The whole command line."""
-    top = _Parser(
+    top = Parser(
         prog="saeserve",
         parents=[_common()],
         description="Ask what a language model's features (SAE latents, MLP neurons) respond to.",
@@ -41,11 +40,11 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     top.add_argument("--version", action="version", version=f"saeserve {__version__}")
-    top.set_defaults(target=None, timeout=DEFAULT_TIMEOUT, json=False)
+    top.set_defaults(target=None, timeout=DEFAULT_TIMEOUT, wait=None, json=False)
     top.set_defaults(**{name: os.environ.get("SAESERVE_" + name.upper()) or None for name in _CONNECTION})
     top.set_defaults(tls=_yes("SAESERVE_TLS"), allow_insecure_token=_yes("SAESERVE_ALLOW_INSECURE_TOKEN"))
     common = _common()
-    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
 
     def command(name: str, summary: str) -> argparse.ArgumentParser:
         return commands.add_parser(
@@ -61,19 +60,26 @@ def parser() -> argparse.ArgumentParser:
     _encode(command("encode", "how strongly do features fire on each token of some texts?"))
     _top(command("top", "on which texts of the index does a feature fire most?"))
     feature = command("feature", "what is known of a feature?")
-    feature.add_argument("feature", metavar="FEATURE", help="for example 0-MLP-OAI:22631 or 2:553")
+    feature.add_argument("feature", metavar="FEATURE", type=text, help="for example 0-MLP-OAI:22631 or 2:553")
     sources = command("sources", "which sources of features are served?")
     sources.add_argument("--kind", choices=["latent", "neuron", "all"], default="all", help="only these (default: all)")
     tokenize = command("tokenize", "how does the model cut a text into tokens?")
-    tokenize.add_argument("text", metavar="TEXT", nargs="?", help="the text, or - for standard input")
+    tokenize.add_argument("text", metavar="TEXT", nargs="?", type=text, help="the text, or - for standard input")
     tokenize.add_argument("--ids", metavar="ID,...", type=integers, help="token ids instead of a text")
     command("info", "which model, which device, which limits?")
+    completion = commands.add_parser(
+        "completion",
+        help="what a shell completes `saeserve` by",
+        description='Prints what a shell completes commands and options by. For bash and zsh: eval "$(saeserve '
+        'completion bash)"; for fish: saeserve completion fish | source',
+    )
+    completion.add_argument("shell", choices=SHELLS, metavar="SHELL", help="bash, zsh or fish")
     return top
 
 
-def _common() -> _Parser:
+def _common() -> Parser:
     """Options of every command. They have no defaults of their own, so that they work before and after its name."""
-    common = _Parser(add_help=False, argument_default=argparse.SUPPRESS)
+    common = Parser(add_help=False, argument_default=argparse.SUPPRESS)
     group = common.add_argument_group("connection and output")
     group.add_argument(
         "--target",
@@ -95,7 +101,17 @@ def _common() -> _Parser:
     group.add_argument("--client-key", metavar="FILE", help="PEM file of its private key [SAESERVE_CLIENT_KEY]")
     group.add_argument("--server-name", metavar="NAME", help="name in the certificate [SAESERVE_SERVER_NAME]")
     group.add_argument("--client-name", metavar="NAME", help="who calls, for fair queueing [SAESERVE_CLIENT_NAME]")
-    group.add_argument("--timeout", metavar="SECONDS", type=seconds, help=f"default: {DEFAULT_TIMEOUT:g}")
+    group.add_argument(
+        "--timeout", metavar="SECONDS", type=seconds, help=f"for the answer; inf: no end (default: {DEFAULT_TIMEOUT:g})"
+    )
+    group.add_argument(
+        "--wait",
+        metavar="SECONDS",
+        nargs="?",
+        const=WAIT,
+        type=seconds,
+        help=f"before that, wait for a server that starts or loads (without SECONDS: {WAIT:g})",
+    )
     group.add_argument("--json", action="store_true", help="print the answer as JSON")
     return common
 
@@ -115,20 +131,29 @@ def _yes(variable: str) -> bool:
 
 
 def _search(search: argparse.ArgumentParser) -> None:
-    search.add_argument("text", metavar="TEXT", nargs="?", help="the text, or - for standard input")
+    search.add_argument("text", metavar="TEXT", nargs="?", type=text, help="the text, or - for standard input")
     search.add_argument("--ids", metavar="ID,...", type=integers, help="token ids instead of a text")
     which = search.add_argument_group("which features (all that is given must hold)")
     which.add_argument("--kind", choices=["latent", "neuron", "all"], help="default: latents, or neurons if none are")
     for option, example in (("layers", "1-3,5"), ("sources", "0-MLP-OAI,..."), ("sets", "mlp-oai,...")):
-        which.add_argument(f"--{option}", metavar=example, action="append", help=f"only these {option}")
-        which.add_argument(f"--exclude-{option}", metavar=example, action="append", help=f"leave out these {option}")
-    which.add_argument("--features", metavar="FEATURE,...", action="append", help="only these features")
-    which.add_argument("--exclude-features", metavar="FEATURE,...", action="append", help="leave out these features")
+        for prefix, only in (("", "only"), ("exclude-", "leave out")):
+            which.add_argument(
+                f"--{prefix}{option}", metavar=example, action="append", type=text, help=f"{only} these {option}"
+            )
+    for prefix, only in (("", "only"), ("exclude-", "leave out")):
+        which.add_argument(
+            f"--{prefix}features", metavar="FEATURE,...", action="append", type=text, help=f"{only} these features"
+        )
     which.add_argument("--min-density", metavar="SHARE", type=float, help="fire on at least this share of tokens, 0-1")
     which.add_argument("--max-density", metavar="SHARE", type=float, help="fire on at most this share of tokens, 0-1")
     order = search.add_argument_group("order")
     order.add_argument(
-        "--sort", metavar="TOKEN", action="append", default=[], help="rank by the sum over tokens that read so; repeat"
+        "--sort",
+        metavar="TOKEN",
+        action="append",
+        type=text,
+        default=[],
+        help="rank by the sum over tokens that read so; repeat",
     )
     order.add_argument(
         "--sort-position", metavar="N", type=int, action="append", default=[], help="a token by its position, from 0"
@@ -149,9 +174,9 @@ def _encode(encode: argparse.ArgumentParser) -> None:
         "       saeserve encode FEATURE [FEATURE ...] --text TEXT [--text TEXT ...]\n"
         "       saeserve encode --sources SOURCE,... TEXT [TEXT ...]"
     )
-    encode.add_argument("arguments", metavar="FEATURE,... TEXT", nargs="*", help="features, then the texts")
-    encode.add_argument("--text", action="append", metavar="TEXT", help="a text; all others are then features")
-    encode.add_argument("--sources", metavar="SOURCE,...", action="append", help="all latents of these SAEs")
+    encode.add_argument("arguments", metavar="FEATURE,... TEXT", nargs="*", type=text, help="features, then the texts")
+    encode.add_argument("--text", action="append", metavar="TEXT", type=text, help="a text; all others are features")
+    encode.add_argument("--sources", metavar="SOURCE,...", action="append", type=text, help="all latents of these SAEs")
     _text_options(encode)
     encode.add_argument("--full", action="store_true", help="show long texts whole, not only around the peak")
 
@@ -162,34 +187,6 @@ def _text_options(command: argparse.ArgumentParser) -> None:
 
 
 def _top(top: argparse.ArgumentParser) -> None:
-    top.add_argument("feature", metavar="FEATURE", help="for example 0-MLP-OAI:22631 or 2:553")
+    top.add_argument("feature", metavar="FEATURE", type=text, help="for example 0-MLP-OAI:22631 or 2:553")
     top.add_argument("--count", metavar="N", type=int, help="how many records, 1 to 100 (default: 10)")
-    top.add_argument("--page-token", metavar="TOKEN", default="", help="go on where an earlier page ended")
-
-
-def listed(values: list[str] | None) -> list[str] | None:
-    """Names from options that may be repeated and hold commas; None where none was given."""
-    if values is None:
-        return None
-    return [part.strip() for value in values for part in value.split(",") if part.strip()]
-
-
-def integers(text: str) -> list[int]:
-    """Token ids, with commas or spaces between."""
-    try:
-        return [int(part) for part in text.replace(",", " ").split()]
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} are no token ids: expected numbers like 464,2266") from None
-
-
-def seconds(text: str) -> float:
-    """A time above 0."""
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is no number of seconds above 0")
-    return value
-
-
-def read_text(text: str) -> str:
-    """A text, or standard input for `-`, without its last line break, which the shell and not the author put there."""
-    return sys.stdin.read().removesuffix("\n") if text == "-" else text
+    top.add_argument("--page-token", metavar="TOKEN", type=text, default="", help="go on where an earlier page ended")

@@ -2,17 +2,35 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import shutil
 from collections.abc import Sequence
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
 from saeserve.answers.activations import Floats
 from saeserve.answers.types import Feature, Token, UsualToken
+from saeserve.cli.printing import printable
 from saeserve.cli.shading import around, column, fit, label, shaded, stretches
 
 _LINES = 2
 """How many lines of a long text are shown round its peak."""
+
+_NARROWEST = 40
+"""Columns that a table takes at least, however narrow the terminal says it is."""
+_WIDEST = 10_000
+
+
+def columns() -> int:
+    """Width of the terminal: `COLUMNS` where it holds a number above 0, else what the terminal says, else 80."""
+    asked = shutil.get_terminal_size((0, 0)).columns  # heeds COLUMNS, asks standard output
+    for number in (2, 0):  # output into a pager: the terminal is still there
+        with contextlib.suppress(OSError):
+            asked = asked or os.get_terminal_size(number).columns
+    return min(asked or 80, _WIDEST)
 
 
 class _Console(Console):
@@ -25,18 +43,19 @@ class Screen:
     """A console, and whether tokens are shaded on it."""
 
     def __init__(self, full: bool = False) -> None:
-        self._console = _Console(highlight=False, markup=False, emoji=False)
+        self.width = max(_NARROWEST, columns())
+        # With both given, rich does not look at variables that may hold anything.
+        self._console = _Console(width=self.width, height=25, highlight=False, markup=False, emoji=False)
         self.color = self._console.is_terminal and not self._console.no_color and bool(self._console.color_system)
-        self.width = self._console.width
         self._full = full
 
     def line(self, text: str = "", style: str = "") -> None:
         """One line, as it is."""
-        self._console.print(Text(text.rstrip(), style if self.color else ""), soft_wrap=True)
+        self._console.print(Text(printable(text.rstrip()), style if self.color else ""), soft_wrap=True)
 
     def wrapped(self, text: str, style: str = "", *, indent: int = 0) -> None:
         """A paragraph."""
-        self._block(Text(text, style if self.color else ""), " " * indent, " " * indent)
+        self._block(Text(printable(text), style if self.color else ""), " " * indent, " " * indent)
 
     def tokens(
         self, tokens: Sequence[Token], activations: Floats, scale: float, peak: int | None, *, prefix: str = "     "
@@ -63,13 +82,14 @@ class Screen:
         """Names and values below each other."""
         names = max(len(name) for name, _ in rows)
         for name, value in rows:
-            self._block(Text(str(value)), f"{name:<{names}}  ", " " * (names + 2))
+            self._block(Text(printable(str(value))), f"{name:<{names}}  ", " " * (names + 2))
 
     def table(self, header: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> None:
         """Columns as wide as their content; the last takes what is left of the line."""
-        widths = [max(len(row[place]) for row in [header, *rows]) for place in range(len(header))]
+        lines = [[printable(cell) for cell in row] for row in (header, *rows)]
+        widths = [max(cell_len(line[place]) for line in lines) for place in range(len(header))]
         widths[-1] = max(8, min(widths[-1], self.width - sum(widths[:-1]) - 2 * (len(header) - 1)))
-        for number, row in enumerate([header, *rows]):
+        for number, row in enumerate(lines):
             cells = [column(cell, widths[place], right=place in right) for place, cell in enumerate(row)]
             self.line("  ".join(cells), "bold" if number == 0 else "")
 

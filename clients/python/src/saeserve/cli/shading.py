@@ -11,6 +11,7 @@ from rich.text import Text
 
 from saeserve.answers.activations import Floats
 from saeserve.answers.types import Token
+from saeserve.cli.printing import printable
 
 # Black on these, from weak to strong: legible on dark and on light terminals.
 _PALE, _STRONG = (255, 243, 205), (240, 100, 20)
@@ -87,11 +88,6 @@ def _style(activation: float, scale: float, peak: bool) -> str:
     level = max(1, min(_LEVELS, round(_LEVELS * activation / scale))) / _LEVELS
     red, green, blue = (round(pale + (strong - pale) * level) for pale, strong in zip(_PALE, _STRONG, strict=True))
     return f"{'bold ' if peak else ''}rgb(0,0,0) on rgb({red},{green},{blue})"
-
-
-def printable(display: str) -> str:
-    """The token as the server displays it, safe for a terminal whatever the server."""
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in display)
 
 
 def label(token: Token, width: int | None = None) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from typing import Any
 
 import numpy as np
@@ -103,7 +104,9 @@ def _top(result: results.TopActivations, screen: Screen) -> None:
             record.tokens, record.activations, result.statistics.max_activation, record.max_position, prefix=prefix
         )
     if result.next_page_token:
-        screen.line(f"more: saeserve top {result.feature} --page-token {result.next_page_token}", "dim")
+        # To be copied into a shell: what a server calls a token must not be a command there.
+        feature, token = shlex.quote(str(result.feature)), shlex.quote(result.next_page_token)
+        screen.line(f"more: saeserve top {feature} --page-token {token}", "dim")
 
 
 def _statistics(statistics: Statistics, screen: Screen) -> None:
