@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
@@ -122,12 +122,6 @@ class Metrics:
     def shared_fault(self, fault: SharedFault) -> None:
         """Redis was of no use."""
         self._shared_faults.labels(fault.value).inc()
-
-    def serve(self, address: str) -> int:
-        """Serves the metrics over HTTP on HOST:PORT in a thread; returns the bound port."""
-        host, _, port = address.rpartition(":")
-        server, _ = start_http_server(int(port), addr=host.strip("[]"), registry=self.registry)
-        return int(server.server_port)
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"saeserve_{name}", text, labels, registry=self.registry)

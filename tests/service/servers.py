@@ -128,6 +128,11 @@ def children(pid: int) -> list[int]:
     return found
 
 
+def descriptors(pid: int) -> int:
+    """How many the process has open."""
+    return len(list(Path(f"/proc/{pid}/fd").iterdir()))
+
+
 def command_line(pid: int) -> bytes:
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes()

@@ -22,6 +22,7 @@ from saeserve_server.api.interceptor import CallInterceptor
 from saeserve_server.api.rpc import watch_rpcs
 from saeserve_server.api.security import credentials_of, token_of, warn_of_exposure
 from saeserve_server.api.servicer import FeatureServicer
+from saeserve_server.api.watch_port import WatchPort
 from saeserve_server.cache.answers import make_answer_cache
 from saeserve_server.catalog import Catalog
 from saeserve_server.config import Config
@@ -80,6 +81,8 @@ class FeatureServer:
         self._health = health.aio.HealthServicer()
         self._draining = asyncio.Event()
         self._leaving = False
+        self._ready = False
+        self._watchers = WatchPort(self._metrics.registry, lambda: self._ready)
         self._engine = ProcessEngine(config, self._on_state)
         self._answers = make_answer_cache(config, self._metrics)
         self._scheduler: Scheduler | None = None
@@ -111,7 +114,7 @@ class FeatureServer:
         self.address = self._listen()
         await self._server.start()
         if self._config.metrics_bind != "none":
-            self._serve_metrics()
+            await self._listen_for_watchers()
         listening(self.address)
         log.info("listening on %s, loading %s", self.address, self._config.model)
         await self._engine.start()
@@ -141,6 +144,7 @@ class FeatureServer:
         await _until(hurry, self._engine.stop())
         await self._engine.stop(0.0)
         await _until(hurry, self._answers.close())
+        self._watchers.close()
         log.info("stopped")
 
     def _listen(self) -> str:
@@ -156,9 +160,9 @@ class FeatureServer:
             raise ConfigError(f"bind: {bind} cannot be listened on; is it in use?") from error
         return bind if bind.startswith("unix:") else f"{bind.rpartition(':')[0]}:{port}"
 
-    def _serve_metrics(self) -> None:
+    async def _listen_for_watchers(self) -> None:
         try:
-            port = self._metrics.serve(self._config.metrics_bind)
+            port = await self._watchers.listen(self._config.metrics_bind)
         except OSError as error:
             raise ConfigError(
                 f"metrics_bind: {self._config.metrics_bind} cannot be listened on: {error.strerror}; "
@@ -206,10 +210,11 @@ class FeatureServer:
         )
 
     async def _set_ready(self, ready: bool) -> None:
+        self._ready = ready
+        self._metrics.ready.set(ready)
         state = health_pb2.HealthCheckResponse.SERVING if ready else health_pb2.HealthCheckResponse.NOT_SERVING
         for name in ("", SERVICE):
             await self._health.set(name, state)
-        self._metrics.ready.set(ready)
 
 
 def open_index(folder: Path | None, catalog: Catalog) -> RecordStore | None:
