@@ -5,23 +5,31 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Sequence
+import os
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 import grpc
 import grpc.aio
 
+from saeserve.answers.names import FeatureLike
 from saeserve.answers.results import ServerInfo, StreamItem
 from saeserve.answers.types import Record
+from saeserve.arguments import timeouts
+from saeserve.arguments.numbers import Number
 from saeserve.calls import request, select
 from saeserve.calls.aio_stream import answers_to
+from saeserve.calls.inputs import TextLike, stream_texts
 from saeserve.calls.request import Call
-from saeserve.calls.stream import DEFAULT_WINDOW, Ledger
-from saeserve.transport import channel
+from saeserve.calls.stream import DEFAULT_WINDOW, Ledger, Line
+from saeserve.transport import channel, green
+from saeserve.transport.attempts import Attempts
 from saeserve.transport.connection import Connection
-from saeserve.transport.errors import SaeserveError, from_rpc
-from saeserve.transport.headers import Metadata, sent_request_id
+from saeserve.transport.errors import DeadlineExceeded, SaeserveError, closed
+from saeserve.transport.explain import no_connection
+from saeserve.transport.headers import Metadata
 from saeserve.transport.readiness import Readiness
 from saeserve.transport.tls import File
 from saeserve.v1.feature_service_pb2_grpc import FeatureServiceStub
@@ -29,8 +37,10 @@ from saeserve.v1.feature_service_pb2_grpc import FeatureServiceStub
 P = ParamSpec("P")
 T = TypeVar("T")
 
+_READY = grpc.ChannelConnectivity.READY
 
-def _method(build: Callable[P, Call[T]]) -> Callable[Concatenate[AsyncClient, P], Awaitable[T]]:
+
+def _of(build: Callable[P, Call[T]]) -> Callable[Concatenate[AsyncClient, P], Awaitable[T]]:
     async def method(self: AsyncClient, /, *args: P.args, **kwargs: P.kwargs) -> T:
         return await self._call(build(*args, **kwargs))
 
@@ -49,7 +59,7 @@ class AsyncClient:
         self,
         target: str | Iterable[str] = channel.DEFAULT_TARGET,
         *,
-        timeout: float = channel.DEFAULT_TIMEOUT,
+        timeout: timeouts.Seconds = channel.DEFAULT_TIMEOUT,
         tls: bool | None = None,
         ca_cert: File | None = None,
         client_cert: File | None = None,
@@ -80,22 +90,28 @@ class AsyncClient:
             max_message_bytes=max_message_bytes,
             options=options,
         )
+        green.refuse_asyncio()
         self.target = connection.target
-        self.timeout = timeout
+        self.timeout = timeouts.seconds(timeout)
         self._connection = connection
-        self._connected: tuple[asyncio.AbstractEventLoop, grpc.aio.Channel, Any] | None = None
+        self._closed = False
+        self._connected: _Connected | None = None
 
-    search = _method(request.search)
-    encode = _method(request.encode)
-    top_activations = _method(request.top_activations)
-    list_sources = _method(request.list_sources)
-    get_feature = _method(request.get_feature)
-    tokenize = _method(request.tokenize)
-    server_info = _method(request.server_info)
+    def __reduce__(self) -> tuple[Any, ...]:
+        """As of `Client`."""
+        return _again, (type(self), {**self._connection.portable(), "timeout": self.timeout})
+
+    search = _of(request.search)
+    encode = _of(request.encode)
+    top_activations = _of(request.top_activations)
+    list_sources = _of(request.list_sources)
+    get_feature = _of(request.get_feature)
+    tokenize = _of(request.tokenize)
+    server_info = _of(request.server_info)
 
     def encode_stream(
         self,
-        texts: AsyncIterable[str | Sequence[int]] | Iterable[str | Sequence[int]],
+        texts: AsyncIterable[TextLike] | Iterable[TextLike],
         *,
         sources: select.Names = None,
         features: select.Features = None,
@@ -104,8 +120,8 @@ class AsyncClient:
         omit_tokens: bool = False,
         model: str = "",
         in_order: bool = True,
-        window: int = DEFAULT_WINDOW,
-        timeout: float | None = None,
+        window: Number = DEFAULT_WINDOW,
+        timeout: timeouts.OfCall = timeouts.DEFAULT,
         metadata: Metadata | None = None,
         request_id: str | None = None,
     ) -> AsyncIterator[StreamItem]:
@@ -118,18 +134,22 @@ class AsyncClient:
             omit_tokens=omit_tokens,
             model=model,
         )
-        patience = self.timeout if timeout is None else timeout
+        patience = timeouts.of_call(timeout, self.timeout)
         headers = self._connection.headers(metadata, request_id)
         ledger = Ledger(config, window, in_order, patience)
-        return answers_to(texts, ledger, self._stub().EncodeStream, headers, patience)
+        source = stream_texts(texts)
+        line = Line(
+            self._method("EncodeStream"), headers, lambda failure: self._error(failure, headers), self._unconnected
+        )
+        return answers_to(source, ledger, line, patience)
 
     async def iter_top_activations(
         self,
-        feature: select.FeatureLike,
+        feature: FeatureLike,
         *,
-        page_size: int | None = None,
+        page_size: Number | None = None,
         model: str = "",
-        timeout: float | None = None,
+        timeout: timeouts.OfCall = timeouts.DEFAULT,
         metadata: Metadata | None = None,
         request_id: str | None = None,
     ) -> AsyncIterator[Record]:
@@ -151,44 +171,84 @@ class AsyncClient:
             if not token:
                 return
 
-    async def wait_ready(self, timeout: float = 60.0) -> ServerInfo:
+    async def wait_ready(self, timeout: timeouts.Seconds = 60.0) -> ServerInfo:
         """As `Client.wait_ready`."""
         readiness = Readiness(self.target, timeout)
         while True:
+            call = request.server_info(timeout=readiness.left())
             try:
-                return await self._call(request.server_info(timeout=readiness.left()), wait_for_ready=True)
+                return call.read(await self._send(call, self._connection.headers(None, None), readiness.left()))
             except SaeserveError as error:
                 await asyncio.sleep(readiness.pause_after(error))
 
-    async def _call(self, call: Call[T], *, wait_for_ready: bool | None = None) -> T:
-        """Send a call: the one way that every unary call goes."""
+    async def _call(self, call: Call[T]) -> T:
+        """Send a call, again where it may succeed: the way of every unary call."""
         headers = self._connection.headers(call.metadata, call.request_id)
-        timeout = self.timeout if call.timeout is None else call.timeout
-        send = getattr(self._stub(), call.method)
-        try:
-            answer = await send(call.request, timeout=timeout, metadata=headers, wait_for_ready=wait_for_ready)
-        except grpc.aio.AioRpcError as error:
-            raise from_rpc(error, sent_request_id(headers)) from error
-        return call.read(answer)
+        attempts = Attempts(timeouts.of_call(call.timeout, self.timeout))
+        while True:
+            try:
+                return call.read(await self._send(call, headers, attempts.left()))
+            except SaeserveError as error:
+                pause = attempts.pause_after(error)
+            await asyncio.sleep(pause)
 
-    def _stub(self) -> Any:
-        """The stub on this event loop's channel; connects at the first call."""
+    async def _send(self, call: Call[Any], headers: list[tuple[str, str | bytes]], timeout: float | None) -> Any:
+        """One attempt."""
+        try:
+            return await self._method(call.method)(call.request, timeout=timeout, metadata=headers)
+        except grpc.aio.AioRpcError as failure:
+            raise self._error(failure, headers) from failure
+        except asyncio.CancelledError:
+            # A channel that is closed cancels its calls as if somebody had cancelled the task that awaits them.
+            task = asyncio.current_task()
+            if self._closed and not (task is not None and task.cancelling()):
+                raise closed() from None
+            raise
+
+    def _method(self, name: str) -> Callable[..., Any]:
+        """A method of the service on this event loop's channel; connects at the first call.
+
+        Raises the client's own error once it is closed.
+        """
         loop = asyncio.get_running_loop()
-        if self._connected is None:
+        if self._closed:
+            raise closed()
+        if self._connected is None or self._connected.process != os.getpid():
             by = self._connection
             if by.credentials is None:
                 opened = grpc.aio.insecure_channel(by.address, options=by.options)
             else:
                 opened = grpc.aio.secure_channel(by.address, by.credentials, options=by.options)
-            self._connected = loop, opened, FeatureServiceStub(opened)
-        if self._connected[0] is not loop:
+            self._connected = _Connected(loop, opened, FeatureServiceStub(opened), os.getpid())
+        if self._connected.loop is not loop:
             raise RuntimeError("an AsyncClient belongs to the event loop of its first call; make one for each loop")
-        return self._connected[2]
+        method = getattr(self._connected.stub, name)
+
+        def invoke(*args: Any, **kwargs: Any) -> Any:
+            if self._closed:
+                raise closed()
+            return method(*args, **kwargs)
+
+        return invoke
+
+    def _error(self, failure: Any, headers: list[tuple[str, str | bytes]]) -> SaeserveError:
+        error = self._connection.error(failure, headers)
+        if self._closed and error.code is grpc.StatusCode.CANCELLED:
+            return closed()
+        if isinstance(error, DeadlineExceeded) and not error.reason:
+            error.message = self._unconnected() or error.message
+        return error
+
+    def _unconnected(self) -> str:
+        """What is to say of a call without an answer if there is no connection; empty if there is one."""
+        connected = self._connected is not None and self._connected.channel.get_state() is _READY
+        return "" if connected else no_connection(self._connection.way)
 
     async def close(self) -> None:
-        """Close the connection; calls in flight are cancelled."""
-        if self._connected is not None:
-            await self._connected[1].close()
+        """Close the connection; calls in flight and later ones raise Cancelled (CLIENT_CLOSED)."""
+        self._closed = True
+        if self._connected is not None and self._connected.process == os.getpid():
+            await self._connected.channel.close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -197,3 +257,17 @@ class AsyncClient:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         await self.close()
+
+
+@dataclass(frozen=True, slots=True)
+class _Connected:
+    """A channel, and whose it is."""
+
+    loop: asyncio.AbstractEventLoop
+    channel: grpc.aio.Channel
+    stub: Any
+    process: int
+
+
+def _again(kind: type[AsyncClient], settings: dict[str, Any]) -> AsyncClient:
+    return kind(**settings)

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
+from queue import Empty, SimpleQueue
 from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 import grpc
 
+from saeserve.answers.names import FeatureLike
 from saeserve.answers.results import ServerInfo, StreamItem
 from saeserve.answers.types import Record
+from saeserve.arguments import timeouts
+from saeserve.arguments.numbers import Number
 from saeserve.calls import request, select
+from saeserve.calls.inputs import TextLike, stream_texts
 from saeserve.calls.request import Call
-from saeserve.calls.stream import DEFAULT_WINDOW, Ledger
+from saeserve.calls.stream import DEFAULT_WINDOW, Ledger, Line
 from saeserve.calls.sync_stream import answers_to
 from saeserve.transport import channel
+from saeserve.transport.attempts import Attempts
 from saeserve.transport.connection import Connection
-from saeserve.transport.errors import SaeserveError, from_rpc
-from saeserve.transport.headers import Metadata, sent_request_id
+from saeserve.transport.errors import DeadlineExceeded, SaeserveError, closed
+from saeserve.transport.explain import no_connection
+from saeserve.transport.headers import Metadata
 from saeserve.transport.readiness import Readiness
 from saeserve.transport.tls import File
 from saeserve.v1.feature_service_pb2_grpc import FeatureServiceStub
@@ -27,7 +35,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-def _method(build: Callable[P, Call[T]]) -> Callable[Concatenate[Client, P], T]:
+def _of(build: Callable[P, Call[T]]) -> Callable[Concatenate[Client, P], T]:
     def method(self: Client, /, *args: P.args, **kwargs: P.kwargs) -> T:
         return self._call(build(*args, **kwargs))
 
@@ -41,7 +49,8 @@ class Client:
     target: `host:port`, several of them (a list, or with commas) to share the calls, or a gRPC name: `unix:path`, or
         `dns:///name:port` for a name whose addresses change. Other names among several are looked up once, here.
         Of several servers, and behind `dns:///`, those that load or drain get no calls.
-    timeout: seconds that a call may take in all, retries included, unless the call says otherwise.
+    timeout: seconds that a call may take in all, retries included, unless the call says otherwise; None or infinity:
+        as long as it takes.
     tls: whether to use TLS; so do the four arguments below. By default the connection is plain.
     ca_cert: PEM file of the authorities to trust; by default those that ship with gRPC.
     client_cert, client_key: PEM files, for a server that asks for a client's certificate.
@@ -62,7 +71,7 @@ class Client:
         self,
         target: str | Iterable[str] = channel.DEFAULT_TARGET,
         *,
-        timeout: float = channel.DEFAULT_TIMEOUT,
+        timeout: timeouts.Seconds = channel.DEFAULT_TIMEOUT,
         tls: bool | None = None,
         ca_cert: File | None = None,
         client_cert: File | None = None,
@@ -94,25 +103,35 @@ class Client:
             options=options,
         )
         self.target = connection.target
-        self.timeout = timeout
+        self.timeout = timeouts.seconds(timeout)
         self._connection = connection
-        if connection.credentials is None:
-            self._channel = grpc.insecure_channel(connection.address, options=connection.options)
-        else:
-            self._channel = grpc.secure_channel(connection.address, connection.credentials, options=connection.options)
-        self._stub = FeatureServiceStub(self._channel)
+        self._closed = False
+        self._connect()
 
-    search = _method(request.search)
-    encode = _method(request.encode)
-    top_activations = _method(request.top_activations)
-    list_sources = _method(request.list_sources)
-    get_feature = _method(request.get_feature)
-    tokenize = _method(request.tokenize)
-    server_info = _method(request.server_info)
+    def _connect(self) -> None:
+        by = self._connection
+        if by.credentials is None:
+            self._channel = grpc.insecure_channel(by.address, options=by.options)
+        else:
+            self._channel = grpc.secure_channel(by.address, by.credentials, options=by.options)
+        self._stub = FeatureServiceStub(self._channel)
+        self._process = os.getpid()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled and copied: the settings, a token among them. What comes out connects anew."""
+        return _again, (type(self), {**self._connection.portable(), "timeout": self.timeout})
+
+    search = _of(request.search)
+    encode = _of(request.encode)
+    top_activations = _of(request.top_activations)
+    list_sources = _of(request.list_sources)
+    get_feature = _of(request.get_feature)
+    tokenize = _of(request.tokenize)
+    server_info = _of(request.server_info)
 
     def encode_stream(
         self,
-        texts: Iterable[str | Sequence[int]],
+        texts: Iterable[TextLike],
         *,
         sources: select.Names = None,
         features: select.Features = None,
@@ -121,8 +140,8 @@ class Client:
         omit_tokens: bool = False,
         model: str = "",
         in_order: bool = True,
-        window: int = DEFAULT_WINDOW,
-        timeout: float | None = None,
+        window: Number = DEFAULT_WINDOW,
+        timeout: timeouts.OfCall = timeouts.DEFAULT,
         metadata: Metadata | None = None,
         request_id: str | None = None,
     ) -> Iterator[StreamItem]:
@@ -145,18 +164,24 @@ class Client:
             omit_tokens=omit_tokens,
             model=model,
         )
-        patience = self.timeout if timeout is None else timeout
+        patience = timeouts.of_call(timeout, self.timeout)
         headers = self._connection.headers(metadata, request_id)
         ledger = Ledger(config, window, in_order, patience)
-        return answers_to(texts, ledger, self._stub.EncodeStream, headers, patience)
+        source = stream_texts(texts)
+        if self._closed:
+            raise closed()
+        line = Line(
+            self._method("EncodeStream"), headers, lambda failure: self._error(failure, headers), self._unconnected
+        )
+        return answers_to(source, ledger, line, patience)
 
     def iter_top_activations(
         self,
-        feature: select.FeatureLike,
+        feature: FeatureLike,
         *,
-        page_size: int | None = None,
+        page_size: Number | None = None,
         model: str = "",
-        timeout: float | None = None,
+        timeout: timeouts.OfCall = timeouts.DEFAULT,
         metadata: Metadata | None = None,
         request_id: str | None = None,
     ) -> Iterator[Record]:
@@ -177,31 +202,90 @@ class Client:
             if not token:
                 return
 
-    def wait_ready(self, timeout: float = 60.0) -> ServerInfo:
-        """Wait until the server answers, also while it starts and loads its weights. Raises DeadlineExceeded."""
+    def wait_ready(self, timeout: timeouts.Seconds = 60.0) -> ServerInfo:
+        """Wait until the server answers, also while it starts and loads its weights; timeout None: however long.
+
+        Raises DeadlineExceeded, which says what was heard last, and at once what no waiting can mend.
+        """
         readiness = Readiness(self.target, timeout)
         while True:
+            call = request.server_info(timeout=readiness.left())
             try:
-                return self._call(request.server_info(timeout=readiness.left()), wait_for_ready=True)
+                return call.read(self._send(call, self._connection.headers(None, None), readiness.left()))
             except SaeserveError as error:
                 time.sleep(readiness.pause_after(error))
 
-    def _call(self, call: Call[T], *, wait_for_ready: bool | None = None) -> T:
-        return call.read(self._invoke(call, wait_for_ready=wait_for_ready))
+    def _call(self, call: Call[T]) -> T:
+        return call.read(self._invoke(call))
 
-    def _invoke(self, call: Call[Any], *, wait_for_ready: bool | None = None) -> Any:
-        """Send a call and return the protobuf answer: the one way that every unary call goes."""
+    def _invoke(self, call: Call[Any]) -> Any:
+        """Send a call, again where it may succeed, and return the protobuf answer: the way of every unary call."""
         headers = self._connection.headers(call.metadata, call.request_id)
-        timeout = self.timeout if call.timeout is None else call.timeout
-        send = getattr(self._stub, call.method)
+        attempts = Attempts(timeouts.of_call(call.timeout, self.timeout))
+        while True:
+            try:
+                return self._send(call, headers, attempts.left())
+            except SaeserveError as error:
+                pause = attempts.pause_after(error)
+            time.sleep(pause)
+
+    def _send(self, call: Call[Any], headers: list[tuple[str, str | bytes]], timeout: float | None) -> Any:
+        """One attempt."""
         try:
-            return send(call.request, timeout=timeout, metadata=headers, wait_for_ready=wait_for_ready)
-        except grpc.RpcError as error:
-            raise from_rpc(error, sent_request_id(headers)) from error
+            return self._method(call.method)(call.request, timeout=timeout, metadata=headers)
+        except grpc.RpcError as failure:
+            raise self._error(failure, headers) from failure
+
+    def _method(self, name: str) -> Callable[..., Any]:
+        """A method of the service on this process's channel: a forked child, whose gRPC has no threads, connects anew.
+
+        Raises the client's own error once it is closed, also where it is closed between here and the call.
+        """
+        if self._process != os.getpid() and not self._closed:
+            self._connect()
+        method = getattr(self._stub, name)
+
+        def invoke(*args: Any, **kwargs: Any) -> Any:
+            if self._closed:
+                raise closed()
+            try:
+                return method(*args, **kwargs)
+            except ValueError as error:  # gRPC's word for a closed channel, among others
+                if self._closed:
+                    raise closed() from error
+                raise
+
+        return invoke
+
+    def _error(self, failure: grpc.RpcError, headers: list[tuple[str, str | bytes]]) -> SaeserveError:
+        error = self._connection.error(failure, headers)
+        if self._closed and error.code is grpc.StatusCode.CANCELLED:
+            return closed()
+        if isinstance(error, DeadlineExceeded) and not error.reason:
+            error.message = self._unconnected() or error.message
+        return error
+
+    def _unconnected(self) -> str:
+        """What is to say of a call without an answer if there is no connection; empty if there is one."""
+        told: SimpleQueue[grpc.ChannelConnectivity] = SimpleQueue()
+
+        def tell(state: grpc.ChannelConnectivity) -> None:
+            told.put(state)
+
+        self._channel.subscribe(tell)
+        try:
+            ready = told.get(timeout=0.5) is grpc.ChannelConnectivity.READY
+            return "" if ready else no_connection(self._connection.way)
+        except Empty:
+            return ""  # unknown
+        finally:
+            self._channel.unsubscribe(tell)
 
     def close(self) -> None:
-        """Close the connection; calls in flight are cancelled."""
-        self._channel.close()
+        """Close the connection; calls in flight are cancelled, and later ones raise Cancelled (CLIENT_CLOSED)."""
+        self._closed = True
+        if self._process == os.getpid():
+            self._channel.close()
 
     def __enter__(self) -> Self:
         return self
@@ -210,3 +294,7 @@ class Client:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _again(kind: type[Client], settings: dict[str, Any]) -> Client:
+    return kind(**settings)

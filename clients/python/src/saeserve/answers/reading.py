@@ -13,6 +13,7 @@ from grpc import StatusCode
 
 from saeserve.answers import convert, results
 from saeserve.answers.activations import Csr, Floats, dense_from_buffer
+from saeserve.answers.by_source import BySource, aliases
 from saeserve.answers.names import FeatureName
 from saeserve.transport.errors import Internal
 from saeserve.v1 import feature_service_pb2 as service
@@ -101,12 +102,15 @@ def encoded_text(
 
 
 @_checked
-def encode(answer: service.EncodeResponse, features: Sequence[FeatureName]) -> results.EncodeResult:
-    """`features` are those asked for: the answer does not repeat their names."""
+def encode(
+    answer: service.EncodeResponse, features: Sequence[FeatureName], sources: Sequence[str]
+) -> results.EncodeResult:
+    """`features` and `sources` are those asked for: the answer does not repeat their names."""
     offsets = tuple(answer.text_offsets)
     if len(offsets) != len(answer.texts) + 1:
         raise ValueError(f"{len(offsets)} offsets for {len(answer.texts)} texts")
     blocks = {block.source: sparse(block) for block in answer.sparse}
+    called = aliases(sources, list(blocks))
     array = dense(answer.dense) if answer.HasField("dense") else None
     for rows in [len(block) for block in blocks.values()] + ([len(array)] if array is not None else []):
         if rows != offsets[-1]:
@@ -114,14 +118,15 @@ def encode(answer: service.EncodeResponse, features: Sequence[FeatureName]) -> r
     texts = []
     for text, start, end in zip(answer.texts, offsets, offsets[1:], strict=False):
         part = None if array is None else array[start:end]
-        texts.append(encoded_text(text, part, {name: block[start:end] for name, block in blocks.items()}, {}))
+        own = BySource({name: block[start:end] for name, block in blocks.items()}, called)
+        texts.append(encoded_text(text, part, own, BySource({}, {})))
     return results.EncodeResult(
         call_info=convert.call_info(answer.call_info),
         features=tuple(features),
         texts=tuple(texts),
         text_offsets=offsets,
         dense=array,
-        sparse=blocks,
+        sparse=BySource(blocks, called),
     )
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import SupportsIndex, overload
 
 import numpy as np
 
 from saeserve.answers.activations import Csr, Floats
-from saeserve.answers.names import FeatureName
+from saeserve.answers.names import FeatureLike, FeatureName
 from saeserve.answers.types import CallInfo, Feature, Index, Limits, Match, Model, Record, Source, Statistics, Token
 from saeserve.transport.errors import SaeserveError
 
@@ -52,7 +53,7 @@ class TokenHits:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SearchResult:
-    """Features that fire on a text. Iterating gives the hits."""
+    """Features that fire on a text. Iterating gives the hits; `found[0]` is the first, `found[:5]` the first five."""
 
     call_info: CallInfo
     tokens: tuple[Token, ...]
@@ -75,6 +76,16 @@ class SearchResult:
     def __len__(self) -> int:
         return len(self.results)
 
+    @overload
+    def __getitem__(self, place: SupportsIndex) -> Hit: ...
+    @overload
+    def __getitem__(self, place: slice) -> tuple[Hit, ...]: ...
+    def __getitem__(self, place: SupportsIndex | slice) -> Hit | tuple[Hit, ...]:
+        """The hit at a rank from 0, or a slice of them."""
+        if self.token_results and not isinstance(place, slice):
+            raise IndexError("asked by token: the features stand in token_results, one entry for each token")
+        return self.results[place]
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class EncodedText:
@@ -87,9 +98,9 @@ class EncodedText:
     dense: Floats | None
     """[tokens, features]; chosen features in the order asked for; None where sources were asked for."""
     sparse: Mapping[str, Csr]
-    """By source id, in the order asked for: [tokens, latents]."""
+    """By source id in any case, in the order asked for: [tokens, latents]."""
     neurons: Mapping[str, Floats]
-    """By source id: [tokens, neurons]. Whole neuron sources come only from `encode_stream`."""
+    """By source id in any case: [tokens, neurons]. Whole neuron sources come only from `encode_stream`."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -105,7 +116,7 @@ class EncodeResult:
     dense: Floats | None
     """[tokens of all texts, features]; None where sources were asked for."""
     sparse: Mapping[str, Csr]
-    """By source id: [tokens of all texts, latents]."""
+    """By source id in any case: [tokens of all texts, latents]."""
 
     def __iter__(self) -> Iterator[EncodedText]:
         return iter(self.texts)
@@ -113,10 +124,15 @@ class EncodeResult:
     def __len__(self) -> int:
         return len(self.texts)
 
-    def __getitem__(self, text: int) -> EncodedText:
+    @overload
+    def __getitem__(self, text: SupportsIndex) -> EncodedText: ...
+    @overload
+    def __getitem__(self, text: slice) -> tuple[EncodedText, ...]: ...
+    def __getitem__(self, text: SupportsIndex | slice) -> EncodedText | tuple[EncodedText, ...]:
+        """A text by its place, or a slice of them."""
         return self.texts[text]
 
-    def column(self, feature: str | FeatureName) -> Floats:
+    def column(self, feature: FeatureLike) -> Floats:
         """[tokens of all texts]; one feature. Raises KeyError if it was not asked for."""
         name = FeatureName.of(feature)
         if self.dense is not None and name in self.features:
@@ -163,6 +179,19 @@ class TopActivations:
     def __len__(self) -> int:
         return len(self.records)
 
+    @overload
+    def __getitem__(self, place: SupportsIndex) -> Record: ...
+    @overload
+    def __getitem__(self, place: slice) -> tuple[Record, ...]: ...
+    def __getitem__(self, place: SupportsIndex | slice) -> Record | tuple[Record, ...]:
+        """A record of this page by its place, or a slice of them."""
+        return self.records[place]
+
+    @property
+    def name(self) -> FeatureName:
+        """The feature's name."""
+        return self.feature.name
+
 
 @dataclass(frozen=True, slots=True)
 class SourceList:
@@ -177,14 +206,18 @@ class SourceList:
     def __len__(self) -> int:
         return len(self.sources)
 
-    def __getitem__(self, source: int | str) -> Source:
-        """By position, or by id or alias in any case. Raises IndexError or KeyError."""
-        if isinstance(source, int):
+    @overload
+    def __getitem__(self, source: SupportsIndex | str) -> Source: ...
+    @overload
+    def __getitem__(self, source: slice) -> tuple[Source, ...]: ...
+    def __getitem__(self, source: SupportsIndex | str | slice) -> Source | tuple[Source, ...]:
+        """By position, a slice, or by id, name or alias in any case. Raises IndexError or KeyError."""
+        if not isinstance(source, str):
             return self.sources[source]
         for candidate in self.sources:
             if source.lower() in (candidate.id, *(alias.lower() for alias in candidate.aliases)):
                 return candidate
-        raise KeyError(source)
+        raise KeyError(f"{source!r} is none of {', '.join(one.id for one in self.sources)}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,6 +233,11 @@ class FeatureInfo:
     """Whether it never fires; None where no density is known."""
     decoder_norm: float | None
     """Norm of the latent's decoder row; None for neurons."""
+
+    @property
+    def name(self) -> FeatureName:
+        """The feature's name."""
+        return self.feature.name
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,6 +256,14 @@ class TokenizeResult:
 
     def __len__(self) -> int:
         return len(self.tokens)
+
+    @overload
+    def __getitem__(self, place: SupportsIndex) -> Token: ...
+    @overload
+    def __getitem__(self, place: slice) -> tuple[Token, ...]: ...
+    def __getitem__(self, place: SupportsIndex | slice) -> Token | tuple[Token, ...]:
+        """A token by its place, or a slice of them."""
+        return self.tokens[place]
 
     @property
     def ids(self) -> tuple[int, ...]:

@@ -10,16 +10,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Coroutine, Iterable
 from typing import Any, TypeVar, cast
 
 import grpc
 import grpc.aio
 
 from saeserve.answers.results import StreamItem
-from saeserve.calls.stream import CallFailed, Ledger
-from saeserve.transport.errors import from_rpc
-from saeserve.transport.headers import sent_request_id
+from saeserve.calls.inputs import TextLike
+from saeserve.calls.stream import CallFailed, Ledger, Line
+from saeserve.transport.errors import closed
 from saeserve.v1 import feature_service_pb2 as service
 
 T = TypeVar("T")
@@ -27,7 +27,14 @@ T = TypeVar("T")
 _HIDDEN = "Internal error from Core"
 _HIDDEN_SECONDS = 1.0
 
-Texts = AsyncIterable[str | Sequence[int]] | Iterable[str | Sequence[int]]
+Texts = AsyncIterable[TextLike] | Iterable[TextLike]
+
+
+class _End:
+    """What an iterable gives after its last item: an object of its own, since None may be an item."""
+
+
+_END = _End()
 
 
 class _Texts:
@@ -35,7 +42,7 @@ class _Texts:
 
     def __init__(self, texts: Texts) -> None:
         self._texts = aiter(texts) if isinstance(texts, AsyncIterable) else _awaited(texts)
-        self.pending: asyncio.Task[str | Sequence[int] | None] | None = None
+        self.pending: asyncio.Task[TextLike | _End] | None = None
         """The question for the next text."""
         self.ended = False
 
@@ -44,27 +51,33 @@ class _Texts:
         if self.pending is None:
             self.pending = asyncio.ensure_future(_next(self._texts))
 
-    def take(
-        self, arrived: asyncio.Task[str | Sequence[int] | None], ledger: Ledger
-    ) -> service.EncodeStreamRequest | None:
-        """The message of the text that has arrived; None at the end."""
+    def take_into(
+        self,
+        ledger: Ledger,
+        arrived: asyncio.Task[TextLike | _End],
+        requests: asyncio.Queue[service.EncodeStreamRequest | None],
+    ) -> None:
+        """Send the text that has arrived, if it can be sent; None at the end."""
         self.pending = None
         text = arrived.result()
-        if text is None:
+        if isinstance(text, _End):
             self.ended = True
-            return None
-        return ledger.add(text)
+            requests.put_nowait(None)
+            return
+        message = ledger.add(text)
+        if message is not None:
+            requests.put_nowait(message)
 
     def close(self) -> None:
         if self.pending is not None:
             self.pending.cancel()
 
 
-async def _next(items: AsyncIterator[T]) -> T | None:
-    return await anext(items, None)
+async def _next(items: AsyncIterator[T]) -> T | _End:
+    return await anext(items, _END)
 
 
-async def _awaited(texts: Iterable[str | Sequence[int]]) -> AsyncIterator[str | Sequence[int]]:
+async def _awaited(texts: Iterable[TextLike]) -> AsyncIterator[TextLike]:
     for text in texts:
         yield text
 
@@ -119,41 +132,36 @@ def _now(answer: Coroutine[Any, Any, T]) -> T | None:
 
 
 async def answers_to(
-    texts: Texts,
-    ledger: Ledger,
-    open_call: Callable[..., Any],
-    headers: list[tuple[str, str | bytes]],
-    timeout: float,
+    texts: Texts, ledger: Ledger, line: Line, timeout: float | None
 ) -> AsyncGenerator[StreamItem, None]:
     """Yield the items of as many calls as it takes."""
     source = _Texts(texts)
     try:
         while not (source.ended and ledger.settled):
             try:
-                async with contextlib.aclosing(_one_call(source, ledger, open_call, headers, timeout)) as items:
+                async with contextlib.aclosing(_one_call(source, ledger, line, timeout)) as items:
                     async for item in items:
                         yield item
             except CallFailed as failure:
                 if source.ended and ledger.settled:
                     return
-                await asyncio.sleep(ledger.delay_after(failure))
+                delay = ledger.delay_after(failure)
+                for item in ledger.ready():
+                    yield item
+                await asyncio.sleep(delay)
     finally:
         source.close()
 
 
 async def _one_call(
-    source: _Texts,
-    ledger: Ledger,
-    open_call: Callable[..., Any],
-    headers: list[tuple[str, str | bytes]],
-    timeout: float,
+    source: _Texts, ledger: Ledger, line: Line, timeout: float | None
 ) -> AsyncGenerator[StreamItem, None]:
     requests: asyncio.Queue[service.EncodeStreamRequest | None] = asyncio.Queue()
     for message in ledger.opening():
         requests.put_nowait(message)
     if source.ended:
         requests.put_nowait(None)
-    call = open_call(metadata=headers)
+    call = line.open(metadata=line.headers)
     ending = _Ending(call)
     sending = asyncio.ensure_future(_send(call, requests))
     # Iterated: `call.read()` gives up once grpc.aio has put its own status in place, with answers still to come.
@@ -168,24 +176,30 @@ async def _one_call(
             patience = None if ledger.settled and not source.ended else timeout
             done, _ = await asyncio.wait(tasks, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
             if not done:
-                raise ledger.stalled()
+                raise ledger.stalled(line.unconnected())
             if source.pending is not None and source.pending in done:
-                requests.put_nowait(source.take(source.pending, ledger))
+                source.take_into(ledger, source.pending, requests)
+                for item in ledger.ready():
+                    yield item
             if reading not in done:
                 continue
+            if reading.cancelled():
+                # Not by whoever awaits this, who would have been told above: the channel was closed.
+                raise closed()
             try:
                 answer = reading.result()
             except grpc.aio.AioRpcError as error:
                 said = await ending.explain(error)
                 if said.code() is not grpc.StatusCode.OK:
-                    raise CallFailed(from_rpc(said, sent_request_id(headers))) from said
-                answer = None
-            if answer is None:
+                    raise CallFailed(line.error(said)) from said
+                answer = _END
+            if isinstance(answer, _End):
                 if source.ended and ledger.settled:
                     return
                 raise ledger.ended_early()
             reading = asyncio.ensure_future(_next(answers))
-            for item in ledger.take(answer):
+            ledger.take(answer)
+            for item in ledger.ready():
                 yield item
     finally:
         sending.cancel()

@@ -8,16 +8,20 @@ others are judged by the server.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic, Literal, TypeVar
 
 from saeserve.answers import reading, results
+from saeserve.answers.names import FeatureLike
+from saeserve.arguments import timeouts
+from saeserve.arguments.numbers import Number, Numbers, flag, number, share
+from saeserve.arguments.texts import text as as_text
 from saeserve.calls import select
+from saeserve.calls.inputs import TextLike, several, text_or_ids
 from saeserve.transport.headers import Metadata
 from saeserve.v1 import feature_service_pb2 as service
-from saeserve.v1 import types_pb2 as wire
 
 T = TypeVar("T")
 
@@ -34,8 +38,8 @@ class Call(Generic[T]):
     """Its protobuf request."""
     read: Callable[[Any], T]
     """From the protobuf answer to the result."""
-    timeout: float | None
-    """Seconds; None for the client's."""
+    timeout: timeouts.OfCall
+    """Seconds, None for no limit; DEFAULT for the client's."""
     metadata: Metadata | None
     """Beside the client's own."""
     request_id: str | None
@@ -51,25 +55,19 @@ def document(method: Callable[..., Any], build: Callable[..., Call[Any]]) -> Non
     method.__signature__ = inspect.Signature([own, *parameters])  # type: ignore[attr-defined]
 
 
-def text_input(text: str | Sequence[int]) -> wire.Input:
-    """A text, or token ids."""
-    if isinstance(text, str):
-        return wire.Input(text=text)
-    if isinstance(text, int | bytes):
-        raise TypeError(f"expected a text or a sequence of token ids, not {text!r}")
-    return wire.Input(token_ids=wire.TokenIds(ids=text))
+def _count(value: Number | None, name: str) -> int | None:
+    """A whole number; None where the server's default is meant."""
+    return None if value is None else number(value, name)
 
 
-def _text_or_ids(text: str | None, ids: Sequence[int] | None) -> wire.Input:
-    if (text is None) == (ids is None):
-        raise ValueError("give either a text or token ids")
-    return text_input(text if text is not None else ids or ())
+def _share(value: float | None, name: str) -> float | None:
+    return None if value is None else share(value, name)
 
 
 def search(
     text: str | None = None,
     *,
-    ids: Sequence[int] | None = None,
+    ids: Numbers | None = None,
     kinds: select.Kinds = None,
     sets: select.Names = None,
     sources: select.Names = None,
@@ -82,15 +80,15 @@ def search(
     exclude_features: select.Features = None,
     min_density: float | None = None,
     max_density: float | None = None,
-    sort: str | int | Iterable[str | int] = (),
+    sort: select.Sort = (),
     ranking: Literal["raw", "relative"] = "raw",
-    min_fires: int | None = None,
-    limit: int | None = None,
+    min_fires: Number | None = None,
+    limit: Number | None = None,
     by_token: bool = False,
     include_bos: bool = False,
     truncate: bool = False,
     model: str = "",
-    timeout: float | None = None,
+    timeout: timeouts.OfCall = timeouts.DEFAULT,
     metadata: Metadata | None = None,
     request_id: str | None = None,
 ) -> Call[results.SearchResult]:
@@ -99,7 +97,8 @@ def search(
     text, ids: the text, or its token ids; exactly one.
     kinds: "latent", "neuron" or "all"; unset: latents if any are loaded, else neurons.
     sets, sources, layers, features: only features in all of these. Layers are a number, a range, "1-3" (both ends
-        included) or several of them; features are written names, FeatureNames or Features.
+        included) or several of them; a feature is a written name, a FeatureName, a pair (source, index), or a
+        Feature or Hit of an answer.
     exclude_...: features in any of these are left out.
     min_density, max_density: bounds on the share of tokens on which a feature fires, 0 to 1.
     sort: rank by the sum over these tokens: a number is a position, a text finds every run of tokens that reads so.
@@ -116,19 +115,24 @@ def search(
     if ranking not in _RANKINGS:
         raise ValueError(f"ranking {ranking!r} is neither 'raw' nor 'relative'")
     request = service.SearchRequest(
-        model=model,
-        input=_text_or_ids(text, ids),
+        model=as_text(model, "model"),
+        input=text_or_ids(text, ids),
         sort_tokens=select.sort_tokens(sort),
         ranking=_RANKINGS[ranking],
-        min_fires=min_fires,
-        limit=limit,
-        by_token=by_token,
-        include_bos=include_bos,
-        truncate=truncate,
+        min_fires=_count(min_fires, "min_fires"),
+        limit=_count(limit, "limit"),
+        by_token=flag(by_token, "by_token"),
+        include_bos=flag(include_bos, "include_bos"),
+        truncate=flag(truncate, "truncate"),
     )
     include = select.include(kinds, sets, sources, layers, features)
     exclude = select.exclude(exclude_kinds, exclude_sets, exclude_sources, exclude_layers, exclude_features)
-    chosen = service.Filter(include=include, exclude=exclude, min_density=min_density, max_density=max_density)
+    chosen = service.Filter(
+        include=include,
+        exclude=exclude,
+        min_density=_share(min_density, "min_density"),
+        max_density=_share(max_density, "max_density"),
+    )
     # An empty filter stays unset, as a caller in another language would leave it.
     if chosen.ByteSize():
         request.filter.CopyFrom(chosen)
@@ -136,7 +140,7 @@ def search(
 
 
 def encode(
-    texts: str | Iterable[str | Sequence[int]],
+    texts: str | Iterable[TextLike],
     *,
     sources: select.Names = None,
     features: select.Features = None,
@@ -144,7 +148,7 @@ def encode(
     truncate: bool = False,
     omit_tokens: bool = False,
     model: str = "",
-    timeout: float | None = None,
+    timeout: timeouts.OfCall = timeouts.DEFAULT,
     metadata: Metadata | None = None,
     request_id: str | None = None,
 ) -> Call[results.EncodeResult]:
@@ -159,17 +163,18 @@ def encode(
     Raises InvalidArgument (reason ANSWER_TOO_LARGE where only encode_stream will do), NotFound, and as every call
     ResourceExhausted, DeadlineExceeded, Unavailable and Internal.
     """
-    names = select.feature_names(features)
+    names, blocks = select.feature_names(features), select.names(sources)
     request = service.EncodeRequest(
-        model=model,
-        inputs=[text_input(text) for text in ([texts] if isinstance(texts, str) else texts)],
-        sources=select.names(sources),
+        model=as_text(model, "model"),
+        inputs=several(texts),
+        sources=blocks,
         features=select.feature_ids(names),
-        include_bos=include_bos,
-        truncate=truncate,
-        omit_tokens=omit_tokens,
+        include_bos=flag(include_bos, "include_bos"),
+        truncate=flag(truncate, "truncate"),
+        omit_tokens=flag(omit_tokens, "omit_tokens"),
     )
-    return Call("Encode", request, partial(reading.encode, features=names), timeout, metadata, request_id)
+    read = partial(reading.encode, features=names, sources=blocks)
+    return Call("Encode", request, read, timeout, metadata, request_id)
 
 
 def stream_config(
@@ -183,22 +188,22 @@ def stream_config(
 ) -> service.EncodeStreamConfig:
     """What every item of a stream is encoded with."""
     return service.EncodeStreamConfig(
-        model=model,
+        model=as_text(model, "model"),
         sources=select.names(sources),
         features=select.feature_ids(select.feature_names(features)),
-        include_bos=include_bos,
-        truncate=truncate,
-        omit_tokens=omit_tokens,
+        include_bos=flag(include_bos, "include_bos"),
+        truncate=flag(truncate, "truncate"),
+        omit_tokens=flag(omit_tokens, "omit_tokens"),
     )
 
 
 def top_activations(
-    feature: select.FeatureLike,
+    feature: FeatureLike,
     *,
-    page_size: int | None = None,
+    page_size: Number | None = None,
     page_token: str = "",
     model: str = "",
-    timeout: float | None = None,
+    timeout: timeouts.OfCall = timeouts.DEFAULT,
     metadata: Metadata | None = None,
     request_id: str | None = None,
 ) -> Call[results.TopActivations]:
@@ -211,7 +216,10 @@ def top_activations(
     again at the first page), and as every call ResourceExhausted, DeadlineExceeded, Unavailable and Internal.
     """
     request = service.TopActivationsRequest(
-        model=model, feature=select.feature_id(feature), page_size=page_size, page_token=page_token
+        model=as_text(model, "model"),
+        feature=select.feature_id(feature),
+        page_size=_count(page_size, "page_size"),
+        page_token=as_text(page_token, "page_token"),
     )
     return Call("TopActivations", request, reading.top_activations, timeout, metadata, request_id)
 
@@ -219,34 +227,34 @@ def top_activations(
 def list_sources(
     *,
     model: str = "",
-    timeout: float | None = None,
+    timeout: timeouts.OfCall = timeouts.DEFAULT,
     metadata: Metadata | None = None,
     request_id: str | None = None,
 ) -> Call[results.SourceList]:
     """Which sources are served? Returns a SourceList: by layer, latents before neurons."""
-    request = service.ListSourcesRequest(model=model)
+    request = service.ListSourcesRequest(model=as_text(model, "model"))
     return Call("ListSources", request, reading.list_sources, timeout, metadata, request_id)
 
 
 def get_feature(
-    feature: select.FeatureLike,
+    feature: FeatureLike,
     *,
     model: str = "",
-    timeout: float | None = None,
+    timeout: timeouts.OfCall = timeouts.DEFAULT,
     metadata: Metadata | None = None,
     request_id: str | None = None,
 ) -> Call[results.FeatureInfo]:
     """What is known of one feature? Returns a FeatureInfo. Raises NotFound, naming the nearest known."""
-    request = service.GetFeatureRequest(model=model, feature=select.feature_id(feature))
+    request = service.GetFeatureRequest(model=as_text(model, "model"), feature=select.feature_id(feature))
     return Call("GetFeature", request, reading.get_feature, timeout, metadata, request_id)
 
 
 def tokenize(
     text: str | None = None,
     *,
-    ids: Sequence[int] | None = None,
+    ids: Numbers | None = None,
     model: str = "",
-    timeout: float | None = None,
+    timeout: timeouts.OfCall = timeouts.DEFAULT,
     metadata: Metadata | None = None,
     request_id: str | None = None,
 ) -> Call[results.TokenizeResult]:
@@ -254,13 +262,13 @@ def tokenize(
 
     text, ids: the text, or token ids, which are answered with their pieces; exactly one. Raises InvalidArgument.
     """
-    request = service.TokenizeRequest(model=model, input=_text_or_ids(text, ids))
+    request = service.TokenizeRequest(model=as_text(model, "model"), input=text_or_ids(text, ids))
     return Call("Tokenize", request, reading.tokenize, timeout, metadata, request_id)
 
 
 def server_info(
     *,
-    timeout: float | None = None,
+    timeout: timeouts.OfCall = timeouts.DEFAULT,
     metadata: Metadata | None = None,
     request_id: str | None = None,
 ) -> Call[results.ServerInfo]:

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TypeAlias
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeAlias
 
-from saeserve.answers.names import MAX_INDEX, FeatureName
-from saeserve.answers.types import Feature, Kind
+from saeserve.answers.names import MAX_INDEX, FeatureLike, FeatureName, is_pair
+from saeserve.answers.types import Kind, Source
+from saeserve.arguments.numbers import Number, Numbers, is_number, number
+from saeserve.arguments.shown import shown
+from saeserve.arguments.texts import text
 from saeserve.v1 import feature_service_pb2 as service
 from saeserve.v1 import types_pb2 as wire
 
-FeatureLike: TypeAlias = str | FeatureName | Feature
-Names: TypeAlias = str | Iterable[str] | None
+NameLike: TypeAlias = str | Source | Number
+Names: TypeAlias = NameLike | Iterable[NameLike] | None
+"""Ids of sources or sets, or Sources; a number is the layer of neurons, whose id it is."""
 Kinds: TypeAlias = str | Kind | Iterable[str | Kind] | None
-Layers: TypeAlias = int | str | range | Iterable[int | str | range] | None
+Layers: TypeAlias = Number | str | range | Iterable[Number | str | range] | Numbers | None
 Features: TypeAlias = FeatureLike | Iterable[FeatureLike] | None
+Sort: TypeAlias = str | Number | Iterable[str | Number] | Numbers
 
 _KINDS = {
     "latent": [wire.FEATURE_KIND_LATENT],
@@ -23,23 +28,18 @@ _KINDS = {
 }
 
 
-def feature_name(feature: FeatureLike) -> FeatureName:
-    """The name of a feature. Raises ValueError for a text that is none."""
-    return feature.name if isinstance(feature, Feature) else FeatureName.of(feature)
-
-
 def feature_names(features: Features) -> list[FeatureName]:
     """One feature, several or none."""
     if features is None:
         return []
-    if isinstance(features, str | FeatureName | Feature):
-        return [feature_name(features)]
-    return [feature_name(feature) for feature in features]
+    named = isinstance(getattr(features, "name", features), FeatureName)
+    one = named or isinstance(features, str) or is_pair(features)
+    return [FeatureName.of(feature) for feature in _several(features, one, "features")]
 
 
 def feature_id(feature: FeatureLike) -> wire.FeatureId:
     """The wire's name of a feature: the source in lower case."""
-    name = feature_name(feature)
+    name = FeatureName.of(feature)
     return wire.FeatureId(source=name.source, index=name.index)
 
 
@@ -48,11 +48,27 @@ def feature_ids(names: Iterable[FeatureName]) -> list[wire.FeatureId]:
     return [feature_id(name) for name in names]
 
 
-def names(values: Names) -> list[str]:
+def names(values: Names, what: str = "sources") -> list[str]:
     """Ids of sources or sets, lower-case as they go over the wire."""
     if values is None:
         return []
-    return [value.lower() for value in ([values] if isinstance(values, str) else values)]
+    one = isinstance(values, str | Source) or is_number(values)
+    return [_id(value, f"{what}[{place}]") for place, value in enumerate(_several(values, one, what))]
+
+
+def _id(value: Any, what: str) -> str:
+    if isinstance(value, Source):
+        return value.id
+    return str(number(value, what)) if is_number(value) else text(value, what).lower()
+
+
+def _several(values: Any, one: bool, what: str) -> Iterable[Any]:
+    """One value or an iterable of them. Raises TypeError for neither, and for what iterates over something else."""
+    if one:
+        return [values]
+    if isinstance(values, bytes | Mapping) or not isinstance(values, Iterable):
+        raise TypeError(f"{what} is {shown(values)}: expected one, or several in a list")
+    return values
 
 
 def kinds(values: Kinds) -> list[wire.FeatureKind.ValueType]:
@@ -60,10 +76,11 @@ def kinds(values: Kinds) -> list[wire.FeatureKind.ValueType]:
     if values is None:
         return []
     chosen: list[wire.FeatureKind.ValueType] = []
-    for value in [values] if isinstance(values, str) else values:
-        if value.lower() not in _KINDS:
+    for value in _several(values, isinstance(values, str), "kinds"):
+        name = text(value, "a kind").lower()
+        if name not in _KINDS:
             raise ValueError(f"kind {str(value)!r} is none of {', '.join(_KINDS)}")
-        chosen += [kind for kind in _KINDS[value.lower()] if kind not in chosen]
+        chosen += [kind for kind in _KINDS[name] if kind not in chosen]
     return chosen
 
 
@@ -72,13 +89,15 @@ def layers(values: Layers) -> list[service.LayerRange]:
     if values is None:
         return []
     ranges: list[service.LayerRange] = []
-    for value in [values] if isinstance(values, int | str | range) else values:
+    one = isinstance(values, str | range) or is_number(values)
+    for value in _several(values, one, "layers"):
         if isinstance(value, str):
-            ranges += [_written_range(part) for part in value.split(",")]
+            ranges += [_written_range(part) for part in text(value, "layers").split(",")]
         elif isinstance(value, range) and len(value) and value.step in (1, -1):
             ranges.append(_range(min(value), max(value)))
         else:
-            ranges += [_range(layer, layer) for layer in (value if isinstance(value, range) else [value])]
+            layers = list(value) if isinstance(value, range) else [number(value, "a layer", -MAX_INDEX)]
+            ranges += [_range(layer, layer) for layer in layers]
     return ranges
 
 
@@ -116,7 +135,7 @@ def exclude(
     """A selector of what is left out, or None where nothing is."""
     chosen = service.FeatureSelector(
         kinds=kinds(kinds_),
-        sets=names(sets),
+        sets=names(sets, "sets"),
         sources=names(sources),
         layers=layers(layers_),
         features=feature_ids(feature_names(features)),
@@ -124,10 +143,14 @@ def exclude(
     return chosen if chosen.ByteSize() else None
 
 
-def sort_tokens(sort: str | int | Iterable[str | int]) -> list[service.SortToken]:
+def sort_tokens(sort: Sort) -> list[service.SortToken]:
     """A number is a position, a text a token's text."""
-    values = [sort] if isinstance(sort, str | int) else sort
-    return [
-        service.SortToken(text=value) if isinstance(value, str) else service.SortToken(position=value)
-        for value in values
-    ]
+    return [_sort_token(value) for value in _several(sort, isinstance(sort, str) or is_number(sort), "sort")]
+
+
+def _sort_token(value: Any) -> service.SortToken:
+    if is_number(value):
+        return service.SortToken(position=number(value, "a position in sort"))
+    if isinstance(value, str):
+        return service.SortToken(text=text(value, "a text in sort"))
+    raise TypeError(f"sort has {shown(value)}: expected a text, or a position")

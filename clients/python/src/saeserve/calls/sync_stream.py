@@ -6,19 +6,18 @@ caller's thread only. A second thread waits for answers, because a wait inside g
 
 from __future__ import annotations
 
+import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from queue import SimpleQueue
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import grpc
 
 from saeserve.answers.results import StreamItem
-from saeserve.calls.stream import CallFailed, Ledger
-from saeserve.transport.errors import from_rpc
-from saeserve.transport.headers import sent_request_id
+from saeserve.calls.inputs import TextLike
+from saeserve.calls.stream import CallFailed, Ledger, Line
 from saeserve.v1 import feature_service_pb2 as service
 
 _HELD = 4
@@ -28,18 +27,21 @@ _HELD = 4
 class _Texts:
     """The caller's iterable, with a memory of its end across calls."""
 
-    def __init__(self, texts: Iterable[str | Sequence[int]]) -> None:
+    def __init__(self, texts: Iterable[TextLike]) -> None:
         self._texts = iter(texts)
         self.ended = False
 
-    def next_into(self, ledger: Ledger) -> service.EncodeStreamRequest | None:
-        """The next text's message; None at the end."""
+    def next_into(self, ledger: Ledger, requests: queue.SimpleQueue[service.EncodeStreamRequest | None]) -> None:
+        """Read a text and send it, if it can be sent; None at the end."""
         try:
             text = next(self._texts)
         except StopIteration:
             self.ended = True
-            return None
-        return ledger.add(text)
+            requests.put(None)
+            return
+        message = ledger.add(text)
+        if message is not None:
+            requests.put(message)
 
 
 class _Answers:
@@ -73,7 +75,7 @@ class _Answers:
         """Whether `get` would return at once."""
         return bool(self._held)
 
-    def get(self, timeout: float) -> service.EncodeStreamResponse | grpc.RpcError | None:
+    def get(self, timeout: float | None) -> service.EncodeStreamResponse | grpc.RpcError | None:
         """The next answer, the call's error, or None at its end. Raises TimeoutError."""
         with self._changed:
             if not self._changed.wait_for(lambda: bool(self._held), timeout):
@@ -90,54 +92,50 @@ class _Answers:
         self._call.cancel()
 
 
-def answers_to(
-    texts: Iterable[str | Sequence[int]],
-    ledger: Ledger,
-    open_call: Callable[..., Any],
-    headers: list[tuple[str, str | bytes]],
-    timeout: float,
-) -> Iterator[StreamItem]:
+def answers_to(texts: Iterable[TextLike], ledger: Ledger, line: Line, timeout: float | None) -> Iterator[StreamItem]:
     """Yield the items of as many calls as it takes."""
     source = _Texts(texts)
     while not (source.ended and ledger.settled):
         try:
-            yield from _one_call(source, ledger, open_call, headers, timeout)
+            yield from _one_call(source, ledger, line, timeout)
         except CallFailed as failure:
             if source.ended and ledger.settled:
                 return
-            time.sleep(ledger.delay_after(failure))
+            delay = ledger.delay_after(failure)
+            yield from ledger.ready()
+            time.sleep(delay)
 
 
-def _one_call(
-    source: _Texts,
-    ledger: Ledger,
-    open_call: Callable[..., Any],
-    headers: list[tuple[str, str | bytes]],
-    timeout: float,
-) -> Iterator[StreamItem]:
-    requests: SimpleQueue[service.EncodeStreamRequest | None] = SimpleQueue()
+def _one_call(source: _Texts, ledger: Ledger, line: Line, timeout: float | None) -> Iterator[StreamItem]:
+    # By the module's name: gevent replaces this class when it patches the program, maybe after this was imported.
+    requests: queue.SimpleQueue[service.EncodeStreamRequest | None] = queue.SimpleQueue()
     for message in ledger.opening():
         requests.put(message)
     if source.ended:
         requests.put(None)
-    answers = _Answers(open_call(iter(requests.get, None), metadata=headers))
+    answers = _Answers(line.open(iter(requests.get, None), metadata=line.headers))
     try:
         while True:
             # Answers that are already here go out before another text is waited for.
             if not source.ended and ledger.has_room and not answers.waiting:
-                requests.put(source.next_into(ledger))
+                source.next_into(ledger, requests)
+                yield from ledger.ready()
                 continue
             try:
                 answer = answers.get(timeout)
             except TimeoutError:
-                raise ledger.stalled() from None
+                raise ledger.stalled(line.unconnected()) from None
             if isinstance(answer, grpc.RpcError):
-                raise CallFailed(from_rpc(answer, sent_request_id(headers))) from answer
+                error = line.error(answer)
+                if error.reason == "CLIENT_CLOSED":
+                    raise error
+                raise CallFailed(error) from answer
             if answer is None:
                 if source.ended and ledger.settled:
                     return
                 raise ledger.ended_early()
-            yield from ledger.take(answer)
+            ledger.take(answer)
+            yield from ledger.ready()
     finally:
         requests.put(None)
         answers.close()

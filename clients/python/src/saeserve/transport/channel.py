@@ -1,4 +1,4 @@
-"""How both clients connect: balancing, the one retry policy, keepalive and size limits."""
+"""How both clients connect: balancing, pauses between attempts, keepalive and size limits."""
 
 from __future__ import annotations
 
@@ -14,32 +14,16 @@ DEFAULT_TIMEOUT = 30.0
 DEFAULT_MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 
 MAX_ATTEMPTS = 5
-"""How often a call is sent in all before its error is raised; the most that gRPC allows."""
+"""How often a unary call is sent in all before its error is raised."""
 INITIAL_BACKOFF = 0.1
 """Seconds before the first retry where the server names no delay; doubles with each."""
 MAX_BACKOFF = 2.0
 
 ChannelOptions: TypeAlias = list[tuple[str, str | int]]
 
-# gRPC retries by itself, and waits as long as the server's `grpc-retry-pushback-ms` says. A second loop on top would
-# multiply attempts, so unary calls have none. EncodeStream names itself without a policy: gRPC can only repeat a stream
-# from its start, so the client resumes it with the items not yet answered.
-SERVICE_CONFIG: dict[str, Any] = {
-    "loadBalancingConfig": [{"round_robin": {}}],
-    "methodConfig": [
-        {"name": [{"service": SERVICE, "method": "EncodeStream"}]},
-        {
-            "name": [{"service": SERVICE}],
-            "retryPolicy": {
-                "maxAttempts": MAX_ATTEMPTS,
-                "initialBackoff": f"{INITIAL_BACKOFF}s",
-                "maxBackoff": f"{MAX_BACKOFF}s",
-                "backoffMultiplier": 2,
-                "retryableStatusCodes": ["UNAVAILABLE", "RESOURCE_EXHAUSTED"],
-            },
-        },
-    ],
-}
+# Without a retryPolicy: unary calls are repeated by `attempts`, and streams, which gRPC could only repeat from their
+# start, resume with the items not yet answered. A second loop below would multiply attempts.
+SERVICE_CONFIG: dict[str, Any] = {"loadBalancingConfig": [{"round_robin": {}}]}
 
 # Of several servers, one that loads or drains gets no calls. A single server gets them, and says why it cannot answer.
 HEALTH_CHECK = {"healthCheckConfig": {"serviceName": SERVICE}}
@@ -47,7 +31,7 @@ HEALTH_CHECK = {"healthCheckConfig": {"serviceName": SERVICE}}
 
 def options(
     several: bool,
-    local: bool,
+    direct: bool,
     server_name: str | None,
     max_message_bytes: int,
     extra: Iterable[tuple[str, str | int]],
@@ -55,7 +39,7 @@ def options(
     """Options of a channel to one server or several; `extra` come last and win."""
     chosen: dict[str, str | int] = {
         "grpc.service_config": json.dumps(SERVICE_CONFIG | (HEALTH_CHECK if several else {})),
-        "grpc.enable_retries": 1,
+        "grpc.enable_retries": 1,  # for what never left this machine
         "grpc.max_receive_message_length": max_message_bytes,
         "grpc.primary_user_agent": f"saeserve-python/{__version__}",
         # The server permits a ping every 10 s, also without calls; more often would bring GOAWAY.
@@ -70,7 +54,7 @@ def options(
     if server_name is not None:
         chosen["grpc.ssl_target_name_override"] = server_name
         chosen["grpc.default_authority"] = server_name
-    if local:
+    if direct:
         # A proxy from the environment cannot reach this machine's own ports.
         chosen["grpc.enable_http_proxy"] = 0
     return list((chosen | dict(extra)).items())

@@ -109,7 +109,7 @@ class DeadlineExceeded(SaeserveError):
 
 
 class Cancelled(SaeserveError):
-    """The call was cancelled."""
+    """The call was cancelled, or the client closed (reason CLIENT_CLOSED)."""
 
 
 class Unavailable(SaeserveError):
@@ -179,6 +179,11 @@ def from_rpc(failure: RpcFailure | RpcError, request_id: str = "") -> SaeserveEr
         error.reason = "OVER_MAX_MESSAGE_BYTES"
         error.message += "; ask for less, stream, or give the client a larger max_message_bytes"
     return error
+
+
+def closed() -> Cancelled:
+    """The one error of a client that was closed, before a call or in the middle of it."""
+    return Cancelled("the client is closed", code=StatusCode.CANCELLED, reason="CLIENT_CLOSED")
 
 
 def from_status(status: status_pb2.Status, request_id: str = "") -> SaeserveError:

@@ -14,6 +14,8 @@ Metadata: TypeAlias = Mapping[str, str | bytes] | Iterable[tuple[str, str | byte
 
 def headers(default: Metadata, metadata: Metadata | None, request_id: str | None) -> list[tuple[str, str | bytes]]:
     """A call's metadata, with a request id whatever the caller gave: calls that time out can be found by it too."""
+    if request_id is not None and not isinstance(request_id, str):
+        raise TypeError(f"request_id is {request_id!r}, not a text")
     sent = [*pairs(default), *pairs(metadata or ())]
     if request_id is not None:
         sent = [(key, value) for key, value in sent if key != REQUEST_ID]
@@ -23,9 +25,13 @@ def headers(default: Metadata, metadata: Metadata | None, request_id: str | None
 
 
 def pairs(metadata: Metadata) -> list[tuple[str, str | bytes]]:
-    """Metadata as gRPC takes it: lower-case keys."""
-    items = metadata if not hasattr(metadata, "items") else metadata.items()
-    return [(key.lower(), value) for key, value in items]
+    """Metadata as gRPC takes it: lower-case keys. Raises TypeError for what is no header."""
+    sent = []
+    for key, value in metadata if not hasattr(metadata, "items") else metadata.items():
+        if not isinstance(key, str) or not isinstance(value, str | bytes):
+            raise TypeError(f"metadata: {key!r} is {type(value).__name__}: expected a text by a text")
+        sent.append((key.lower(), value))
+    return sent
 
 
 def sent_request_id(metadata: Iterable[tuple[str, str | bytes]]) -> str:
