@@ -112,7 +112,7 @@ class ServerSettings(Section):
     max_streams: int = Field(default=64, ge=1, le=2**16, description="most EncodeStreams at a time")
     max_connections: int = Field(default=10_000, ge=1, le=2**20, description="most connections at a time")
     max_concurrent_streams: int = Field(
-        default=100, ge=1, le=2**20, description="most calls at a time on one connection; others wait at the caller's"
+        default=64, ge=1, le=2**20, description="most calls at a time on one connection; others wait at the caller's"
     )
     cache_bytes: int = Field(
         default=64 * 1024 * 1024, ge=0, le=2**40, description="memory of the cache of answers; 0: nothing is kept"
@@ -274,8 +274,13 @@ def _from_here(name: str, value: str, place: str) -> str | int:
         return int(value)
     if name in FILES:
         return value if value == "-" else str(_expanded(value, place))
-    path = _expanded(value, place) if name in ("index", "model") and value else Path()
-    names_a_path = (name == "index" and value != "none") or (name == "model" and value and path.is_dir())
+    if name not in ("index", "model") or not value:
+        return value
+    path = _expanded(value, place)
+    try:
+        names_a_path = path.is_dir() if name == "model" else value != "none"
+    except OSError as error:
+        raise ConfigError(f"{place}: {name}: {value}: {error.strerror}") from error
     return str(path.absolute()) if names_a_path else value
 
 

@@ -238,6 +238,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         """The request, in its caller's turn. Raises InvalidArgument for one that cannot be parsed."""
         if not method.startswith(OURS):
             return _raised(request)
+        self._held.check(call.lane)
         if self._places.taken > 1:
             await self._desk.turn(call.lane)
         return self._parsed(method, call, request)

@@ -10,6 +10,7 @@ import sys
 import threading
 from pathlib import Path
 
+from saeserve_server.api.descriptors import fit_connections
 from saeserve_server.api.server import FeatureServer
 from saeserve_server.config import Config
 from saeserve_server.errors import ConfigError
@@ -33,7 +34,7 @@ async def run_server(config: Config, *, end_with_caller: bool = False) -> bool:
     if caller is not None:
         caller.add_done_callback(lambda _: asked.set())
         caller.add_done_callback(lambda _: hurry.set())
-    server = FeatureServer(config)
+    server = FeatureServer(fit_connections(config))
     starting = asyncio.ensure_future(server.start(lambda address: tell_address(config.port_file, address)))
     stopping = asyncio.ensure_future(asked.wait())
     try:

@@ -19,6 +19,7 @@ from grpc_reflection.v1alpha import reflection
 from saeserve.v1 import feature_service_pb2 as service
 from saeserve.v1.feature_service_pb2_grpc import add_FeatureServiceServicer_to_server
 from saeserve_server.api.interceptor import CallInterceptor
+from saeserve_server.api.listen import obstacle
 from saeserve_server.api.rpc import watch_rpcs
 from saeserve_server.api.security import credentials_of, token_of, warn_of_exposure
 from saeserve_server.api.servicer import FeatureServicer
@@ -157,7 +158,7 @@ class FeatureServer:
             else:
                 port = self._server.add_secure_port(bind, credentials)
         except RuntimeError as error:
-            raise ConfigError(f"bind: {bind} cannot be listened on; is it in use?") from error
+            raise ConfigError(f"bind: {bind} cannot be listened on: {obstacle(bind) or error}") from error
         return bind if bind.startswith("unix:") else f"{bind.rpartition(':')[0]}:{port}"
 
     async def _listen_for_watchers(self) -> None:

@@ -20,7 +20,7 @@ from saeserve_server.addresses import host_and_port
 
 log = logging.getLogger(__name__)
 
-MOST_CONNECTIONS = 16
+MOST_CONNECTIONS = 8
 """That have not asked yet, and as many that are being answered."""
 CONNECTION_SECONDS = 5.0
 """Within which a connection has asked and has its answer, or is cut."""

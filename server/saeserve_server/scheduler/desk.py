@@ -30,6 +30,11 @@ QUICK_SECONDS = 0.01
 """Longer work goes to the slow thread."""
 INLINE_SECONDS = 0.001
 """Shorter work is done in the event loop, where it costs less than to hand it to a thread."""
+TURNS_A_ROUND = 4
+"""After so many turns in the event loop calls are let in that wait in front of it."""
+QUIET_ROUNDS = 12
+"""Of the event loop without a new call, about 0.1 ms, until nobody seems to wait there."""
+MOST_LET_IN = 64
 NANO = 1_000_000_000
 
 
@@ -69,6 +74,7 @@ class Desk:
         self._admission = Admission(budget, FRONT_LIMITS, "pieces of work in the front end")
         self._metrics = metrics
         self._turns = Lanes[_Turn]()
+        self._arrived = 0
         self._giving: asyncio.Task[None] | None = None
         self._quick = _Line("quick", self)
         self._slow = _Line("slow", self)
@@ -78,11 +84,12 @@ class Desk:
     async def turn(self, client: str) -> None:
         """Waits until it is this caller's turn in the event loop, which then is its own until it next waits.
 
-        Calls come in one at a time for each method, in front of everything that could tell callers apart. So between
-        two turns the loop goes round twice: calls come in twice as fast as they are worked on, and wait here.
+        Calls of a method come in one at a time, in front of everything that could tell callers apart, the next a moment
+        after the one before. So after a few turns calls are let in until no more come: they wait here, in lanes.
         """
         item = _Turn(asyncio.get_running_loop().create_future(), client)
         self._turns.put(item)
+        self._arrived += 1
         if self._giving is None or self._giving.done():
             self._giving = asyncio.create_task(self._give_turns(), name="turns")
         await item.future
@@ -126,10 +133,22 @@ class Desk:
             self._metrics.front_work("loop", time.perf_counter() - began)
 
     async def _give_turns(self) -> None:
+        given = 0
         while self._turns.first() is not None:
             self._turns.take().future.set_result(None)
+            given += 1
             await asyncio.sleep(0)
+            if given % TURNS_A_ROUND == 0:
+                await self._let_in()
+
+    async def _let_in(self) -> None:
+        """Lets calls in until none has come for a while, or many have."""
+        last, most = self._arrived, self._arrived + MOST_LET_IN
+        quiet = 0
+        while quiet < QUIET_ROUNDS and last < most:
             await asyncio.sleep(0)
+            quiet = quiet + 1 if self._arrived == last else 0
+            last = self._arrived
 
     def _ended(self, job: _Job, line: str, seconds: float, *, more: bool) -> None:
         self._admission.give_back(job.cost, job.client)

@@ -21,6 +21,8 @@ STREAM_SHARE = 0.5
 PATIENCE = 2.0
 """Seconds that an answer may take to leave before it is ended for another caller's sake."""
 RETRY_SECONDS = 1.0
+NEAR = 1 / 32
+"""A caller who is so near to his share of the budget is refused before anything is done for him."""
 ENTRY_BYTES = 2048
 """Of an answer, besides its bytes: the objects of its call."""
 
@@ -67,15 +69,15 @@ class Held:
         """What streams hold of it."""
         metrics.answer_bytes.set_function(lambda: self.bytes)
 
+    def check(self, client: str) -> None:
+        """Raises Overloaded for a caller who holds so much that hardly an answer would find room."""
+        if (own := self._all[client]) and own + NEAR * self.budget > self.budget - self.bytes:
+            raise self._full(client)
+
     def take(self, size: int, client: str, end: Callable[[], None]) -> Holding:
         """Holds memory for an answer. Raises Overloaded if there is no room, even by ending those who do not read."""
         if not self._has_room(size + ENTRY_BYTES, client):
-            raise Overloaded(
-                f"answers of {self.bytes} bytes have not been read yet, {self._all[client]} of them by this caller; "
-                f"at most {self.budget} are held, and by one caller no more than are free",
-                reason="ANSWERS_UNREAD",
-                retry_after=RETRY_SECONDS,
-            )
+            raise self._full(client)
         return self._add(size, Holding(self, client, end, streamed=False))
 
     async def wait(self, size: int, client: str, end: Callable[[], None]) -> Holding:
@@ -89,6 +91,14 @@ class Held:
                 async with asyncio.timeout(PATIENCE):
                     await self._freed.wait()
         return self._add(size, Holding(self, client, end, streamed=True))
+
+    def _full(self, client: str) -> Overloaded:
+        return Overloaded(
+            f"answers of {self.bytes} bytes have not been read yet, {self._all[client]} of them by this caller; "
+            f"at most {self.budget} are held, and by one caller no more than are free",
+            reason="ANSWERS_UNREAD",
+            retry_after=RETRY_SECONDS,
+        )
 
     def _has_room(self, size: int, client: str, *, streamed: bool = False) -> bool:
         missing = self._missing(size, client, streamed=streamed)
