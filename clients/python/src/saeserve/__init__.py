@@ -46,6 +46,8 @@ if TYPE_CHECKING:
     from saeserve.answers.types import Token as Token
     from saeserve.answers.types import UsualToken as UsualToken
     from saeserve.client import Client as Client
+    from saeserve.local_server import LocalAsyncClient as LocalAsyncClient
+    from saeserve.local_server import LocalClient as LocalClient
     from saeserve.local_server import LocalServerError as LocalServerError
     from saeserve.local_server import local as local
     from saeserve.local_server import local_async as local_async
@@ -85,7 +87,7 @@ _MODULES = {
         "Unavailable",
         "Unimplemented",
     ],
-    "local_server": ["LocalServerError", "local", "local_async"],
+    "local_server": ["LocalAsyncClient", "LocalClient", "LocalServerError", "local", "local_async"],
     "answers.names": ["FeatureName"],
     "answers.results": [
         "EncodeResult",

@@ -1,202 +1,219 @@
-"""A server of one's own: a child process for the length of a `with` block, on a free port of this machine."""
-
-# ruff: noqa: ASYNC109 (the timeout is for starting, not for the whole)
+"""A server of one's own: a child process on a free port of this machine, and a client of it."""
 
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import os
-import shutil
-import subprocess
-import sys
-import tempfile
-import threading
-import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+import re
+import tomllib
+import weakref
+from collections.abc import Generator
 from pathlib import Path
-
-from grpc import StatusCode
+from types import TracebackType
+from typing import Any
 
 from saeserve.aio import AsyncClient
+from saeserve.arguments.shown import shown
+from saeserve.arguments.timeouts import Seconds
 from saeserve.client import Client
-from saeserve.transport.errors import DeadlineExceeded
-
-_TAIL_LINES = 20
-_STOP_SECONDS = 15.0
-"""How long a server may take to end before it is killed."""
+from saeserve.server_process import LocalServerError as LocalServerError
+from saeserve.server_process import ServerProcess
+from saeserve.transport.tls import File
 
 
-class LocalServerError(RuntimeError):
-    """The child could not be started, or ended before it was ready; the message has the end of what it printed."""
+class LocalClient(Client):
+    """A Client, and the server that was started for it, which ends with `close`.
+
+    In another process, pickled, it is a plain Client of the same server.
+    """
+
+    def __init__(self, process: ServerProcess, target: str, options: dict[str, Any]) -> None:
+        super().__init__(target, **options)
+        # Also where it is not closed: when it is collected, and at the interpreter's exit.
+        self._end = weakref.finalize(self, process.stop)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        again, (_, *settings) = super().__reduce__()
+        return again, (Client, *settings)
+
+    def close(self) -> None:
+        """Close the connection and end the server. Safe to call twice."""
+        super().close()
+        self._end()
 
 
-@contextmanager
+class LocalAsyncClient(AsyncClient):
+    """An AsyncClient, and the server that was started for it, which ends with `close`."""
+
+    def __init__(self, process: ServerProcess, target: str, options: dict[str, Any]) -> None:
+        super().__init__(target, **options)
+        self._end = weakref.finalize(self, process.stop)
+
+    async def close(self) -> None:
+        """Close the connection and end the server. Safe to call twice."""
+        await super().close()
+        # Shielded: the server must end also where this task is cancelled while it waits.
+        await asyncio.shield(asyncio.to_thread(self._end))
+
+
 def local(
     model: str | None = None,
     *,
-    config: str | os.PathLike[str] | None = None,
+    config: File | None = None,
     device: str | None = None,
-    timeout: float = 120.0,
+    timeout: Seconds = 120.0,
+    token: str | None = None,
+    ca_cert: File | None = None,
+    client_cert: File | None = None,
+    client_key: File | None = None,
+    server_name: str | None = None,
+    client_name: str = "",
     **settings: object,
-) -> Iterator[Client]:
-    """Start a server and give a Client that is ready; end the server with the block.
+) -> LocalClient:
+    """Start a server, give a Client that is ready. It ends with `close`, with the `with` block, or with this process.
 
         with saeserve.local() as client:
             print(client.search("red").results[0].name)
 
+        client = saeserve.local(max_tokens=64)  # in a notebook
+        client.close()
+
     model: `demo`, `synthetic:NAME`, a local Hugging Face folder or a hub name; None: what `config` says, else `demo`.
     config: the server's TOML file.
     device: `auto`, `cpu` or `cuda[:n]`.
-    timeout: seconds until the server must answer.
+    timeout: seconds until the server must answer; None: however long it takes.
+    token: a bearer token that every call must carry, and this client's do; or the setting `auth_token_file`.
+    ca_cert, client_cert, client_key, server_name: for the client of a server with the setting `tls_cert`, as a Client
+        takes them. By default it trusts the server's own certificate.
+    client_name: who calls.
     settings: any other setting of the server, by its name in the configuration: `max_tokens=64`, `neurons=False`.
 
-    Raises LocalServerError if `saeserve-server` is not installed, or if it ends before it is ready (a wrong
-    configuration, say), and DeadlineExceeded if it is not ready in time.
+    Whatever kills this process, the server ends within 3 s. What it says while it loads is logged by the logger
+    `saeserve.local`, progress at level INFO. Variables of the environment that begin with `SAESERVE_` are not handed
+    on to it: they are meant for other servers.
+
+    Raises TypeError and ValueError for settings that cannot be any, LocalServerError if `saeserve-server` is not
+    installed or ends before it is ready (an unknown setting, say), and DeadlineExceeded if it is not ready in time.
+    The message has the end of what the server said.
     """
-    with _Child(_arguments(model, config, device, settings), timeout) as child, Client(child.target()) as client:
-        child.await_ready(client)
-        yield client
-
-
-@asynccontextmanager
-async def local_async(
-    model: str | None = None,
-    *,
-    config: str | os.PathLike[str] | None = None,
-    device: str | None = None,
-    timeout: float = 120.0,
-    **settings: object,
-) -> AsyncIterator[AsyncClient]:
-    """`local` for asyncio: gives an AsyncClient. Starting and ending run in a thread."""
-    child = _Child(_arguments(model, config, device, settings), timeout)
+    client = {"client_cert": client_cert, "client_key": client_key, "server_name": server_name}
+    client |= {"ca_cert": ca_cert, "client_name": client_name}
+    process, options = _prepare(model, config, device, timeout, token, client, settings)
     try:
-        target = await asyncio.to_thread(child.start_and_await)
-        async with AsyncClient(target) as client:
-            yield client
-    finally:
-        # Shielded: the child must end also where this task is cancelled while it waits.
-        await asyncio.shield(asyncio.to_thread(child.stop))
+        made = LocalClient(process, process.start(), options)
+        process.await_ready(made)
+    except BaseException:
+        process.stop()
+        raise
+    return made
 
 
-def _command() -> list[str]:
-    """The server's command: beside this interpreter, on the path, or as a module. Raises LocalServerError."""
-    beside = shutil.which("saeserve-server", path=str(Path(sys.executable).parent))
-    found = beside or shutil.which("saeserve-server")
-    if found:
-        return [found]
-    if importlib.util.find_spec("saeserve_server"):
-        return [sys.executable, "-m", "saeserve_server"]
-    raise LocalServerError("the server is not installed here: pip install saeserve-server")
+class local_async:  # noqa: N801 (used as a function)
+    """`local` for asyncio: `async with saeserve.local_async() as client:`, or `client = await saeserve.local_async()`.
+
+    Gives an AsyncClient, whose `close` is awaited. Starting and ending run in a thread.
+    """
+
+    def __init__(
+        self,
+        model: str | None = None,
+        *,
+        config: File | None = None,
+        device: str | None = None,
+        timeout: Seconds = 120.0,
+        token: str | None = None,
+        ca_cert: File | None = None,
+        client_cert: File | None = None,
+        client_key: File | None = None,
+        server_name: str | None = None,
+        client_name: str = "",
+        **settings: object,
+    ) -> None:
+        client = {"client_cert": client_cert, "client_key": client_key, "server_name": server_name}
+        client |= {"ca_cert": ca_cert, "client_name": client_name}
+        self._process, self._options = _prepare(model, config, device, timeout, token, client, settings)
+        self._client: LocalAsyncClient | None = None
+
+    def __await__(self) -> Generator[Any, None, LocalAsyncClient]:
+        return self._start().__await__()
+
+    async def __aenter__(self) -> LocalAsyncClient:
+        self._client = await self._start()
+        return self._client
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._client is not None:
+            await self._client.close()
+
+    async def _start(self) -> LocalAsyncClient:
+        try:
+            target = await asyncio.to_thread(self._await_ready)
+        except BaseException:
+            await asyncio.shield(asyncio.to_thread(self._process.stop))
+            raise
+        return LocalAsyncClient(self._process, target, self._options)
+
+    def _await_ready(self) -> str:
+        with Client(self._process.start(), **self._options) as client:
+            self._process.await_ready(client)
+            return client.target
 
 
-def _arguments(
-    model: str | None, config: str | os.PathLike[str] | None, device: str | None, settings: dict[str, object]
-) -> list[str]:
-    """Flags of `saeserve-server start`, except the port."""
-    chosen: dict[str, object] = {"bind": "127.0.0.1:0", "metrics_bind": "none"}
+def _prepare(
+    model: str | None,
+    config: File | None,
+    device: str | None,
+    timeout: Seconds,
+    token: str | None,
+    client: dict[str, Any],
+    settings: dict[str, object],
+) -> tuple[ServerProcess, dict[str, Any]]:
+    """A server's process, not started yet, and what a client of it is made with. Raises TypeError and ValueError."""
+    chosen: dict[str, object] = {"bind": "127.0.0.1:0", "metrics_bind": "none", "log_format": "json"}
     if model is None and config is None:
         model = "demo"
     # Nobody else calls this server: there is nothing to drain.
     chosen |= {"model": model, "config": config, "device": device, "drain_delay": 0} | settings
-    arguments = []
-    for name, value in chosen.items():
-        if value is not None:
-            text = str(value).lower() if isinstance(value, bool) else str(value)
-            arguments += ["--" + name.replace("_", "-"), text]
-    return arguments
+    arguments = [_flag(name, value) for name, value in chosen.items() if value is not None]
+    in_force = _of_file(config) | {name: value for name, value in settings.items() if value is not None}
+    if token is not None and in_force.get("auth_token_file") is not None:
+        raise ValueError("token and auth_token_file are two ways to say one thing: give one of them")
+    options = {name: value for name, value in client.items() if value}
+    options |= {"token": token, "token_file": in_force.get("auth_token_file")}
+    if in_force.get("tls_cert") is not None:
+        options.setdefault("ca_cert", in_force["tls_cert"])
+        if in_force.get("tls_client_ca") is not None and client["client_cert"] is None:
+            raise ValueError("tls_client_ca: the server asks for a client's certificate: give client_cert, client_key")
+    return ServerProcess(arguments, timeout, token), options
 
 
-class _Child:
-    """The server's process. Its output goes to a file, because a pipe that nobody reads would block it."""
+def _flag(name: str, value: object) -> str:
+    """A setting as a flag of the server, which judges name and value. Raises TypeError for what can be neither."""
+    if name in ("port_file", "end_with_caller"):
+        raise TypeError(f"{name}: local() uses it itself; the address is the client's target")
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
+        raise TypeError(f"{name!r} is no name of a setting")
+    if isinstance(value, bool):
+        value = str(value).lower()
+    elif isinstance(value, os.PathLike):
+        value = os.fspath(value)
+    elif not isinstance(value, str | int | float) and not hasattr(value, "dtype"):
+        raise TypeError(
+            f"{name} is {shown(value)}: expected a text, a number or a bool; tables stand in the config file"
+        )
+    return f"--{name.replace('_', '-')}={value}"
 
-    def __init__(self, arguments: list[str], timeout: float) -> None:
-        self._arguments = arguments
-        self._timeout = timeout
-        self._process: subprocess.Popen[bytes] | None = None
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
-        # `stop` may come from another thread before `_start` got as far as a process.
-        self._lock = threading.Lock()
-        self._stopped = False
 
-    def __enter__(self) -> _Child:
-        try:
-            self._start()
-        except BaseException:
-            self.stop()
-            raise
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
-
-    def start_and_await(self) -> str:
-        """Start, wait until it answers, and return its address."""
-        self._start()
-        with Client(self.target()) as client:
-            self.await_ready(client)
-            return client.target
-
-    def _start(self) -> None:
-        self._deadline = time.monotonic() + self._timeout
-        self._folder = tempfile.TemporaryDirectory(prefix="saeserve-local-", ignore_cleanup_errors=True)
-        self._output = Path(self._folder.name) / "output"
-        self._port_file = Path(self._folder.name) / "port"
-        command = [*_command(), "start", *self._arguments, "--port-file", str(self._port_file)]
-        with self._output.open("wb") as output, self._lock:
-            if self._stopped:
-                raise LocalServerError("stopped before it was started")
-            # In a session of its own, so that Ctrl-C reaches only the caller, who then ends the child in order.
-            self._process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-
-    def target(self) -> str:
-        """The address that the child listens on, once it does."""
-        while not self._port_file.exists():
-            self._check()
-            time.sleep(0.02)
-        return self._port_file.read_text().strip()
-
-    def await_ready(self, client: Client) -> None:
-        """Wait until the child answers."""
-        while True:
-            self._check()
-            try:
-                client.wait_ready(timeout=min(1.0, max(0.1, self._deadline - time.monotonic())))
-                return
-            except DeadlineExceeded as error:
-                if time.monotonic() >= self._deadline:
-                    raise DeadlineExceeded(f"{error.message}\n{self._tail()}", code=error.code) from error
-
-    def _check(self) -> None:
-        status = self._process.poll() if self._process else None
-        if status is not None:
-            raise LocalServerError(f"saeserve-server ended with status {status} before it was ready\n{self._tail()}")
-        if time.monotonic() >= self._deadline and not self._port_file.exists():
-            message = f"saeserve-server does not listen after {self._timeout:g} s\n{self._tail()}"
-            raise DeadlineExceeded(message, code=StatusCode.DEADLINE_EXCEEDED)
-
-    def _tail(self) -> str:
-        """The end of what the child printed."""
-        lines = self._output.read_bytes().decode(errors="replace").splitlines()
-        return "\n".join(lines[-_TAIL_LINES:])
-
-    def stop(self) -> None:
-        """End the child and wait for it: SIGTERM, then, if it does not heed that, SIGKILL. Safe to call twice."""
-        with self._lock:
-            self._stopped = True
-        if self._process is not None and self._process.poll() is None:
-            self._process.terminate()
-            try:
-                self._process.wait(_STOP_SECONDS)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
-        if self._folder is not None:
-            self._folder.cleanup()
+def _of_file(config: File | None) -> dict[str, Any]:
+    """What the server's file says of TLS and token, which its client must know too. The server judges the file."""
+    if config is None:
+        return {}
+    try:
+        values = tomllib.loads(Path(config).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    folder = Path(config).absolute().parent
+    names = ("tls_cert", "tls_client_ca", "auth_token_file")
+    return {name: folder / Path(values[name]).expanduser() for name in names if isinstance(values.get(name), str)}

@@ -7,18 +7,9 @@ import math
 import re
 from typing import Any
 
+from saeserve.arguments.printable import printable as printable
+
 _NOT_PLAIN = re.compile(r"[^\n -~]")
-
-
-def printable(text: str) -> str:
-    """The text on one line, with what is not seen spelled out: `\\n`, `\\x1b`, `\\u202e`.
-
-    Escapes of terminals, the other control characters (C1 too), line breaks of every kind, marks that turn the
-    direction of writing, and what is invisible. Letters of all scripts stay.
-    """
-    if text.isprintable():
-        return text
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
 def sentence(message: str) -> str:

@@ -44,7 +44,7 @@ _WORDS = re.compile(f"{_QUOTED}|{_PATH}(?P<colon>:(?= ))?|`(?P<code>\\w+)`")
 
 def in_flags(message: str) -> str:
     """The message with options for the fields of requests; what it quotes stays as it is."""
-    return _WORDS.sub(_in_flags, message)
+    return _WORDS.sub(_in_flags, message.replace("tls=True", "--tls"))
 
 
 def _in_flags(found: re.Match[str]) -> str:
