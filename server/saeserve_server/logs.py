@@ -11,6 +11,7 @@ import logging
 import re
 import sys
 import time
+from datetime import UTC, datetime
 from typing import Any
 
 from saeserve_server.config import Config
@@ -40,13 +41,17 @@ class JsonFormatter(logging.Formatter):
 
 
 class TextFormatter(logging.Formatter):
-    """`time level logger: message key=value …`; the lines of an exception follow, each behind a `|`."""
+    """`time level logger: message key=value …`; the lines of an exception follow, each behind a `|`.
+
+    The time is local, with its offset from UTC: `2026-11-05T09:30:00.125+01:00`.
+    """
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)-7s %(name)s: ")
 
     def format(self, record: logging.LogRecord) -> str:
-        record.asctime = self.formatTime(record)
+        here = datetime.fromtimestamp(record.created, UTC).astimezone()
+        record.asctime = here.isoformat(timespec="milliseconds")
         line = self.formatMessage(record) + escaped(record.getMessage())
         line += "".join(f" {key}={_field(value)}" for key, value in _extra(record).items())
         if record.exc_info:

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from saeserve_server.commands.settings import add_settings, read_config
+from saeserve_server.commands.preflight import check_out, check_served
+from saeserve_server.commands.settings import add_settings, read_config, warn_of_unknown_variables
+from saeserve_server.errors import shown
 
 if TYPE_CHECKING:
     from saeserve_server.commands.settings import Commands
     from saeserve_server.records.builder import Progress
 
 PROGRESS_SECONDS = 1.0
+MOST_CONTEXT, MOST_RECORDS, MOST_BATCH = 2**20, 1000, 2**24
+"""What the numbers of `build` are at most, for any model: known before one is loaded."""
 
 
 def add_command(commands: Commands) -> None:
@@ -32,10 +38,14 @@ def add_command(commands: Commands) -> None:
     build.add_argument("--lines", action="store_true", help="each line of a text file is a text; default: each file")
     build.add_argument("--field", default="text", help="key of the text in JSONL objects (default: text)")
     build.add_argument(
-        "--context", type=int, help="tokens of a block, BOS left out (default: 128, if the model holds it)"
+        "--context",
+        type=_count(MOST_CONTEXT),
+        help="tokens of a block, BOS left out (default: 128, if there is room)",
     )
-    build.add_argument("--records", type=int, default=20, help="most records kept for a feature (default: 20)")
-    build.add_argument("--batch", type=int, default=2048, help="tokens run at a time (default: 2048)")
+    build.add_argument(
+        "--records", type=_count(MOST_RECORDS), default=20, help="records kept for a feature (default: 20)"
+    )
+    build.add_argument("--batch", type=_count(MOST_BATCH), default=2048, help="tokens run at a time (default: 2048)")
     add_settings(build)
     build.set_defaults(run=run_build)
     verify = indexing.add_parser("verify", help="check every byte of an index")
@@ -43,12 +53,28 @@ def add_command(commands: Commands) -> None:
     verify.set_defaults(run=run_verify)
 
 
+def _count(most: int) -> Callable[[str], int]:
+    """Reads a whole number from 1 on, as an option's type."""
+
+    def read(given: str) -> int:
+        if not re.fullmatch("[0-9]{1,9}", given) or not 1 <= int(given) <= most:
+            raise argparse.ArgumentTypeError(f"expected a whole number from 1 to {most}, got {shown(given)}")
+        return int(given)
+
+    return read
+
+
 def run_build(options: argparse.Namespace) -> int:
     """Builds the index; returns the exit status. Raises ConfigError."""
     config = read_config(options)
+    warn_of_unknown_variables()
     from saeserve_server.records.corpus import Corpus, find_files
 
     files = find_files(options.texts)
+    corpus = Corpus(files, lines=options.lines, field=options.field)
+    corpus.check()
+    check_out(options.out)
+    check_served(config, with_index=False)
     from saeserve_server.engine.build import build_runner
     from saeserve_server.records.builder import build_index
     from saeserve_server.text.tokenizer import Tokenizer
@@ -68,7 +94,7 @@ def run_build(options: argparse.Namespace) -> int:
     index = build_index(
         runner,
         tokenizer.ids,
-        Corpus(files, lines=options.lines, field=options.field),
+        corpus,
         options.out,
         context=options.context,
         records_per_feature=options.records,

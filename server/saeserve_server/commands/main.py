@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 import saeserve_server
 from saeserve_server.commands import check, index, sources, start
 from saeserve_server.commands.fetch import command as fetch
+from saeserve_server.commands.signals import cleared_up
 from saeserve_server.errors import ConfigError
 
 CONFIG_ERROR = 2
@@ -26,7 +27,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     command: Callable[[argparse.Namespace], int] = options.run
     try:
-        return command(options)
+        with cleared_up():
+            return command(options)
     except ConfigError as error:
         for line in str(error).splitlines():
             print(f"saeserve-server: error: {line}", file=sys.stderr)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from saeserve_server.commands.settings import add_settings, read_config
+from saeserve_server.commands.preflight import check_served
+from saeserve_server.commands.settings import add_settings, read_config, warn_of_unknown_variables
 
 if TYPE_CHECKING:
     from saeserve_server.commands.settings import Commands
@@ -23,6 +24,8 @@ def add_command(commands: Commands) -> None:
 def run(options: argparse.Namespace) -> int:
     """Prints the table; returns the exit status. Raises ConfigError."""
     config = read_config(options)
+    warn_of_unknown_variables()
+    check_served(config, with_index=True)
     from saeserve_server.engine.build import build_runner
     from saeserve_server.records.density import density_of
     from saeserve_server.records.store import RecordStore

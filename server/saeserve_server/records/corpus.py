@@ -45,6 +45,24 @@ class Corpus:
             except OSError as error:
                 raise ConfigError(f"{file}: {error.strerror}") from error
 
+    def check(self) -> None:
+        """Opens every file, and reads the first text of those that have one a line. Raises ConfigError.
+
+        What a later line may hold is not known before: this is for what would fail at once, after the model has loaded.
+        """
+        for file in self.files:
+            try:
+                with file.open("rb"):
+                    pass
+                if file.suffix.lower() in JSON_LINES:
+                    next(self._json_lines(file), None)
+                elif self._lines:
+                    next(self._text_lines(file), None)
+            except OSError as error:
+                raise ConfigError(f"{file}: {error.strerror}") from error
+        if not self.size:
+            raise ConfigError(f"nothing to index: {', '.join(map(str, self.files[:3]))} hold nothing")
+
     def _whole(self, file: Path) -> Iterator[str]:
         raw = file.read_bytes()
         self.read += len(raw)
