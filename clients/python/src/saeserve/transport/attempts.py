@@ -14,6 +14,7 @@ from saeserve.transport import channel
 from saeserve.transport.errors import DeadlineExceeded, SaeserveError
 
 RETRYABLE = (StatusCode.UNAVAILABLE, StatusCode.RESOURCE_EXHAUSTED)
+_OF_GRPC = "Deadline Exceeded"
 _LOADING = "wait_ready(), or --wait on the command line, waits until it has loaded"
 
 
@@ -40,6 +41,8 @@ class Attempts:
         """Seconds to wait before the next attempt; raises what the caller gets where there is none."""
         self._made += 1
         if isinstance(error, DeadlineExceeded):
+            if error.message == _OF_GRPC and self._timeout is not None:
+                error.message = f"no answer within {self._timeout:g} s"
             if self._last is not None:
                 error.message += f"; the attempt before was refused: {self._last.message}"
                 error.reason = error.reason or self._last.reason

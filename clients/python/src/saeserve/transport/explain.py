@@ -20,9 +20,11 @@ class Way:
     shows_certificate: bool
     """A client's certificate."""
     proxy: str
-    """`http_proxy (http://10.0.0.1:3128)`; empty where the way is direct."""
+    """`http_proxy=http://10.0.0.1:3128`; empty where the way is direct."""
 
 
+# Where nothing but the proxy has been spoken to.
+_OF_PROXY = ("CONNECTION_REFUSED", "TARGET_NOT_FOUND", "HOST_UNREACHABLE", "CONNECT_TIMEOUT")
 _PLAIN = "does it want TLS (tls=True, or ca_cert), or is this another service's port?"
 
 # What gRPC says, the reason and the words: by the first that matches. `{at}` is the target; a second text is for TLS.
@@ -33,6 +35,7 @@ _CAUSES: tuple[tuple[str, str, str, str | None], ...] = (
         "the proxy did not let the connection to {at} through (HTTP status {0})",
         None,
     ),
+    (r"Expected 'H'", "NOT_A_PROXY", "what answers there is no HTTP proxy", None),
     (
         r"WRONG_VERSION_NUMBER",
         "SERVER_NOT_TLS",
@@ -82,9 +85,9 @@ _CAUSES: tuple[tuple[str, str, str, str | None], ...] = (
         "{at} takes connections but does not speak gRPC: is this another service's port?",
     ),
     (
-        r"Received http2 header with status: (\d+)|No status received",
+        r"Received http2 header with status: \d+|No status received",
         "NOT_GRPC",
-        "{at} speaks HTTP/2 but not gRPC (HTTP status {0}): is this another service's port, or a proxy's?",
+        "{at} speaks HTTP/2 but not gRPC: is this another service's port, or a proxy's?",
         None,
     ),
     (
@@ -112,6 +115,12 @@ _CAUSES: tuple[tuple[str, str, str, str | None], ...] = (
         None,
     ),
     (
+        r"^(?=.*\bunix).*Connection refused",
+        "CONNECTION_REFUSED",
+        "nothing listens at {at}, though the file is there: has the server ended?",
+        None,
+    ),
+    (
         r"Connection refused",
         "CONNECTION_REFUSED",
         "nothing listens at {at}: has the server started, and is this its port?",
@@ -132,7 +141,7 @@ _CAUSES: tuple[tuple[str, str, str, str | None], ...] = (
     (
         r"Socket closed|[Cc]onnection reset|Broken pipe|EOF|GOAWAY|Handshake read failed|Connection closed",
         "CONNECTION_CLOSED",
-        "{at} closed the connection: " + _PLAIN + " Or has the server ended?",
+        "{at} closed the connection: has the server ended, " + _PLAIN,
         "{at} closed the connection: {certificate}or has the server ended?",
     ),
 )
@@ -161,13 +170,10 @@ def explained(error: SaeserveError, way: Way) -> SaeserveError:
         asks = "does it ask for a client's certificate (client_cert, client_key), "
         if way.shows_certificate:
             asks = "does it trust this client's certificate, "
-        words = (tls if way.secure and tls is not None else plain).format(
-            *(group or "none" for group in found.groups()), at=way.target, certificate=asks
-        )
-        # Behind a proxy it is the proxy that refuses, is not found or hangs up: the server may never have been asked.
+        at = "the proxy" if way.proxy and reason in _OF_PROXY else way.target
+        words = (tls if way.secure and tls is not None else plain).format(*found.groups(), at=at, certificate=asks)
         if way.proxy:
-            past = f"no_proxy={_host(way.target)} in the environment goes past it"
-            words = f"on the way through the proxy that {way.proxy} names: {words}; {past}"
+            words = f"{_by_proxy(way)}: {words}"
         error.reason = reason
         error.message = f"{words} (gRPC: {' '.join(said.split())})"
         return error
@@ -178,7 +184,15 @@ def explained(error: SaeserveError, way: Way) -> SaeserveError:
 
 def no_connection(way: Way) -> str:
     """What is said of a call whose time ran out before there was a connection."""
-    return f"no connection to {way.target} was made: is the address right, and does a firewall let this port through?"
+    by = f", {_by_proxy(way)}" if way.proxy else ""
+    return (
+        f"there is no connection to {way.target}{by}: is the address right, is it another service's port, or does a "
+        "firewall not let it through?"
+    )
+
+
+def _by_proxy(way: Way) -> str:
+    return f"through the proxy of {way.proxy} in the environment (no_proxy={_host(way.target)} goes past it)"
 
 
 def _host(target: str) -> str:

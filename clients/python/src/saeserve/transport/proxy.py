@@ -10,11 +10,11 @@ _EXCEPTIONS = ("no_grpc_proxy", "no_proxy")
 
 
 def proxy_for(host: str) -> str:
-    """The variable that names a proxy on the way to a host, with its value; empty where the way is direct."""
+    """The variable that names a proxy on the way to a host, and its value; empty where the way is direct."""
     for variable in _PROXIES:
         value = os.environ.get(variable)
         if value:
-            return "" if _excepted(host) else f"{variable} ({_without_password(value)})"
+            return "" if _excepted(host) else f"{variable}={_without_password(value)}"
     return ""
 
 
