@@ -75,8 +75,8 @@ def test_a_layer_that_files_say_and_the_model_lacks_is_refused(layer: int, tmp_p
 PATHS = {
     "nothing": ("nowhere", "does not exist"),
     "a name too long": ("x" * 5000, "File name too long"),
-    "a zero byte": ("a\\u0000b", r"expected a path, got 'a\x00b'"),
-    "a zero byte in a pattern": ("a\\u0000*", r"expected a path, got 'a\x00*'"),
+    "a zero byte": ("a\\u0000b", r"without the character of code 0, got 'a\x00b'"),
+    "a zero byte in a pattern": ("a\\u0000*", r"without the character of code 0, got 'a\x00*'"),
     "a loop": ("loop", "loop: does not exist"),
     "a file that is a folder": ("file/sae", "file/sae: does not exist"),
     "a pipe": ("pipe", "expected a file, got a pipe, socket or device"),

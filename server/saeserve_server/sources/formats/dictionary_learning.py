@@ -144,7 +144,7 @@ def _k_of(file: WeightFile, k: int | None) -> int | None:
         entry = file.entries["k"]
         if math.prod(entry.shape) != 1 or not entry.dtype.startswith(("int", "uint")):
             raise ConfigError(f"k: expected one whole number, got {entry.dtype} of shape {list(entry.shape)}")
-        stored_k = int(file.read("k").item())
+        stored_k = int(file.numbers("k").item())
         if k is not None and k != stored_k:
             raise ConfigError(f"k is {stored_k}, but {CONFIG} says {k}")
         return stored_k

@@ -11,14 +11,23 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
 
 from saeserve_server.errors import ConfigError, shown
-from saeserve_server.sources.weights.files import AGAIN, MOST_BYTES, Entry, check_count, check_file, read_json
+from saeserve_server.sources.weights.files import (
+    AGAIN,
+    MOST_BYTES,
+    Entry,
+    Numbers,
+    as_numbers,
+    check_count,
+    check_file,
+    read_json,
+)
 from saeserve_server.sources.weights.npz import open_npz
 from saeserve_server.sources.weights.state_dict import open_state_dict
 
@@ -38,6 +47,10 @@ class WeightFile:
     """What a state dict holds beside tensors."""
     files: tuple[Path, ...] = ()
     """The files that hold the tensors."""
+
+    def numbers(self, name: str) -> Numbers:
+        """A tensor by name, without torch: [numbers]. Raises ConfigError."""
+        return self.entries[name].numbers()
 
     def read(self, name: str) -> Tensor:
         """A tensor by name, as it is stored. Raises ConfigError."""
@@ -76,7 +89,7 @@ def _open_safetensors(path: Path) -> dict[str, Entry]:
         header = stream.read(length)
     try:
         file = safe_open(path, framework="np")
-        json.loads(header, object_pairs_hook=_once)
+        table = json.loads(header, object_pairs_hook=_once)
         names = list(file.keys())  # type: ignore[no-untyped-call]
         check_count(len(names))
         slices = {name: file.get_slice(name) for name in names}  # type: ignore[no-untyped-call]
@@ -94,8 +107,17 @@ def _open_safetensors(path: Path) -> dict[str, Entry]:
             raise ConfigError(f"{name}: cannot be read ({error})") from error
         return tensor
 
+    def numbers(name: str) -> Numbers:
+        begin, end = table[name]["data_offsets"]
+        try:
+            with path.open("rb") as stream:
+                stream.seek(8 + length + begin)
+                return as_numbers(stream.read(end - begin), _dtype(table[name]["dtype"]))
+        except (OSError, TypeError, ValueError) as error:
+            raise ConfigError(f"{name}: cannot be read ({error})") from error
+
     return {
-        name: Entry(tuple(one.get_shape()), _dtype(one.get_dtype()), lambda name=name: load(name))  # type: ignore[misc]
+        name: Entry(tuple(one.get_shape()), _dtype(one.get_dtype()), partial(load, name), partial(numbers, name))
         for name, one in slices.items()
     }
 

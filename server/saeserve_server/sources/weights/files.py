@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import numpy.typing as npt
 import yaml
 
 from saeserve_server.errors import ConfigError
@@ -34,6 +36,9 @@ ENCRYPTED = 1
 AGAIN = "truncated or damaged: fetch it again"
 
 
+Numbers = npt.NDArray[Any]
+
+
 @dataclass(frozen=True, slots=True)
 class Entry:
     """A tensor, as the header of its file describes it."""
@@ -43,6 +48,15 @@ class Entry:
     """As torch names it: `float32`."""
     load: Callable[[], Tensor]
     """Reads it as it is stored. Raises ConfigError."""
+    numbers: Callable[[], Numbers]
+    """The same without torch, flat, and bfloat16 as float32: for the few facts that stand among weights."""
+
+
+def as_numbers(data: bytes | bytearray | memoryview, dtype: str) -> Numbers:
+    """The numbers that bytes stand for. Raises TypeError for a type that NumPy lacks."""
+    if dtype == "bfloat16":
+        return (np.frombuffer(data, np.uint16).astype(np.uint32) << 16).view(np.float32)
+    return np.frombuffer(data, np.dtype(dtype))
 
 
 def check_file(path: Path) -> int:

@@ -6,13 +6,12 @@ from __future__ import annotations
 import io
 import zipfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
 from numpy.lib import format as npy
 
 from saeserve_server.errors import ConfigError
-from saeserve_server.sources.weights.files import AGAIN, Entry, open_archive
+from saeserve_server.sources.weights.files import AGAIN, Entry, Numbers, open_archive
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -55,15 +54,27 @@ def _entry(archive: zipfile.ZipFile, member: zipfile.ZipInfo, name: str) -> Entr
         claims *= size
     if claims != holds or rest or any(size < 0 for size in shape):
         raise ConfigError(f"{name}: its shape {list(shape)} says {claims} numbers, the file holds {holds}")
-    return Entry(shape, dtype.name, lambda: _load(archive, member, name))
+    return Entry(
+        shape,
+        dtype.name,
+        lambda: _tensor(_array(archive, member, name), name),
+        lambda: _array(archive, member, name).reshape(-1),
+    )
 
 
-def _load(archive: zipfile.ZipFile, member: zipfile.ZipInfo, name: str) -> Tensor:
+def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo, name: str) -> Numbers:
+    try:
+        with archive.open(member) as stream:
+            array: Numbers = npy.read_array(stream, allow_pickle=False)
+        return array.astype(array.dtype.newbyteorder("="), copy=False)
+    except Exception as error:  # nor has what a damaged stream raises
+        raise ConfigError(f"{name}: {AGAIN} ({error})") from error
+
+
+def _tensor(array: Numbers, name: str) -> Tensor:
     import torch
 
     try:
-        with archive.open(member) as stream:
-            array: np.ndarray[Any, Any] = npy.read_array(stream, allow_pickle=False)
-        return torch.from_numpy(array.astype(array.dtype.newbyteorder("="), copy=False))
-    except Exception as error:  # nor has what a damaged stream raises
-        raise ConfigError(f"{name}: {AGAIN} ({error})") from error
+        return torch.from_numpy(array)
+    except TypeError as error:  # a type that torch lacks
+        raise ConfigError(f"{name}: cannot be read ({error})") from error

@@ -23,7 +23,15 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 
 from saeserve_server.errors import ConfigError
-from saeserve_server.sources.weights.files import AGAIN, Entry, check_count, check_file, open_archive
+from saeserve_server.sources.weights.files import (
+    AGAIN,
+    Entry,
+    Numbers,
+    as_numbers,
+    check_count,
+    check_file,
+    open_archive,
+)
 from saeserve_server.sources.weights.pickles import NO_STATE_DICT, Stored, interpret
 
 if TYPE_CHECKING:
@@ -69,7 +77,7 @@ def _number(path: Path, name: str, value: Any, pieces: Mapping[str, _Piece]) -> 
     """The number of a tensor of one; else the value itself."""
     if not isinstance(value, Stored) or any(one != 1 for one in value.shape):
         return value
-    return _entry(path, name, value, pieces).load().item()
+    return _entry(path, name, value, pieces).numbers().item()
 
 
 def _entry(path: Path, name: str, tensor: Stored, pieces: Mapping[str, _Piece]) -> Entry:
@@ -100,7 +108,17 @@ def _entry(path: Path, name: str, tensor: Stored, pieces: Mapping[str, _Piece]) 
         numbers = torch.empty(0, dtype=dtype)
         return numbers.set_(part.untyped_storage(), tensor.offset, tensor.shape, tensor.strides)
 
-    return Entry(tensor.shape, storage.dtype, load)
+    def numbers() -> Numbers:
+        try:
+            with path.open("rb") as file:
+                file.seek(piece.begin + tensor.offset * storage.itemsize)
+                held = as_numbers(file.read((last - tensor.offset + 1) * storage.itemsize), storage.dtype)
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"{name}: {AGAIN} ({error})") from error
+        strides = tuple(stride * held.itemsize for stride in tensor.strides)
+        return np.lib.stride_tricks.as_strided(held, tensor.shape, strides).reshape(-1) if count else held[:0]
+
+    return Entry(tensor.shape, storage.dtype, load, numbers)
 
 
 def _open_zip(path: Path, file: BinaryIO) -> tuple[object, dict[str, _Piece]]:
