@@ -1,4 +1,4 @@
-"""Memory of answers: one budget, of which nobody takes more than he leaves, and which is not held by who does not read."""
+"""Memory of answers: one budget, of which nobody takes more than he leaves, and nobody holds who does not read."""
 
 import asyncio
 import time
@@ -26,9 +26,13 @@ class Bench:
     def fill(self, client: str) -> list[Holding]:
         """As much as the caller gets."""
         taken: list[Holding] = []
-        with pytest.raises(Overloaded) as caught:
+
+        def go_on() -> None:
             while True:
                 taken.append(self.take(client))
+
+        with pytest.raises(Overloaded) as caught:
+            go_on()
         assert (caught.value.reason, caught.value.retry_after) == ("ANSWERS_UNREAD", 1.0)
         return taken
 

@@ -246,7 +246,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     def _parsed(self, method: str, call: Call, data: bytes) -> Any:
         name = method.rpartition("/")[2]
         kind, most = self._requests[name]
-        request = parse(data, kind, most, MAX_FIELDS)
+        request = self._desk.at_once(parse, data, kind, most, MAX_FIELDS)
         if self._log_texts:
             log_request(name, call, request)
         return request

@@ -34,7 +34,7 @@ async def parse_text(
     if which == "text":
         return await serving.texts.tokenize(given.text, lane, most, f"{field}.text")
     if which == "token_ids":
-        return await serving.texts.detokenize(list(given.token_ids.ids), lane, most, f"{field}.token_ids.ids")
+        return await serving.texts.detokenize(given.token_ids.ids, lane, most, f"{field}.token_ids.ids")
     raise InvalidArgument.field(field, "missing; text or token_ids is expected")
 
 

@@ -12,8 +12,9 @@ which thread, whose turn, and when the desk is full; the time to come again foll
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -47,6 +48,7 @@ class _Job:
     cost: Cost
     client: str
     arrived: float = field(default_factory=time.monotonic)
+    begun: bool = False
 
     @property
     def wanted(self) -> bool:
@@ -103,18 +105,18 @@ class Desk:
         of `time.monotonic`), and whatever the work raises.
         """
         if seconds <= INLINE_SECONDS:
-            return self._timed(work, arguments)
+            return self.at_once(work, *arguments)
         # What is dearer than the whole budget is let in by itself.
         cost = Cost(1, min(int(seconds * NANO), self._admission.budget.work))
         job = _Job(partial(work, *arguments), asyncio.get_running_loop().create_future(), cost, client)
         if deadline is not None and self._admission.is_too_late(cost, client, deadline - time.monotonic()):
             raise self._admission.refusal(cost)
-        line = self._quick if seconds <= QUICK_SECONDS else self._slow
-        for other in self._admission.make_way(job, line.newest):
+        for other in self._admission.make_way(job, self._newest):
             other.future.set_exception(self._admission.refusal(other.cost))
-            line.dropped(other)
+            self._dropped(other)
         self._admission.take(cost, client)
-        line.put(job)
+        job.future.add_done_callback(lambda _: self._dropped(job))
+        (self._quick if seconds <= QUICK_SECONDS else self._slow).put(job)
         result: T = await job.future
         return result
 
@@ -122,15 +124,29 @@ class Desk:
         """Ends the threads once they have done what runs; what waits is cancelled."""
         if self._giving is not None:
             self._giving.cancel()
+        for waiting in self._turns:
+            waiting.future.cancel()
         self._quick.close()
         self._slow.close()
 
-    def _timed(self, work: Callable[..., T], arguments: tuple[object, ...]) -> T:
-        began = time.perf_counter()
+    def at_once(self, work: Callable[..., T], *arguments: object) -> T:
+        """The result of work that the event loop does itself. What it takes of a core is measured, not its waits."""
+        began = time.thread_time()
         try:
             return work(*arguments)
         finally:
-            self._metrics.front_work("loop", time.perf_counter() - began)
+            self._metrics.front_work("loop", time.thread_time() - began)
+
+    def _newest(self, client: str) -> Iterator[_Job]:
+        """The jobs of a caller that have not begun, the last first, and the dear before the cheap: all are paid from
+        one budget, whichever thread does them."""
+        return itertools.chain(self._slow.newest(client), self._quick.newest(client))
+
+    def _dropped(self, job: _Job) -> None:
+        """Nobody waits for a job that may not have begun: gives back what it takes."""
+        if not job.begun and job.cost != Cost():
+            self._admission.give_back(job.cost, job.client)
+            job.cost = Cost()
 
     async def _give_turns(self) -> None:
         given = 0
@@ -169,21 +185,14 @@ class _Line:
     def __len__(self) -> int:
         return len(self._lanes)
 
-    def newest(self, client: str) -> Any:
+    def newest(self, client: str) -> Iterator[_Job]:
         """The jobs of a caller that have not begun, the last first."""
         return self._lanes.newest(client)
 
     def put(self, job: _Job) -> None:
         """Adds a job, and begins it if nothing else is there."""
         self._lanes.put(job)
-        job.future.add_done_callback(lambda _: self.dropped(job))
         self._next()
-
-    def dropped(self, job: _Job) -> None:
-        """Nobody waits for a job that may not have begun: gives back what it takes."""
-        if job is not self._running and job.cost != Cost():
-            self._desk._admission.give_back(job.cost, job.client)
-            job.cost = Cost()
 
     def close(self) -> None:
         """See Desk."""
@@ -195,6 +204,7 @@ class _Line:
         if self._running is not None or self._lanes.first() is None:
             return
         job = self._running = self._lanes.take()
+        job.begun = True
         self._desk._metrics.front_seconds.observe(time.monotonic() - job.arrived)
         began = time.monotonic()
         loop = asyncio.get_running_loop()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from saeserve_server.errors import InvalidArgument
 from saeserve_server.scheduler.desk import Desk
 from saeserve_server.serving.limits import Limits
@@ -49,14 +51,15 @@ class Texts:
         return tokenized
 
     async def detokenize(
-        self, ids: list[int], client: str, most: int | None = None, field: str = "input.token_ids.ids"
+        self, given: Sequence[int], client: str, most: int | None = None, field: str = "input.token_ids.ids"
     ) -> TokenizedText:
         """Tokens of given ids, the first `most` of them. Raises InvalidArgument for none, too many, or one outside the
         vocabulary; Overloaded."""
-        if len(ids) > self._limits.max_text_bytes:
+        if len(given) > self._limits.max_text_bytes:
             raise InvalidArgument.field(
-                field, f"{len(ids)} ids; at most {self._limits.max_text_bytes} are taken", reason="TEXT_TOO_LARGE"
+                field, f"{len(given)} ids; at most {self._limits.max_text_bytes} are taken", reason="TEXT_TOO_LARGE"
             )
+        ids = list(given)
         if ids and max(ids) >= self._vocabulary:
             place, token_id = next((place, one) for place, one in enumerate(ids) if one >= self._vocabulary)
             raise InvalidArgument.field(
