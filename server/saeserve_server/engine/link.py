@@ -95,6 +95,7 @@ class Link:
             self._outgoing.put(_LAST)
             for thread in self._threads:
                 thread.join()
+            self._threads.clear()
             self._connection.close()
             self.exit_code = self._process.exitcode
             self._process.close()

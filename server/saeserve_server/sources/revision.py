@@ -102,6 +102,7 @@ def _write_memo(memo: Memo) -> None:
         target = memo_path()
         target.parent.mkdir(parents=True, exist_ok=True)
         entries = {path: entry for path, entry in memo.items() if Path(path).exists()}
-        with tempfile.NamedTemporaryFile("w", dir=target.parent, delete=False, encoding="utf-8") as file:
-            json.dump(entries, file)
-        Path(file.name).replace(target)
+        with tempfile.TemporaryDirectory(prefix=".hashes-", dir=target.parent) as folder:
+            fresh = Path(folder) / target.name
+            fresh.write_text(json.dumps(entries), encoding="utf-8")
+            fresh.replace(target)
