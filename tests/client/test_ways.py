@@ -297,3 +297,13 @@ def test_no_waiting_mends_a_wrong_way(keys, target):
     ):
         client.wait_ready(20)
     assert time.monotonic() - began < 5
+
+
+def test_every_reason_stands_in_the_readme():
+    from pathlib import Path
+
+    from saeserve.transport.explain import _CAUSES
+
+    page = (Path(__file__).parents[2] / "clients" / "python" / "README.md").read_text()
+    for _, reason, *_ in _CAUSES:
+        assert reason in page
