@@ -5,7 +5,7 @@ import (engine, gRPC, the hub's client) not before it runs: `--help` and a wrong
 
     main         the parser and the dispatch; each command adds its own arguments to it
     settings     the settings as flags, and the configuration they make
-    start, sources, index, check, fetch/
+    start, sources, index, check, fetch/, completion
     healthcheck, demo      modules of their own: `python -m saeserve_server.commands.healthcheck`
     ready/       configurations of well-known sets of SAEs, which `fetch NAME` brings
 """

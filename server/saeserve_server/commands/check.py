@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from saeserve_server.config import Config
-from saeserve_server.errors import ConfigError, printable
+from saeserve_server.errors import ConfigError, printable, quoted
 from saeserve_server.units import readable_bytes, table
 
 if TYPE_CHECKING:
@@ -149,11 +148,11 @@ def _toml(path: str, saes: Sequence[Description]) -> str:
     models = {sae.model for sae in saes}
     hooks = {sae.hook_name for sae in saes}
     repeats = [layer for layer, count in Counter(sae.layer for sae in saes).items() if count > 1]
-    lines = [f"model = {_quoted(_hub_name(first.model) if first.model else '…')}"]
+    lines = [f"model = {quoted(_hub_name(first.model) if first.model else '…')}"]
     if len(models) > 1 or first.model is None:
         named = ", ".join(sorted(filter(None, models)))
         lines[0] += f" # one of {named}" if len(models) > 1 and named else f" # {UNSAID}"
-    lines += ["", "[[sources]]", f'set = "{_set(first)}"', f"path = {_quoted(path)}"]
+    lines += ["", "[[sources]]", f'set = "{_set(first)}"', f"path = {quoted(path)}"]
     if repeats:
         lines[-1] += f" # several of layer {repeats[0]}: a set takes one a layer, name one"
     if None in hooks:
@@ -173,10 +172,6 @@ def _hub_name(model: str) -> str:
     if model == "gpt2-small":
         return "gpt2"
     return next((f"{owner}/{model}" for name, owner in owners.items() if model.startswith(name)), model)
-
-
-def _quoted(text: str) -> str:
-    return json.dumps(text, ensure_ascii=False)
 
 
 def _set(sae: Description) -> str:

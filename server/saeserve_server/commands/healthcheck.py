@@ -10,6 +10,10 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
+from saeserve_server.addresses import check_address
+from saeserve_server.config import GRPC_PORT
+from saeserve_server.errors import printable
+
 if TYPE_CHECKING:
     import grpc
 
@@ -30,19 +34,21 @@ def main(arguments: list[str]) -> int:
         if target.startswith(everywhere):
             target = here + target.removeprefix(everywhere)
     try:
+        if ":///" not in target:  # a name that gRPC looks up in a way of its own
+            check_address(target, default_port=GRPC_PORT)
         channel = _connect(target, options)
     except ValueError as error:
-        print(f"{target}: {error}", file=sys.stderr)
+        print(printable(f"{target}: {error}"), file=sys.stderr)
         return USAGE
     request = health_pb2.HealthCheckRequest(service=options.service)
     with channel:
         try:
             response = health_pb2_grpc.HealthStub(channel).Check(request, timeout=TIMEOUT)
         except grpc.RpcError as error:
-            print(f"{target}: {error.code().name}: {error.details()}", file=sys.stderr)
+            print(printable(f"{target}: {error.code().name}: {error.details()}"), file=sys.stderr)
             return NOT_SERVING
     state = health_pb2.HealthCheckResponse.ServingStatus.Name(response.status)
-    print(f"{target}: {state}")
+    print(printable(f"{target}: {state}"))
     return 0 if response.status == health_pb2.HealthCheckResponse.SERVING else NOT_SERVING
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import re
 import sys
 import time
@@ -11,12 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from saeserve_server.commands.preflight import check_out, check_served
-from saeserve_server.commands.settings import add_settings, read_config, warn_of_unknown_variables
+from saeserve_server.commands.settings import add_settings, read_config, unknown_variables
 from saeserve_server.errors import shown
+from saeserve_server.logs import configure_console
 
 if TYPE_CHECKING:
     from saeserve_server.commands.settings import Commands
     from saeserve_server.records.builder import Progress
+
+log = logging.getLogger(__name__)
 
 PROGRESS_SECONDS = 1.0
 MOST_CONTEXT, MOST_RECORDS, MOST_BATCH = 2**20, 1000, 2**24
@@ -67,7 +71,9 @@ def _count(most: int) -> Callable[[str], int]:
 def run_build(options: argparse.Namespace) -> int:
     """Builds the index; returns the exit status. Raises ConfigError."""
     config = read_config(options)
-    warn_of_unknown_variables()
+    configure_console()
+    for line in unknown_variables():
+        log.warning("%s", line)
     from saeserve_server.records.corpus import Corpus, find_files
 
     files = find_files(options.texts)

@@ -6,12 +6,13 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 import saeserve_server
-from saeserve_server.commands import check, index, sources, start
+from saeserve_server.commands import check, completion, index, sources, start
 from saeserve_server.commands.fetch import command as fetch
 from saeserve_server.commands.signals import cleared_up
-from saeserve_server.errors import ConfigError
+from saeserve_server.errors import ConfigError, printable
 
 CONFIG_ERROR = 2
 """Exit status for a configuration that cannot be served, as for wrong usage."""
@@ -24,7 +25,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Before anything loads torch, and inherited by the worker: its threads sleep while they wait for each other. By
     # default they spin, which starves whatever shares their cores: the front end, to begin with.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    options = _parser().parse_args(arguments)
+    given = sys.argv[1:] if arguments is None else arguments
+    if not given:
+        make_parser().print_help()
+        return 0
+    options = make_parser().parse_args(given)
     command: Callable[[argparse.Namespace], int] = options.run
     try:
         with cleared_up():
@@ -37,16 +42,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return INTERRUPTED
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """One line, like every other error; the usage is one `--help` away."""
+        self.exit(CONFIG_ERROR, f"saeserve-server: error: {printable(message)} (see {self.prog} --help)\n")
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    parser = _Parser(
         prog="saeserve-server",
         description="Serves what a language model's features respond to, over gRPC.",
         epilog="Every setting is a flag, an environment variable, and a key of the TOML file, in falling precedence. "
-        "Without any, the demo model that ships with the package is served.",
+        "Without any, the demo model that ships with the package is served. Exit codes: 0 done, or help alone; 1 what "
+        "was asked could not be done; 2 wrong usage, or a configuration that cannot be served; 130 interrupted; 143 "
+        "ended at once by a second signal.",
     )
-    parser.add_argument("--version", action="version", version=saeserve_server.__version__)
+    parser.add_argument("--version", action="version", version=f"saeserve-server {saeserve_server.__version__}")
     commands = parser.add_subparsers(metavar="command", required=True)
-    for module in (start, sources, check, fetch, index):
+    for module in (start, sources, check, fetch, index, completion):
         module.add_command(commands)
     return parser
 

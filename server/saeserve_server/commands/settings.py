@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import os
 import re
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -55,12 +54,6 @@ def read_config(options: argparse.Namespace) -> Config:
     """The configuration. Raises ConfigError; call it before importing what is slow to import."""
     flags = {name: getattr(options, name, None) for name in ServerSettings.model_fields}
     return load_config(options.config, flags)
-
-
-def warn_of_unknown_variables() -> None:
-    """Prints them, for commands that have no log."""
-    for line in unknown_variables():
-        print(f"saeserve-server: warning: {line}", file=sys.stderr)
 
 
 def unknown_variables(environment: Mapping[str, str] = os.environ) -> list[str]:

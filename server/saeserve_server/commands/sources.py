@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import logging
 from typing import TYPE_CHECKING
 
 from saeserve_server.commands.preflight import check_served
-from saeserve_server.commands.settings import add_settings, read_config, warn_of_unknown_variables
+from saeserve_server.commands.settings import add_settings, read_config, unknown_variables
+from saeserve_server.logs import configure_console
 
 if TYPE_CHECKING:
     from saeserve_server.commands.settings import Commands
+
+log = logging.getLogger(__name__)
 
 
 def add_command(commands: Commands) -> None:
@@ -24,7 +28,9 @@ def add_command(commands: Commands) -> None:
 def run(options: argparse.Namespace) -> int:
     """Prints the table; returns the exit status. Raises ConfigError."""
     config = read_config(options)
-    warn_of_unknown_variables()
+    configure_console()
+    for line in unknown_variables():
+        log.warning("%s", line)
     check_served(config, with_index=True)
     from saeserve_server.engine.build import build_runner
     from saeserve_server.records.density import density_of

@@ -19,8 +19,9 @@ from saeserve_server.commands.fetch.choose import choose, files_of
 from saeserve_server.commands.fetch.sums import FILE as SUMS
 from saeserve_server.commands.fetch.sums import Sums
 from saeserve_server.commands.fetch.wanted import Wanted, WantedSae
+from saeserve_server.commands.preflight import check_writable
 from saeserve_server.config import load_config
-from saeserve_server.errors import ConfigError, nearest
+from saeserve_server.errors import ConfigError, nearest, printable
 from saeserve_server.layers import LAYER, parse_layers
 from saeserve_server.units import readable_bytes
 
@@ -82,6 +83,7 @@ def run(options: argparse.Namespace) -> int:
     offline = [name for name in OFFLINE if os.environ.get(name, "").upper() in ("1", "ON", "YES", "TRUE")]
     if offline:
         raise ConfigError(f"{offline[0]} is set: fetch is what uses the network; unset it, or go without fetch")
+    check_writable(folder.absolute())
     from saeserve_server.commands.fetch.download import checksum_if_there, download, half_there
 
     plan = _plan(wanted, folder)
@@ -117,7 +119,7 @@ def _may_be_replaced(path: Path, was_fetched: bool) -> None:
             f"{path}: is there, is another file, and no fetch brought it: move it away, or choose another folder with "
             "--out"
         )
-    print(f"{path}: damaged, or of another version: fetched again", file=sys.stderr)
+    print(printable(f"{path}: damaged, or of another version: fetched again"), file=sys.stderr)
 
 
 def _asked(options: argparse.Namespace) -> tuple[Wanted, Path]:
@@ -211,7 +213,7 @@ def _plan(wanted: Wanted, folder: Path) -> Plan:
 def _list(files: Sequence[RemoteFile], missing: Sequence[RemoteFile], folder: Path) -> int:
     absent = {file.name for file in missing}
     for file in files:
-        print(f"{readable_bytes(file.size):>10}  {file.name}{'' if file.name in absent else '  (there)'}")
+        print(f"{readable_bytes(file.size):>10}  {printable(file.name)}{'' if file.name in absent else '  (there)'}")
     size = readable_bytes(sum(file.size for file in missing))
     print(f"{len(missing)} of {len(files)} files to fetch into {_called(folder)}, {size}; nothing was fetched")
     return 0

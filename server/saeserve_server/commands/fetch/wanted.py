@@ -7,14 +7,13 @@ known of well-known sets.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from saeserve_server.config import Config
-from saeserve_server.errors import ConfigError
+from saeserve_server.errors import ConfigError, quoted
 from saeserve_server.layers import LAYER, parse_layers, ranges
 from saeserve_server.tables import SourceSettings
 
@@ -100,13 +99,13 @@ def sources_toml(sae: WantedSae, chosen: Mapping[int | None, str]) -> str:
     layers = [layer for layer in chosen if layer is not None]
     paths = {layer: "/".join(filter(None, (sae.repo, path))) for layer, path in chosen.items()}
     plain = "/".join(filter(None, (sae.repo, sae.path)))
-    lines = ["[[sources]]", f"set = {json.dumps(sae.set, ensure_ascii=False)}"]
+    lines = ["[[sources]]", f"set = {quoted(sae.set)}"]
     if not layers:
-        lines.append(f"path = {json.dumps(paths[None], ensure_ascii=False)}")
+        lines.append(f"path = {quoted(paths[None])}")
     elif all(plain.replace(LAYER, str(layer)) == paths[layer] for layer in layers):
-        lines += [f"path = {json.dumps(plain, ensure_ascii=False)}", f"layers = {json.dumps(ranges(layers))}"]
+        lines += [f"path = {quoted(plain)}", f"layers = {quoted(ranges(layers))}"]
     else:
-        lines += ["[sources.path]", *(f"{layer} = {json.dumps(paths[layer], ensure_ascii=False)}" for layer in layers)]
+        lines += ["[sources.path]", *(f"{layer} = {quoted(paths[layer])}" for layer in layers)]
     return "\n".join(lines) + "\n"
 
 
