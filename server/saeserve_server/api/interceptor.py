@@ -140,6 +140,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
         async def answer(request: Any, context: Context) -> Any:
             timer.cancel()
+            self._places.works(rpc)
             call = _enter(context)
             try:
                 response = await _maybe_await(behaviour(await self._received(method, call, request), context))
@@ -150,6 +151,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 self._ended(name, call, _why_cancelled(context))
                 raise
             except Exception as error:
+                self._places.waits(rpc, call.lane)
                 await self._refuse(name, call, context, error)
                 raise  # not reached: abort raises
             self._ended(name, call, _code_of(context))
@@ -161,6 +163,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         """Holds an answer against the budget until it has left. Raises Overloaded."""
         holding = self._held.take(size, call.lane, rpc.end)
         holding.leaves()
+        self._places.waits(rpc, call.lane)
         self._end_after_stall(rpc)
         rpc.on_end(holding.release)
 
@@ -188,6 +191,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
         async def answer(request: Any, context: Context) -> None:
             timer.cancel()
+            self._places.works(rpc)
             call = _enter(context)
             try:
                 requests = self._received_all(method, call, request) if hasattr(request, "__aiter__") else request

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import time
+from collections import Counter
 from collections.abc import Callable
 
 from saeserve_server.api.rpc import Rpc
@@ -10,29 +13,65 @@ from saeserve_server.metrics import Metrics
 
 RETRY_SECONDS = 1.0
 SEAT_RETRY_SECONDS = 2.0
+PATIENCE = 0.25
+"""Seconds that a call may wait for its caller, to send or to read, before others may have its place."""
 
 
 class Places:
-    """Places for calls. One is taken before a call's message is received."""
+    """Places for calls. One is taken before a call's message is received, when nobody knows yet whose it is.
+
+    When all are taken, a newcomer gets that of a call that only waits for its caller, of whoever has most of those: who
+    sends nothing, or reads nothing, locks nobody out.
+    """
 
     def __init__(self, limit: int, metrics: Metrics) -> None:
         self._limit = limit
-        self.taken = 0
+        self._calls: set[Rpc] = set()
+        self._waiting: dict[Rpc, tuple[str, float]] = {}  # for whom, and since when: the longest first
+        self._metrics = metrics
         metrics.in_flight.set_function(lambda: self.taken)
+
+    @property
+    def taken(self) -> int:
+        """How many."""
+        return len(self._calls)
 
     def take(self, rpc: Rpc) -> None:
         """Takes a place until the call has ended: its answer has left, or its caller has. Raises Overloaded."""
         if self.taken >= self._limit:
+            self._make_way()
+        self._calls.add(rpc)
+        self.waits(rpc)
+        rpc.on_end(lambda: self._leave(rpc))
+
+    def waits(self, rpc: Rpc, who: str = "") -> None:
+        """The call waits for its caller from now on, as it does from the beginning."""
+        if rpc in self._calls:
+            self._waiting.pop(rpc, None)
+            self._waiting[rpc] = who, time.monotonic()
+
+    def works(self, rpc: Rpc) -> None:
+        """The caller waits for the call from now on."""
+        self._waiting.pop(rpc, None)
+
+    def _leave(self, rpc: Rpc) -> None:
+        self._calls.discard(rpc)
+        self._waiting.pop(rpc, None)
+
+    def _make_way(self) -> None:
+        late = time.monotonic() - PATIENCE
+        idle = list(itertools.takewhile(lambda one: one[1][1] < late, self._waiting.items()))
+        if not idle:
             raise Overloaded(
                 f"{self.taken} calls are being answered; at most {self._limit} are taken at a time",
                 reason="TOO_MANY_CALLS",
                 retry_after=RETRY_SECONDS,
             )
-        self.taken += 1
-        rpc.on_end(self._left)
-
-    def _left(self) -> None:
-        self.taken -= 1
+        ((most, _),) = Counter(who for _, (who, _) in idle).most_common(1)
+        oldest = next(rpc for rpc, (who, _) in idle if who == most)
+        self._metrics.stalled.labels("place").inc()
+        self._leave(oldest)
+        oldest.end()
 
 
 class Seat:
