@@ -11,6 +11,7 @@ import logging
 import re
 import sys
 import time
+import warnings
 from datetime import UTC, datetime
 from typing import Any
 
@@ -60,6 +61,13 @@ class TextFormatter(logging.Formatter):
         return line
 
 
+class ConsoleFormatter(logging.Formatter):
+    """`saeserve-server: warning: message`."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return f"saeserve-server: {record.levelname.lower()}: {printable(record.getMessage())}"
+
+
 def escaped(text: str) -> str:
     """The text on one line: what cannot be printed, as `\\n` or `\\x1b`; a backslash doubled, so that each is what it
     seems."""
@@ -88,10 +96,29 @@ def _extra(record: logging.LogRecord) -> dict[str, Any]:
 
 def configure_logging(config: Config) -> None:
     """Sets up logging for a process of the server."""
+    _log_with(JsonFormatter() if config.log_format == "json" else TextFormatter())
+    logging.getLogger("saeserve_server").setLevel(config.log_level.upper())
+    logging.getLogger("grpc").setLevel(logging.CRITICAL)  # a caller that left is no error, and what is one we log
+
+
+def configure_console() -> None:
+    """Sets up logging for a command that a person runs: warnings only, a line each, as its errors are."""
+    _log_with(ConsoleFormatter())
+
+
+def _log_with(formatter: logging.Formatter) -> None:
+    """All that this process has to say goes through one formatter, Python's own warnings included."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonFormatter() if config.log_format == "json" else TextFormatter())
+    handler.setFormatter(formatter)
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)
-    logging.getLogger("saeserve_server").setLevel(config.log_level.upper())
-    logging.getLogger("grpc").setLevel(logging.CRITICAL)  # a caller that left is no error, and what is one we log
+    warnings.formatwarning = _format_warning
+    logging.captureWarnings(True)
+
+
+def _format_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    """Without the source line, which would be a second one."""
+    return f"{category.__name__}: {message} ({filename}:{lineno})"

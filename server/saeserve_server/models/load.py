@@ -34,6 +34,8 @@ log = logging.getLogger(__name__)
 def load_model(config: Config, device: torch.device) -> LoadedModel:
     """The configured model on `device`. Raises ConfigError."""
     transformers_logging.disable_progress_bar()
+    transformers_logging.disable_default_handler()  # what it says goes through our formatter, on one line
+    transformers_logging.enable_propagation()
     place = f"{config.origin}: model"
     location = locate_model(config)
     log.info("loading model %s", location.name)
