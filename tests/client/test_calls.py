@@ -40,6 +40,15 @@ def test_five_attempts_in_all_then_the_error(client, fake):
     assert len(fake.seen) == 5
 
 
+def test_options_of_the_caller_s_own_switch_retries_off(connect, fake):
+    for option in (("grpc.enable_retries", 0), ("grpc.service_config", "{}")):
+        fake.failures = [UNAVAILABLE]
+        with pytest.raises(saeserve.Unavailable):
+            connect(options=[option]).search("a")
+        assert not fake.failures
+    assert len(fake.seen) == 2
+
+
 def test_the_server_s_delay_is_what_a_retry_waits_for(client, fake):
     over = status(grpc.StatusCode.RESOURCE_EXHAUSTED, "over budget", reason="OVERLOADED", retry_seconds=0.6)
     fake.failures = [Failure(over, (("grpc-retry-pushback-ms", "600"),))]

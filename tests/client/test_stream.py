@@ -268,3 +268,12 @@ def test_leaving_early_cancels_the_call(client, fake):
     next(answers)
     answers.close()
     assert left.wait(10)
+
+
+def test_an_item_over_the_server_s_message_limit_fails_alone(client):
+    big = "a" * 5_000_000  # gRPC takes 4 MiB
+    items = list(client.encode_stream(["a", big, "ccc", big, "b"], features="2:1"))
+    assert [item.sequence for item in items] == [0, 1, 2, 3, 4]
+    assert [item.error is None for item in items] == [True, False, True, False, True]
+    with pytest.raises(saeserve.InvalidArgument, match=r"texts\[3\] is larger than the 4194304 bytes"):
+        items[3].unwrap()

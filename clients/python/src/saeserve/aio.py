@@ -184,7 +184,7 @@ class AsyncClient:
     async def _call(self, call: Call[T]) -> T:
         """Send a call, again where it may succeed: the way of every unary call."""
         headers = self._connection.headers(call.metadata, call.request_id)
-        attempts = Attempts(timeouts.of_call(call.timeout, self.timeout))
+        attempts = Attempts(timeouts.of_call(call.timeout, self.timeout), self._connection.repeats)
         while True:
             try:
                 return call.read(await self._send(call, headers, attempts.left()))

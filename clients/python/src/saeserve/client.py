@@ -61,7 +61,8 @@ class Client:
     client_name: who calls: at most 64 printable ASCII characters. A busy server shares itself out among names.
     metadata: headers sent with every call.
     max_message_bytes: the largest answer accepted.
-    options: further gRPC channel options; they win over the client's own.
+    options: further gRPC channel options; they win over the client's own. With `grpc.enable_retries` 0, or a
+        `grpc.service_config`, no call is sent again but as that says.
 
     Calls that fail with UNAVAILABLE or RESOURCE_EXHAUSTED are sent up to five times, after the delay that the server
     names. Every error is a SaeserveError; arguments that the wire cannot carry are ValueErrors or TypeErrors.
@@ -221,7 +222,7 @@ class Client:
     def _invoke(self, call: Call[Any]) -> Any:
         """Send a call, again where it may succeed, and return the protobuf answer: the way of every unary call."""
         headers = self._connection.headers(call.metadata, call.request_id)
-        attempts = Attempts(timeouts.of_call(call.timeout, self.timeout))
+        attempts = Attempts(timeouts.of_call(call.timeout, self.timeout), self._connection.repeats)
         while True:
             try:
                 return self._send(call, headers, attempts.left())

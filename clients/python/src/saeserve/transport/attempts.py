@@ -26,8 +26,9 @@ def worth_another(error: SaeserveError) -> bool:
 class Attempts:
     """The attempts of one call, driven by either client."""
 
-    def __init__(self, timeout: float | None) -> None:
-        """`timeout` is for all of them together."""
+    def __init__(self, timeout: float | None, repeated: bool) -> None:
+        """`timeout` is for all of them together. Not `repeated`: there is one."""
+        self._most = channel.MAX_ATTEMPTS if repeated else 1
         self._timeout = timeout
         self._deadline = None if timeout is None else time.monotonic() + timeout
         self._made = 0
@@ -47,7 +48,7 @@ class Attempts:
                 error.message += f"; the attempt before was refused: {self._last.message}"
                 error.reason = error.reason or self._last.reason
             raise advised(error)
-        if not worth_another(error) or self._made >= channel.MAX_ATTEMPTS:
+        if not worth_another(error) or self._made >= self._most:
             raise advised(error)
         self._last = error
         pause = error.retry_delay

@@ -90,6 +90,9 @@ class Connection:
             self.settings["max_message_bytes"],
             self.settings["options"],
         )
+        own = dict(self.settings["options"])
+        self.repeats = own.get("grpc.enable_retries", 1) != 0 and "grpc.service_config" not in own
+        """Whether a call that failed is sent again here: not where the caller's options switch it off or do it."""
         proxy = "" if direct or not where.host else proxy_for(where.host)
         self.way = Way(where.given, secure, client_cert is not None, proxy)
         """What errors say of it."""

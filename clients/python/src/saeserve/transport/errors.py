@@ -10,6 +10,8 @@ from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 from grpc import RpcError, StatusCode
 
+from saeserve.arguments.printable import printable
+
 if TYPE_CHECKING:
     from google.protobuf.message import Message
 
@@ -66,13 +68,13 @@ class SaeserveError(Exception):
         self.request_id = request_id
 
     def __str__(self) -> str:
-        """Status, reason, message and the fields at fault that the message does not already explain."""
+        """Status, reason, message and the fields at fault that the message does not already explain: safe to print."""
         parts = [self.message or "no message"]
         parts += [f"{v.field}: {v.description}" for v in self.violations if v.description not in self.message]
         if self.retry_delay is not None:
             parts.append(f"retry after {self.retry_delay:g} s")
         head = f"{self.code.name} {self.reason}".rstrip()
-        return f"{head}: {'; '.join(parts)}"
+        return "\n".join(map(printable, f"{head}: {'; '.join(parts)}".split("\n")))
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Errors cross process borders with all their fields."""
