@@ -442,6 +442,16 @@ def test_errors_name_options_and_not_fields(run, fake, arguments, field, flag):
     assert err == f"saeserve: error: INVALID_ARGUMENT: {expected}"
 
 
+def test_a_deadline_does_not_hide_that_the_server_loads(run, fake):
+    loading = status(grpc.StatusCode.UNAVAILABLE, "the model is being loaded", reason="LOADING", retry_seconds=3)
+    fake.failures = [Failure(loading, (("grpc-retry-pushback-ms", "3000"),))] * 9
+    code, _, err = run("search", TEXT, "--timeout", "1")
+    assert code == 4
+    assert "LOADING: the model is being loaded" in err
+    assert "--wait waits until it has loaded" in err
+    assert "wait_ready" not in err
+
+
 def test_waiting_for_a_server_that_loads(run, fake):
     loading = status(grpc.StatusCode.UNAVAILABLE, "the model is being loaded", reason="LOADING")
     fake.failures = [Failure(loading, (("grpc-retry-pushback-ms", "1"),))] * 12

@@ -10,6 +10,7 @@ import grpc
 import pytest
 from google.protobuf.message import Message
 
+import saeserve
 from saeserve.cli.printing import printable
 from tests.client.fake import TEXT, Failure, hit, search_answer, status
 
@@ -97,6 +98,13 @@ def test_nor_what_it_says_of_an_error(run, fake):
     assert (code, out, err.count("\n")) == (3, "", 1)
     assert "owned" in err
     assert shows_nothing(err)
+
+
+def test_nor_does_python_print_it_in_a_traceback():
+    error = saeserve.NotFound(HOSTILE + "\nowned", reason=HOSTILE)
+    assert shows_nothing(str(error))
+    assert str(error).endswith("\nowned")  # lines stay lines
+    assert error.message == HOSTILE + "\nowned"
 
 
 def test_an_answer_that_makes_no_sense_is_an_error_of_the_server(run, fake):

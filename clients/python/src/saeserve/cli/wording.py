@@ -34,6 +34,13 @@ _FLAGS = {
     "client_name": "--client-name",
     "allow_insecure_token": "--allow-insecure-token",
 }
+_PHRASES = {
+    "tls=True": "--tls",
+    "leave out tls and": "leave out --tls and",
+    "wait_ready(), or --wait on the command line, waits": "--wait waits",
+    "; ask for less, stream, or give the client a larger max_message_bytes": "; ask for less",
+}
+"""Advice to programs."""
 _SELECTED = {"kinds": "--kind"}
 """Of `filter.include` and `filter.exclude`, what is not called like its option."""
 
@@ -44,7 +51,9 @@ _WORDS = re.compile(f"{_QUOTED}|{_PATH}(?P<colon>:(?= ))?|`(?P<code>\\w+)`")
 
 def in_flags(message: str) -> str:
     """The message with options for the fields of requests; what it quotes stays as it is."""
-    return _WORDS.sub(_in_flags, message.replace("tls=True", "--tls"))
+    for phrase, ours in _PHRASES.items():
+        message = message.replace(phrase, ours)
+    return _WORDS.sub(_in_flags, message)
 
 
 def _in_flags(found: re.Match[str]) -> str:
