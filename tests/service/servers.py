@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -24,6 +25,8 @@ from tests.service.wire import TIMEOUT, connect, stub_of
 COMMAND = [sys.executable, "-m", "saeserve_server"]
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+FEW = 128
+"""Descriptors of a server that has few."""
 PATIENCE = 60.0
 """Seconds within which what must happen has happened, on a machine that is busy with other things."""
 
@@ -31,7 +34,7 @@ PATIENCE = 60.0
 class Server:
     """`saeserve-server start` on a free port, with JSON log lines in a file. A setting of None stays at its default."""
 
-    def __init__(self, folder: Path, **settings: object) -> None:
+    def __init__(self, folder: Path, *, few_descriptors: bool = False, **settings: object) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.port_file = folder / "port"
         self._log = folder / "log"
@@ -50,6 +53,8 @@ class Server:
             self.process = subprocess.Popen(
                 [*COMMAND, "start", *flags], stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
             )
+        if few_descriptors:  # long before it has as much as begun to look
+            resource.prlimit(self.process.pid, resource.RLIMIT_NOFILE, (FEW - 10, FEW))
         self.target = ""
 
     def await_listening(self) -> str:
@@ -68,7 +73,7 @@ class Server:
 
     def metrics(self) -> dict[str, float]:
         """The metrics page: sample → value."""
-        found = next(re.search(r"metrics on (\S+)", str(line["message"])) for line in self.log() if "message" in line)
+        found = re.search(r"metrics on (\S+:\d+)", self._log.read_text())
         assert found
         with urllib.request.urlopen(f"http://{found.group(1)}/metrics", timeout=10) as page:
             lines = page.read().decode().splitlines()

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +22,12 @@ from saeserve.v1 import feature_service_pb2 as service
 from saeserve.v1 import types_pb2 as types
 from saeserve.v1.feature_service_pb2_grpc import FeatureServiceStub
 from tests.service.servers import (
+    FEW,
     NOT_SERVING,
     PATIENCE,
     SERVING,
     Server,
+    descriptors,
     is_alive,
     server,
     until,
@@ -155,9 +159,16 @@ def test_sigterm_while_loading_ends_it_with_status_0(tmp_path: Path) -> None:
 
 
 def test_a_worker_that_is_killed_is_replaced_and_nobody_hangs(tmp_path: Path) -> None:
-    with server(tmp_path) as (own, channel, stub):
+    """Also where there are few descriptors and others connect for all that they can get."""
+    with ExitStack() as silent, server(tmp_path, few_descriptors=True) as (own, channel, stub):
+        host, _, port = own.target.rpartition(":")
+        for _ in range(2 * FEW):
+            silent.enter_context(socket.create_connection((host, int(port)), 5))
         worker = own.worker()
         stub.Search(search(0), timeout=TIMEOUT)
+        own.metrics()
+        before = descriptors(own.process.pid)
+        assert stub.GetServerInfo(service.GetServerInfoRequest(), timeout=TIMEOUT).limits.max_connections < FEW
         stream = Slowly(stub, config(sources=["0-demo"], truncate=True))
         stream.send(*(item(n, "red blue green " * 80) for n in range(32)))
         with ThreadPoolExecutor(6) as pool:
@@ -191,6 +202,7 @@ def test_a_worker_that_is_killed_is_replaced_and_nobody_hangs(tmp_path: Path) ->
         assert own.metrics()["saeserve_worker_restarts_total"] == 1
         assert own.metrics()["saeserve_requests_in_flight"] == 0
         assert own.metrics()["saeserve_queue_size"] == 0
+        assert descriptors(own.process.pid) <= before
         assert own.terminate() == 0
 
 
