@@ -273,3 +273,29 @@ def test_a_bad_item_of_a_stream_fails_alone(client, fake):
     assert in_order is False
     assert [item.sequence for item in client.encode_stream(given, features="2:1")] == list(range(8))
     assert [bool(item.error) for item in client.encode_stream([None, None], features="2:1")] == [True, True]
+
+
+def test_what_cannot_be_a_header_or_a_target_is_told_before_anything_is_sent(client, fake):
+    for options, says in (
+        ({"metadata": {"x": 5}}, "metadata: 'x' is int"),
+        ({"metadata": {"a b": "c"}}, "'a b' is no name"),
+        ({"metadata": {"x": "é"}}, "not printable ASCII"),
+        ({"request_id": "a\nb"}, r"request_id: .* not printable"),
+        ({"request_id": 5}, "request_id is 5"),
+    ):
+        with pytest.raises((TypeError, ValueError), match=says):
+            client.search("a", **options)
+    for given in (50051, b"localhost:1", None, [1]):
+        with pytest.raises(TypeError, match="HOST:PORT"):
+            saeserve.Client(given)
+    client.search("a", metadata={"x-bytes-bin": b"\xff"})
+    assert fake.seen[0].metadata["x-bytes-bin"] == b"\xff"
+    assert len(fake.seen) == 1
+
+
+def test_the_blocking_client_says_that_it_takes_no_asynchronous_texts(target):
+    async def texts():
+        yield "a"
+
+    with saeserve.Client(target) as client, pytest.raises(TypeError, match="an AsyncClient takes one"):
+        client.encode_stream(texts(), features="2:1")

@@ -137,7 +137,7 @@ class AsyncClient:
         patience = timeouts.of_call(timeout, self.timeout)
         headers = self._connection.headers(metadata, request_id)
         ledger = Ledger(config, window, in_order, patience)
-        source = stream_texts(texts)
+        source = stream_texts(texts, asynchronous=True)
         line = Line(
             self._method("EncodeStream"), headers, lambda failure: self._error(failure, headers), self._unconnected
         )

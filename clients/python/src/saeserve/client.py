@@ -168,7 +168,7 @@ class Client:
         patience = timeouts.of_call(timeout, self.timeout)
         headers = self._connection.headers(metadata, request_id)
         ledger = Ledger(config, window, in_order, patience)
-        source = stream_texts(texts)
+        source = stream_texts(texts, asynchronous=False)
         if self._closed:
             raise closed()
         line = Line(

@@ -46,11 +46,15 @@ def several(given: str | Iterable[TextLike]) -> list[wire.Input]:
     return [one_input(value, f"texts[{place}]") for place, value in enumerate(each(given))]
 
 
-def stream_texts(given: Any) -> Any:
-    """The texts of a stream: an iterable, also an asynchronous one. Raises TypeError for one text."""
+def stream_texts(given: Any, asynchronous: bool) -> Any:
+    """The texts of a stream: an iterable, or an `asynchronous` one too. Raises TypeError for one text."""
     if isinstance(_scalar(given), str):
         raise TypeError(f"texts is {shown(given)}, one text, whose letters are no texts: give it in a list")
-    return given if isinstance(given, AsyncIterable) else each(given)
+    if isinstance(given, AsyncIterable):
+        if not asynchronous:
+            raise TypeError("texts is an asynchronous iterable: an AsyncClient takes one")
+        return given
+    return each(given)
 
 
 def each(given: Any) -> Iterable[Any]:

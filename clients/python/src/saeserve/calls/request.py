@@ -112,7 +112,7 @@ def search(
     Raises InvalidArgument (also where a sort token matches nothing), NotFound, FailedPrecondition (reason
     INDEX_REQUIRED), and as every call ResourceExhausted, DeadlineExceeded, Unavailable and Internal.
     """
-    if ranking not in _RANKINGS:
+    if as_text(ranking, "ranking") not in _RANKINGS:
         raise ValueError(f"ranking {ranking!r} is neither 'raw' nor 'relative'")
     request = service.SearchRequest(
         model=as_text(model, "model"),

@@ -8,6 +8,7 @@ import re
 import socket
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from grpc import StatusCode
 
@@ -50,10 +51,10 @@ class Target:
 def parse_target(given: str | Iterable[str]) -> Target:
     """One `HOST:PORT`, several (a list, or with commas), or a gRPC name such as `dns:///NAME:PORT` or `unix:PATH`.
 
-    Names among several are looked up here, once. Raises ValueError for what cannot be an address, and Unavailable where
-    none of several names is known.
+    Names among several are looked up here, once. Raises ValueError and TypeError for what cannot be an address, and
+    Unavailable where none of several names is known.
     """
-    written = [given] if isinstance(given, str) else list(given)
+    written = _texts(given)
     if not written:
         raise ValueError(f"no target is given; {_EXPECTED}")
     if len(written) == 1 and _SCHEME.match(written[0]):
@@ -70,6 +71,13 @@ def parse_target(given: str | Iterable[str]) -> Target:
     hosts = {host for host, _ in pairs}
     server_name = pairs[0][0] if len(hosts) == 1 else None
     return Target(",".join(parts), _literal(pairs), True, local, server_name, "")
+
+
+def _texts(given: Any) -> list[str]:
+    written = list(given) if isinstance(given, Iterable) and not isinstance(given, str) else [given]
+    if not all(isinstance(one, str) for one in written):
+        raise TypeError(f"target {given!r} is no text; {_EXPECTED}")
+    return written
 
 
 def _of_scheme(given: str) -> Target:
