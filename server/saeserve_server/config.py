@@ -171,7 +171,7 @@ class ServerSettings(Section):
     @classmethod
     def _key_goes_with_certificate(cls, value: Path | None, info: ValidationInfo) -> Path | None:
         if (value is None) != (info.data.get("tls_cert") is None):
-            raise ValueError("set tls_cert and tls_key both, or neither")
+            raise ValueError("set tls_cert and tls_key both or neither")
         return value
 
     @field_validator("answer_bytes")

@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import shlex
+import subprocess
+import sys
+import time
 
 import pytest
 
@@ -46,6 +49,34 @@ def test_a_line_of_json_stays_one_object() -> None:
     assert line.isprintable()
     assert json.loads(line)["request_id"] == FORGED
     assert json.loads(line)["code"] == "NOT_FOUND"
+
+
+def test_a_line_says_when_by_which_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = record("ready")
+    made.created, made.msecs = 1_793_871_000.125, 125.0
+    with monkeypatch.context() as patch:
+        patch.setenv("TZ", "Asia/Kolkata")
+        time.tzset()
+        line, written = TextFormatter().format(made), json.loads(JsonFormatter().format(made))
+    time.tzset()
+    assert line.startswith("2026-11-05T15:00:00.125+05:30 INFO    saeserve_server.x: ready")
+    assert written["time"] == "2026-11-05T09:30:00.125Z"
+
+
+def test_what_python_and_libraries_warn_of_is_one_line_too() -> None:
+    code = (
+        "import logging, warnings\nfrom saeserve_server.logs import configure_console, configure_logging\n"
+        "from saeserve_server.config import load_config\n"
+        "for configure in (configure_console, lambda: configure_logging(load_config(None, {}, {}))):\n"
+        "    configure()\n    warnings.warn('old\\n\\x1b[31m', FutureWarning, stacklevel=1)\n"
+        "    logging.getLogger('lib').warning('new\\n\\x1b[31m')\n"
+    )
+    said = subprocess.run(
+        [sys.executable, "-W", "always", "-c", code], capture_output=True, text=True, timeout=60
+    ).stderr
+    assert said.count("\n") == 4
+    assert said.startswith(r"saeserve-server: warning: FutureWarning: old\n\x1b[31m (")
+    assert said.replace("\n", "").isprintable()
 
 
 def test_an_exception_cannot_begin_a_line() -> None:

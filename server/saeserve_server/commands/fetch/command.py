@@ -80,10 +80,10 @@ def add_command(commands: Commands) -> None:
 def run(options: argparse.Namespace) -> int:
     """Fetches; returns the exit status. Raises ConfigError."""
     wanted, folder = _asked(options)
+    check_writable(folder.absolute())
     offline = [name for name in OFFLINE if os.environ.get(name, "").upper() in ("1", "ON", "YES", "TRUE")]
     if offline:
         raise ConfigError(f"{offline[0]} is set: fetch is what uses the network; unset it, or go without fetch")
-    check_writable(folder.absolute())
     from saeserve_server.commands.fetch.download import checksum_if_there, download, half_there
 
     plan = _plan(wanted, folder)
