@@ -1,6 +1,8 @@
 """`saeserve-server` on a terminal: help, version, completion, and texts of files and users that are shown escaped."""
 
 import shutil
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -61,3 +63,18 @@ def test_a_folder_of_any_name_is_shown_escaped_and_can_be_copied(
 def test_what_a_server_says_of_its_health_is_shown_escaped(capsys: pytest.CaptureFixture[str]) -> None:
     assert healthcheck.main([f"unix:/{ODD}"]) == 1
     assert shows_nothing(capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(
+    ("redirection", "status", "says"),
+    [
+        (">/dev/full", 1, "saeserve-server: error: what it says cannot be written: No space left on device\n"),
+        ("| true", 0, ""),
+        ("/nowhere 2>&-", 1, ""),
+        ("/nowhere 2>/dev/full", 1, ""),
+    ],
+)
+def test_streams_that_are_full_or_closed_are_no_traceback(redirection: str, status: int, says: str) -> None:
+    line = f'"$0" -m saeserve_server check {redirection if "nowhere" in redirection else f"{GOLDEN} {redirection}"}'
+    done = subprocess.run(["sh", "-c", line, sys.executable], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (status, "", says)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 import saeserve_server
+from saeserve.cli import streams
 from saeserve_server.commands import check, completion, index, sources, start
 from saeserve_server.commands.fetch import command as fetch
 from saeserve_server.commands.signals import cleared_up
@@ -17,7 +19,11 @@ from saeserve_server.errors import ConfigError, printable
 CONFIG_ERROR = 2
 """Exit status for a configuration that cannot be served, as for wrong usage."""
 
+FAILED = 1
 INTERRUPTED = 130
+BROKEN_PIPE = 141
+NOT_WRITTEN = (errno.ENOSPC, errno.EIO, errno.EBADF)
+"""Why output cannot be written: a full disk, a terminal that is gone, a closed descriptor."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -25,18 +31,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Before anything loads torch, and inherited by the worker: its threads sleep while they wait for each other. By
     # default they spin, which starves whatever shares their cores: the front end, to begin with.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    given = sys.argv[1:] if arguments is None else arguments
-    if not given:
+    streams.prepare()
+    try:
+        status = _run(sys.argv[1:] if arguments is None else arguments)
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except BrokenPipeError:  # whoever read has enough
+        streams.drop(sys.stdout)
+        return BROKEN_PIPE
+    except OSError as error:
+        if error.filename is not None or error.errno not in NOT_WRITTEN:
+            raise
+        streams.drop(sys.stdout)
+        streams.complain(f"saeserve-server: error: what it says cannot be written: {error.strerror}")
+        return FAILED
+    return status
+
+
+def _run(arguments: Sequence[str]) -> int:
+    if not arguments:
         make_parser().print_help()
         return 0
-    options = make_parser().parse_args(given)
+    options = make_parser().parse_args(arguments)
     command: Callable[[argparse.Namespace], int] = options.run
     try:
         with cleared_up():
             return command(options)
     except ConfigError as error:
         for line in str(error).splitlines():
-            print(f"saeserve-server: error: {line}", file=sys.stderr)
+            streams.complain(f"saeserve-server: error: {line}")
         return CONFIG_ERROR
     except KeyboardInterrupt:
         return INTERRUPTED

@@ -7,6 +7,7 @@ import contextlib
 import io
 import os
 import sys
+from pathlib import Path
 from typing import TextIO
 
 _MARKS = {"«": "<<", "»": ">>", "·": ".", "…": "...", "✓": "=", "✗": "x"}
@@ -21,6 +22,8 @@ def prepare() -> None:
         except OSError:
             # Else a connection takes the number, and what a library says on standard error is sent over it.
             os.open(os.devnull, os.O_RDWR)  # the lowest that is free: this one
+    if sys.stderr is None:
+        sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115  # else print() takes standard output for it
     codecs.register_error("saeserve", _spelled)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -29,8 +32,6 @@ def prepare() -> None:
 
 def complain(message: str) -> None:
     """Print a line on standard error, if that can be done."""
-    if sys.stderr is None:
-        return
     try:
         print(message, file=sys.stderr, flush=True)
     except OSError:
