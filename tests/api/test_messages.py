@@ -12,7 +12,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from saeserve.v1 import feature_service_pb2 as service
-from saeserve.v1 import types_pb2 as types
 from saeserve_server.api.messages import count_fields, forgiving, parse
 from saeserve_server.errors import InvalidArgument
 from saeserve_server.serving.limits import MAX_FIELDS, MAX_REQUEST_BYTES
@@ -154,7 +153,7 @@ class NeverParsed:
     DESCRIPTOR = SEARCH
 
     @staticmethod
-    def FromString(data: bytes) -> Message:  # noqa: N802  protobuf's name
+    def FromString(data: bytes) -> Message:
         raise AssertionError(f"{len(data)} bytes were parsed")
 
 

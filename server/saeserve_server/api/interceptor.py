@@ -78,6 +78,11 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         self._draining = True
         self._watches.end_all(self._leaving())
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether every call has ended."""
+        return not self._places.taken and not len(self._watches)
+
     async def intercept_service(self, continuation: Callable[[Any], Awaitable[Handler]], details: Any) -> Handler:
         handler = await continuation(details)
         method: str = details.method
@@ -205,6 +210,10 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 raise asyncio.CancelledError from None
             except Exception as error:  # noqa: BLE001 (every fault becomes a status)
                 await self._refuse(name, call, context, error)
+            finally:
+                await _let_go(request)
+            self._places.waits(rpc, call.lane)
+            self._end_after_stall(rpc)  # what was written last may not have left
             self._ended(name, call, _code_of(context))
 
         return answer
@@ -299,6 +308,14 @@ def _raised(request: Any) -> Any:
     if isinstance(request, ServeError):
         raise request
     return request
+
+
+async def _let_go(requests: Any) -> None:
+    """Closes the generator in gRPC's reader of a stream: each holds the other, and both the call and what it has not
+    sent, until garbage is collected."""
+    if hasattr(requests, "__aiter__"):
+        with contextlib.suppress(RuntimeError):  # somebody reads still, and ends it thereby
+            await aiter(requests).aclose()
 
 
 def _sparing(serializer: Callable[[Any], bytes]) -> Callable[[Any], bytes]:

@@ -9,13 +9,16 @@ when it is made, and handed on in the context of all that runs in it. A test hol
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
+import weakref
 from collections.abc import Callable, Coroutine, Generator
 from contextvars import ContextVar
 from typing import Any
 
 _COROUTINE = "_schedule_rpc_coro"
-_task: ContextVar[asyncio.Task[Any] | None] = ContextVar("saeserve_rpc", default=None)
+_task: ContextVar[weakref.ref[asyncio.Task[Any]] | None] = ContextVar("saeserve_rpc", default=None)
+"""Weak: a task holds its context, and what both hold would only go when garbage is collected."""
 
 
 class Rpc:
@@ -33,8 +36,8 @@ class Rpc:
     def end(self) -> None:
         """Drops the call and whatever it has not sent: its caller gets CANCELLED. Its handler is cancelled too."""
         for task in (self._handler, self._task):
-            if task is not None:
-                task.cancel()
+            if task is not None and task.cancel():
+                task.add_done_callback(_forget)
 
     def on_end(self, callback: Callable[[], None]) -> None:
         """Has `callback` called once the call has ended: its answer has left, or its caller has."""
@@ -45,7 +48,8 @@ class Rpc:
 
 def current_rpc() -> Rpc:
     """The RPC that the current task handles."""
-    return Rpc(_task.get(), asyncio.current_task())
+    task = _task.get()
+    return Rpc(None if task is None else task(), asyncio.current_task())
 
 
 def watch_rpcs(loop: asyncio.AbstractEventLoop) -> None:
@@ -58,7 +62,13 @@ def watch_rpcs(loop: asyncio.AbstractEventLoop) -> None:
             return asyncio.Task(coroutine, loop=loop, **options)
         context = options.pop("context", None) or contextvars.copy_context()
         task = asyncio.Task(coroutine, loop=loop, context=context, **options)
-        context.run(_task.set, task)
+        context.run(_task.set, weakref.ref(task))
         return task
 
     loop.set_task_factory(make)
+
+
+def _forget(task: asyncio.Task[Any]) -> None:
+    """A task that was cancelled holds the error until somebody asks, and with it the call and all its bytes."""
+    with contextlib.suppress(asyncio.CancelledError, Exception):
+        task.result()
