@@ -22,7 +22,7 @@ from saeserve_server.tables import BUILT_IN_SHAPES, Section, SourceSettings, Syn
 ENVIRONMENT_PREFIX = "SAESERVE_"
 SECRET = ("cache_url",)
 """Settings that may hold a password: never repeated."""
-FILES = ("port_file", "tls_cert", "tls_key", "tls_client_ca", "auth_token_file")
+FILES = ("port_file", "cache_key_file", "tls_cert", "tls_key", "tls_client_ca", "auth_token_file")
 """Settings that name a file."""
 GRPC_PORT, METRICS_PORT = 50051, 9464
 MOST_SECONDS = 10**6
@@ -112,7 +112,7 @@ class ServerSettings(Section):
     max_streams: int = Field(default=64, ge=1, le=2**16, description="most EncodeStreams at a time")
     max_connections: int = Field(default=10_000, ge=1, le=2**20, description="most connections at a time")
     max_concurrent_streams: int = Field(
-        default=64, ge=1, le=2**20, description="most calls at a time on one connection; others wait at the caller's"
+        default=256, ge=1, le=2**20, description="most calls at a time on one connection; others wait at the caller's"
     )
     cache_bytes: int = Field(
         default=64 * 1024 * 1024, ge=0, le=2**40, description="memory of the cache of answers; 0: nothing is kept"
@@ -129,6 +129,10 @@ class ServerSettings(Section):
         description="Redis or Valkey that replicas share: redis://, rediss:// or unix://; default: none",
     )
     cache_ttl: int = Field(default=7 * 24 * 3600, ge=1, le=10**9, description="seconds that an answer is kept in Redis")
+    cache_key_file: Path | None = Field(
+        default=None,
+        description="file with the key that signs what is kept in Redis; read again when it changes; default: unsigned",
+    )
     tls_cert: Path | None = Field(default=None, description="PEM file of the server's certificate chain, for TLS")
     tls_key: Path | None = Field(default=None, validate_default=True, description="PEM file of its private key")
     tls_client_ca: Path | None = Field(
@@ -166,6 +170,13 @@ class ServerSettings(Section):
     @classmethod
     def _bind_is_address(cls, value: str) -> str:
         return check_address(value, default_port=GRPC_PORT)
+
+    @field_validator("cache_key_file")
+    @classmethod
+    def _cache_key_needs_redis(cls, value: Path | None, info: ValidationInfo) -> Path | None:
+        if value is not None and "cache_url" in info.data and info.data["cache_url"] is None:
+            raise ValueError("it takes cache_url too")
+        return value
 
     @field_validator("tls_key")
     @classmethod
