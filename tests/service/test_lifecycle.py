@@ -224,15 +224,17 @@ def test_a_worker_does_not_outlive_its_front_end(tmp_path: Path) -> None:
 
 
 def test_callers_that_never_finish_do_not_hold_up_the_end(tmp_path: Path) -> None:
-    """A stream without its configuration, one without items, a health watch, a reflection: nothing is owed to them."""
-    with server(tmp_path, drain_delay=0, grace=120) as (own, channel, stub):
+    """A stream without its configuration, one without items, a health watch, a connection: nothing is owed to them."""
+    with ExitStack() as connections, server(tmp_path, drain_delay=0, grace=120) as (own, channel, stub):
+        host, _, port = own.target.rpartition(":")
+        connections.enter_context(socket.create_connection((host, int(port)), 5))
         silent = Slowly(stub)
         waiting = Slowly(stub, config(sources=["0-demo"]))
         watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
         assert next(watch).status == SERVING
-        until(lambda: own.metrics()["saeserve_requests_in_flight"] == 3, "all of them are open")
+        until(lambda: own.metrics()["saeserve_requests_in_flight"] == 2, "the streams are open")
         try:
-            assert own.terminate(30.0) == 0
+            assert own.terminate(10.0) == 0
         finally:
             silent.close()
             waiting.close()

@@ -45,6 +45,8 @@ log = logging.getLogger(__name__)
 SERVICE = service.DESCRIPTOR.services_by_name["FeatureService"].full_name
 REFUSING_SECONDS = 0.5
 """How long calls that still arrive at the end of a drain are told to go elsewhere."""
+LAST_SECONDS = 0.1
+"""How often it is looked whether calls have ended."""
 LIVENESS = "saeserve.liveness"
 """SERVING while the event loop runs, also while draining: readiness and liveness are two things."""
 
@@ -132,19 +134,20 @@ class FeatureServer:
         await self._set_ready(False)
         if self._servicer.serving is not None:
             log.info("draining")
-            await _until(hurry, asyncio.sleep(self._config.drain_delay))
+            await _first(hurry.wait(), asyncio.sleep(self._config.drain_delay))
         self._draining.set()
         self._interceptor.drain()
         # gRPC cancels what arrives while it stops, and no caller retries that: for a moment calls are refused by us.
-        await _until(hurry, asyncio.sleep(min(REFUSING_SECONDS, self._config.grace)))
-        await _until(hurry, self._server.stop(self._config.grace))
+        await _first(hurry.wait(), asyncio.sleep(min(REFUSING_SECONDS, self._config.grace)))
+        # Calls are waited for, connections are not: one on which nobody has said a word would hold up the end.
+        await _first(hurry.wait(), self._calls_ended(), self._server.stop(self._config.grace))
         await self._server.stop(None)
         if self._scheduler is not None:
             await self._scheduler.stop()
         self._desk.close()
-        await _until(hurry, self._engine.stop())
+        await _first(hurry.wait(), self._engine.stop())
         await self._engine.stop(0.0)
-        await _until(hurry, self._answers.close())
+        await _first(hurry.wait(), self._answers.close())
         self._watchers.close()
         log.info("stopped")
 
@@ -160,6 +163,12 @@ class FeatureServer:
         except RuntimeError as error:
             raise ConfigError(f"bind: {bind} cannot be listened on: {obstacle(bind) or error}") from error
         return bind if bind.startswith("unix:") else f"{bind.rpartition(':')[0]}:{port}"
+
+    async def _calls_ended(self) -> None:
+        """Returns once every call has ended and its last bytes have had a moment to leave."""
+        while not self._interceptor.is_idle:  # noqa: ASYNC110 (it happens once)
+            await asyncio.sleep(LAST_SECONDS)
+        await asyncio.sleep(LAST_SECONDS)
 
     async def _listen_for_watchers(self) -> None:
         try:
@@ -240,11 +249,12 @@ def _request_of(method: str) -> type[Message]:
     return request
 
 
-async def _until(event: asyncio.Event, work: Coroutine[Any, Any, None]) -> None:
-    """Does the work, or as much of it as there is time for until the event."""
-    task, waiting = asyncio.ensure_future(work), asyncio.ensure_future(event.wait())
-    await asyncio.wait({task, waiting}, return_when=asyncio.FIRST_COMPLETED)
-    for one in (task, waiting):
-        one.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await task
+async def _first(*works: Coroutine[Any, Any, object]) -> None:
+    """Waits until one of them is done; the others are cancelled."""
+    tasks = [asyncio.ensure_future(work) for work in works]
+    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for task in tasks:
+        task.cancel()
+    for task in tasks:
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
