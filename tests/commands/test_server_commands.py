@@ -46,7 +46,7 @@ def test_sources_prints_what_would_be_served(config: Path) -> None:
     assert "warning: 1-MINE: trained on gpt2-small, and the served model is called demo" in done.stdout
 
 
-def test_an_index_is_built_verified_and_served(config: Path) -> None:
+def test_an_index_is_built_verified_served_and_refused_for_another_model(config: Path) -> None:
     folder = config.parent
     built = run("index", "build", str(folder / "index"), str(folder / "texts.jsonl"), "--config", str(config))
     assert built.returncode == 0, built.stderr
@@ -66,6 +66,13 @@ def test_an_index_is_built_verified_and_served(config: Path) -> None:
         warned = client.list_sources()["1-mine"]
         assert any("without BOS" in warning for warning in warned.warnings)
 
+    other = ["--index", str(folder / "index"), "--model", "synthetic:tiny", "--bind", "127.0.0.1:0"]
+    done = run("start", "--config", str(config), *other)  # told before anything is loaded
+    assert done.returncode == 2
+    assert "sources[0].path: " in done.stderr
+    assert "expected d_in = 32, that of blocks.1.hook_resid_post, got 128" in done.stderr
+    assert "built with another model, demo: it knows layer 2, and this model has 2" in done.stderr
+
     largest = max((folder / "index").rglob("*"), key=lambda path: path.stat().st_size if path.is_file() else 0)
     data = bytearray(largest.read_bytes())
     data[len(data) // 2] ^= 1
@@ -74,16 +81,6 @@ def test_an_index_is_built_verified_and_served(config: Path) -> None:
     assert broken.returncode == 2
     assert largest.name in broken.stderr
     assert "Traceback" not in broken.stderr
-
-
-def test_an_index_of_other_sources_is_refused(config: Path) -> None:
-    folder = config.parent
-    built = run("index", "build", str(folder / "other"), str(folder / "texts.jsonl"), "--config", str(config))
-    assert built.returncode == 0, built.stderr
-    other = ["--index", str(folder / "other"), "--model", "synthetic:tiny"]
-    done = run("start", "--config", str(config), "--bind", "127.0.0.1:0", *other)
-    assert done.returncode == 2
-    assert "Traceback" not in done.stderr
 
 
 def test_the_demo_prints_a_search() -> None:
