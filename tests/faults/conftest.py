@@ -25,3 +25,19 @@ def own(demo: saeserve.Client, tmp_path_factory: pytest.TempPathFactory) -> Iter
     limits = {"queue_items": QUEUE_ITEMS, "max_concurrent_streams": 4096}
     with faulty(tmp_path_factory.mktemp("faulty"), **limits, **NO_CACHES) as one:
         yield one
+
+
+@pytest.fixture(scope="session")
+def attacked(demo: saeserve.Client, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Faulty]:
+    """The same with its caches, and budgets small enough to be exhausted in seconds."""
+    limits = {
+        "max_calls": 96,
+        "max_connections": 500,
+        "max_answer_bytes": 3 * 2**19,
+        "answer_bytes": 64 * 2**20,
+        "queue_bytes": 64 * 2**20,
+        "cache_bytes": 16 * 2**20,
+        "inner_cache_bytes": 64 * 2**20,
+    }
+    with faulty(tmp_path_factory.mktemp("attacked"), **limits) as one:
+        yield one
