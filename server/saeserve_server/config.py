@@ -112,7 +112,7 @@ class ServerSettings(Section):
     max_streams: int = Field(default=64, ge=1, le=2**16, description="most EncodeStreams at a time")
     max_connections: int = Field(default=10_000, ge=1, le=2**20, description="most connections at a time")
     max_concurrent_streams: int = Field(
-        default=256, ge=1, le=2**20, description="most calls at a time on one connection; others wait at the caller's"
+        default=128, ge=1, le=2**20, description="most calls at a time on one connection; others wait at the caller's"
     )
     cache_bytes: int = Field(
         default=64 * 1024 * 1024, ge=0, le=2**40, description="memory of the cache of answers; 0: nothing is kept"

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
+import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -22,11 +25,14 @@ from saeserve.v1 import feature_service_pb2 as service
 from saeserve.v1 import types_pb2 as types
 from saeserve.v1.feature_service_pb2_grpc import FeatureServiceStub
 from tests.service.servers import (
+    COMMAND,
     FEW,
     NOT_SERVING,
     PATIENCE,
     SERVING,
     Server,
+    children,
+    command_line,
     descriptors,
     is_alive,
     server,
@@ -221,6 +227,44 @@ def test_a_worker_does_not_outlive_its_front_end(tmp_path: Path) -> None:
         own.process.kill()
         own.process.wait()
         until(lambda: not is_alive(worker), "the worker has ended")
+
+
+def test_a_server_ends_with_its_caller_though_his_child_holds_its_standard_input() -> None:
+    """Told its address on standard output, for which nothing with a name is needed."""
+    flags = ["start", "--model", "synthetic:tiny", "--bind", "127.0.0.1:0", "--metrics-bind", "none"]
+    command = [*COMMAND, *flags, "--port-file", "-", "--end-with-caller"]
+    caller = (
+        "import os, subprocess, sys, time\n"
+        f"own = subprocess.Popen({command}, stdin=subprocess.PIPE)\n"
+        "child = os.fork()\n"
+        "if child: print(own.pid, child, flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", caller], stdout=subprocess.PIPE, text=True) as one:
+        assert one.stdout is not None
+        pid, child = map(int, one.stdout.readline().split())
+        assert re.fullmatch(r"127\.0\.0\.1:\d+\n", one.stdout.readline())
+        one.kill()
+    try:
+        until(lambda: not is_alive(pid), "the server has ended", 5)
+        assert is_alive(child)
+    finally:
+        os.kill(child, signal.SIGKILL)
+
+
+def test_a_server_ends_in_order_with_its_standard_input(tmp_path: Path) -> None:
+    command = [*COMMAND, "start", "--model", "synthetic:tiny", "--bind", "127.0.0.1:0", "--metrics-bind", "none"]
+    port_file = tmp_path / "port"
+    with subprocess.Popen(
+        [*command, "--port-file", str(port_file), "--end-with-caller"], stdin=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as own:
+        until(port_file.exists, "the server listens")
+        worker = children(own.pid)
+        assert own.stdin is not None
+        own.stdin.close()
+        assert own.wait(5) == 0
+    assert not port_file.exists()
+    assert not [pid for pid in worker if b"spawn_main" in command_line(pid)]
 
 
 def test_callers_that_never_finish_do_not_hold_up_the_end(tmp_path: Path) -> None:

@@ -96,6 +96,8 @@ class FeatureServer:
                 *KEEPALIVE,
                 ("grpc.max_receive_message_length", MAX_RECEIVED_BYTES),
                 ("grpc.max_concurrent_streams", config.max_concurrent_streams),
+                # Else streams that have ended count until Python has let go of them, and honest callers are refused.
+                ("grpc.http.overload_protection", 0),
                 ("grpc.max_send_message_length", config.max_answer_bytes + 1024 * 1024),
                 ("grpc.so_reuseport", 0),
                 ("grpc.max_allowed_incoming_connections", config.max_connections),
