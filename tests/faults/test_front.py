@@ -1,4 +1,4 @@
-"""What the front end refuses before it works on it, and that large requests which are right are done in small pieces."""
+"""What the front end refuses before it works on it, and that large requests are done in small pieces."""
 
 from __future__ import annotations
 
@@ -165,10 +165,12 @@ def padding(size: int) -> bytes:
 
 def hold_taken(channel: grpc.Channel, method: str, data: bytes) -> None:
     """Holds that a message is not refused for its size."""
+    said = ""
     try:
         send_bytes(channel, method, data)
     except grpc.RpcError as error:
-        assert "at most" not in str(error.details()), method  # type: ignore[attr-defined]
+        said = str(error.details())  # type: ignore[attr-defined]
+    assert "at most" not in said, method
 
 
 def hold_field(channel: grpc.Channel, method: str, request: Any, field: str, most: int) -> None:

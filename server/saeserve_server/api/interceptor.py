@@ -200,7 +200,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             call = _enter(context)
             try:
                 requests = self._received_all(method, call, request) if hasattr(request, "__aiter__") else request
-                writing = self._write_all(behaviour(_raised(requests), context), context, rpc)
+                writing = self._write_all(behaviour, _raised(requests), context, rpc)
                 await self._seated(writing, self._streams if ours else self._watches, call.lane if ours else call.peer)
             except asyncio.CancelledError:
                 self._ended(name, call, _why_cancelled(context))
@@ -237,7 +237,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             seats.leave(seat)
             task.cancel()
 
-    async def _write_all(self, responses: Any, context: Context, rpc: Rpc) -> None:
+    async def _write_all(self, behaviour: Any, requests: Any, context: Context, rpc: Rpc) -> None:
+        responses = behaviour(requests, context)  # not before there is a seat: what is never awaited is complained of
         if not hasattr(responses, "__aiter__"):  # health's Watch writes to the context itself
             await responses
             return
