@@ -124,7 +124,9 @@ class FeatureServer:
         log.info("listening on %s, loading %s", self.address, self._config.model)
         await self._engine.start()
         gc.collect()
-        gc.freeze()  # what is loaded stays: later collections, which hold up every call, need not look at it
+        # What is loaded stays: later collections, which hold up every call, need not look at it. Nor would they ever
+        # free it: whatever is replaced in the life of a server is closed by who replaces it.
+        gc.freeze()
         log.info("ready")
 
     async def stop(self, hurry: asyncio.Event) -> None:
