@@ -32,6 +32,11 @@ class Parser(argparse.ArgumentParser):
     def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
         """Called with its own part of the line for a command too."""
         self._given = args or ()
+        for given in () if self._subparsers else self._given:
+            if given == "--":
+                break
+            if given.startswith("-h") and given != "-h":  # of which argparse from 3.13 on would take the -h, and help
+                self.error(f"argument -h/--help: ignored explicit argument {given[2:]!r}")
         return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
