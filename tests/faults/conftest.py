@@ -31,7 +31,7 @@ def own(demo: saeserve.Client, tmp_path_factory: pytest.TempPathFactory) -> Iter
 def attacked(demo: saeserve.Client, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Faulty]:
     """The same with its caches, and budgets small enough to be exhausted in seconds."""
     limits = {
-        "max_calls": 96,
+        "max_calls": 512,
         "max_connections": 500,
         "max_answer_bytes": 3 * 2**19,
         "answer_bytes": 64 * 2**20,
