@@ -8,19 +8,23 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 # Where the tests run the model: cpu, cuda or cuda:1.
 DEVICE ?= cpu
+# Processes that share the tests, each with its own servers: about 4 GB each. 0: none but pytest's own, as --pdb needs it.
+WORKERS ?= 2
 # More arguments for `make test`, `serve`, `loadtest` and `loadsweep`, for example ARGS="-k search -x".
 ARGS ?=
+
+TEST = SAESERVE_TEST_DEVICE=$(DEVICE) $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
 
 BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test lint format proto hazards loadtest loadsweep constraints clean
+.PHONY: help setup demo serve test test-quick lint format proto hazards loadtest loadsweep constraints clean
 # A recipe that fails leaves no half-made file behind.
 .DELETE_ON_ERROR:
 
 help: ## list the targets
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-12s %s\n", $$1, $$2 }'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-12s %s\n", $$1, $$2 }'
 
 setup: $(READY) ## make .venv with both distributions, editable, and all that tests and lint need
 
@@ -39,8 +43,11 @@ demo: $(READY) ## search on the embedded model: start a server, ask, print, stop
 serve: $(READY) ## serve the embedded model on 127.0.0.1:50051
 	@exec $(BIN)/saeserve-server start $(ARGS)
 
-test: $(READY) ## run the tests; DEVICE=cuda runs the model there
-	SAESERVE_TEST_DEVICE=$(DEVICE) $(BIN)/python -m pytest $(ARGS)
+test: $(READY) ## run all tests, about six minutes on two idle cores; DEVICE=cuda runs the model there
+	$(TEST) $(ARGS)
+
+test-quick: $(READY) ## the tests to run between edits, under two minutes: each room, but no broken servers
+	$(TEST) -m 'not slow' $(ARGS)
 
 lint: $(READY) ## ruff, strict types, buf lint, stub drift
 	$(BIN)/ruff check .

@@ -9,9 +9,25 @@ from pathlib import Path
 import pytest
 
 import saeserve
+from tests import slow
 
 DEVICE = os.environ.get("SAESERVE_TEST_DEVICE", "cpu")
 START_TIMEOUT = 240.0
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # processes that each take all cores would wait for each other
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Marks what is slow, keeps a folder's tests in one process, and begins with the longest folders."""
+    for item in items:
+        where = item.path.relative_to(Path(__file__).parent).as_posix() + "::" + item.nodeid.partition("::")[2]
+        if slow.is_slow(where):
+            item.add_marker("slow")
+        if config.pluginmanager.hasplugin("xdist"):
+            item.add_marker(pytest.mark.xdist_group(where.partition("/")[0]))
+    items.sort(key=lambda item: slow.turn(item.path.relative_to(Path(__file__).parent).as_posix()))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -30,6 +46,14 @@ def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def demo(cache_folder: Path) -> Iterator[saeserve.Client]:
     """A client of a server on the demo model with its index."""
     with saeserve.local(model="demo", device=DEVICE, timeout=START_TIMEOUT) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def uncached(cache_folder: Path) -> Iterator[saeserve.Client]:
+    """A client of a server like the demo's that computes every answer anew."""
+    settings = {"cache_bytes": 0, "inner_cache_bytes": 0}
+    with saeserve.local(model="demo", device=DEVICE, timeout=START_TIMEOUT, **settings) as client:
         yield client
 
 

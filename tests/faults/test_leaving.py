@@ -13,8 +13,6 @@ from tests.faults.faulty_server import HOLD, LINGER, PAUSE
 from tests.faults.harness import Faulty, Question, ends_of, healthy_after, marked, refusals, searches
 from tests.service.servers import until
 
-pytestmark = pytest.mark.slow
-
 STAGES = ("queue", "forward", "encode")
 
 

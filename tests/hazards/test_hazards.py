@@ -1,11 +1,10 @@
 """The naive way answers wrongly under threads, without a word; ours never does."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
 import saeserve
-from tests.conftest import DEVICE, START_TIMEOUT
 from tests.hazards.races import BridgeRace, Count, TokenizerRace
 
 ROUNDS = 5
@@ -19,12 +18,6 @@ def bridge() -> BridgeRace:
 @pytest.fixture(scope="module")
 def tokenizer() -> TokenizerRace:
     return TokenizerRace()
-
-
-@pytest.fixture(scope="module")
-def client() -> Iterator[saeserve.Client]:
-    with saeserve.local(model="demo", index="none", device=DEVICE, timeout=START_TIMEOUT) as client:
-        yield client
 
 
 def fails(measure: Callable[[], Count], what: str) -> None:
@@ -47,8 +40,8 @@ def test_threads_that_share_a_bridge_get_wrong_activations(bridge: BridgeRace) -
 
 
 @pytest.mark.device
-def test_threads_that_ask_a_server_get_their_own_activations(bridge: BridgeRace, client: saeserve.Client) -> None:
-    count = bridge.ours(client)
+def test_threads_that_ask_a_server_get_their_own_activations(bridge: BridgeRace, uncached: saeserve.Client) -> None:
+    count = bridge.ours(uncached)
     assert count.failed == 0, str(count)
     assert count.together > 1, "no two requests met in a batch: this test shows nothing"
 

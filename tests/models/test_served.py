@@ -119,7 +119,7 @@ def test_an_sae_that_does_not_fit_is_told_what_would(shape: str, tmp_path: Path)
 async def ask(config: Config, sources: list[str]) -> tuple[int | None, saeserve.EncodeResult, bool]:
     """The model's BOS, the activations of the sources, and whether neurons are served."""
     server = front_end.FeatureServer(config)
-    await server.start()
+    await server.start(lambda address: None)
     try:
         async with saeserve.AsyncClient(server.address) as client:
             await client.wait_ready(30)

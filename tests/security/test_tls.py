@@ -11,7 +11,7 @@ import saeserve
 from tests.security.conftest import Guarded, Keys, known
 from tests.service.servers import Server, until
 
-SHORT = {"timeout": 3, "options": [("grpc.use_local_subchannel_pool", 1)]}
+SHORT = {"timeout": 3, "options": [("grpc.use_local_subchannel_pool", 1), ("grpc.enable_retries", 0)]}
 
 
 def test_a_client_that_trusts_the_authority_is_answered(guarded: Guarded) -> None:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import grpc
 import pytest
 
 import saeserve
 from saeserve.v1.feature_service_pb2_grpc import FeatureServiceStub
-from tests.conftest import DEVICE, START_TIMEOUT
 from tests.service.wire import connect, stub_of
 
 
@@ -23,14 +21,6 @@ def channel(demo: saeserve.Client) -> Iterator[grpc.Channel]:
 @pytest.fixture(scope="session")
 def stub(channel: grpc.Channel) -> FeatureServiceStub:
     return stub_of(channel)
-
-
-@pytest.fixture(scope="session")
-def uncached(cache_folder: Path) -> Iterator[saeserve.Client]:
-    """A client of a server like the demo's that computes every answer anew."""
-    settings = {"cache_bytes": 0, "inner_cache_bytes": 0}
-    with saeserve.local(model="demo", device=DEVICE, timeout=START_TIMEOUT, **settings) as client:
-        yield client
 
 
 @pytest.fixture(scope="session")

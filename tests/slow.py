@@ -1,0 +1,48 @@
+"""What `make test-quick` leaves out: what starts servers of its own, breaks them, or waits; and who runs beside whom.
+
+Every folder has something left in it, or its claims would only be tried by whoever runs the whole suite.
+"""
+
+from __future__ import annotations
+
+SLOW = (
+    "cache/test_shared.py",
+    "client/test_local.py",
+    "commands/test_server_commands.py",
+    "commands/test_start.py",
+    "faults/test_load.py",
+    "faults/test_replicas.py",
+    "faults/test_wire.py",
+    "faults/test_worker.py",
+    "hazards/test_hazards.py::test_threads_that_ask_a_server_get_their_own_activations",
+    "loadtests/test_connect.py",
+    "loadtests/test_locust.py",
+    "models/test_offline.py",
+    "models/test_served.py",
+    "models/test_shapes.py",
+    "parity/test_same_answer.py::test_among_fifteen_others",
+    "parity/test_same_answer.py::test_from_kept_activations",
+    "security/test_commands.py",
+    "security/test_limits.py",
+    "security/test_logs.py",
+    "security/test_replicas.py",
+    "security/test_tls.py",
+    "service/test_cache.py",
+    "service/test_concurrency.py",
+    "service/test_golden.py",
+    "service/test_lifecycle.py",
+)
+"""Files and tests, by how their names begin below `tests/`. Others are marked where they stand."""
+
+FIRST = ("service/", "faults/")
+"""The longest folders: what runs beside them ends with them."""
+
+
+def is_slow(where: str) -> bool:
+    """Whether a test, by its name below `tests/`, is left out."""
+    return where.startswith(SLOW)
+
+
+def turn(where: str) -> int:
+    """Place of its folder in the order of the run."""
+    return next((place for place, folder in enumerate(FIRST) if where.startswith(folder)), len(FIRST))
