@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+import ipaddress
 import os
 import socket
 import stat
+from typing import Any
 
 from saeserve_server.addresses import UNIX, host_and_port, socket_path
 
@@ -24,13 +26,13 @@ def obstacle(address: str) -> str | None:
         return _socket_obstacle(address)
     host, port = host_and_port(address)
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        places = _places(host, port)
     except OSError as error:
         return f"the name {host} cannot be looked up ({error.strerror}); give an address of this machine"
     reasons = []
-    for family, kind, protocol, _, place in found:
+    for family, place in places:
         try:
-            with socket.socket(family, kind, protocol) as trial:
+            with socket.socket(family) as trial:
                 trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 if family == socket.AF_INET6:
                     trial.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
@@ -40,6 +42,16 @@ def obstacle(address: str) -> str | None:
         else:
             return None  # gRPC asks for one of them
     return reasons[0]
+
+
+def _places(host: str, port: int) -> list[tuple[socket.AddressFamily, tuple[Any, ...]]]:
+    """What a host stands for; only a name is looked up. Raises OSError."""
+    try:
+        family = socket.AF_INET if ipaddress.ip_address(host).version == 4 else socket.AF_INET6
+    except ValueError:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        return [(family, place) for family, _, _, _, place in found]
+    return [(family, (host, port))]
 
 
 def _reason(error: OSError, host: str, port: int) -> str:
