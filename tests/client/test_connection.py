@@ -1,8 +1,11 @@
 """Token, caller's name and TLS: what is sent, and what is refused before anything is."""
 
+import dataclasses
+
 import pytest
 
 from saeserve import Cache, Client
+from saeserve.answers.types import Limits
 from saeserve.transport.bearer import Bearer
 from saeserve.v1 import feature_service_pb2 as service
 from tests.client.fake import search_answer
@@ -94,3 +97,8 @@ def test_cache_and_limits_are_read(client, fake):
     limits = client.server_info().limits
     assert (limits.max_batch, limits.queue_items, limits.queue_gflop) == (1, 2, 3.5)
     assert (limits.queue_bytes, limits.max_calls, limits.max_streams) == (4, 5, 6)
+
+
+def test_every_limit_of_the_contract_is_one_of_the_client_s():
+    ours = {field.name for field in dataclasses.fields(Limits)} - {"request_bytes"}
+    assert ours == {field.name for field in service.Limits.DESCRIPTOR.fields} - {"methods"}

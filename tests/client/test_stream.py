@@ -124,6 +124,15 @@ def test_a_lost_server_is_resumed_with_the_items_not_yet_answered(client, fake):
     assert len(fake.seen) == 4
 
 
+def test_a_stream_that_the_server_ended_unread_is_resumed(client, fake):
+    def ended(requests, context):
+        yield one_value(next(items(requests)))
+        context.abort(grpc.StatusCode.CANCELLED, "CANCELLED")
+
+    fake.streams = [ended, echo]
+    assert lengths(client.encode_stream(TEXTS, features="2:1")) == [len(text) for text in TEXTS]
+
+
 def test_a_half_answered_item_is_asked_again_from_its_beginning(client, fake):
     def half(requests, context):
         item = next(items(requests))

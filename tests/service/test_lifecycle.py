@@ -401,6 +401,16 @@ def test_thousands_of_calls_at_once_are_answered_or_told_to_come_again(stub: Fea
     assert len(calls) - len(refusals) >= 1024
 
 
+def test_more_calls_than_a_connection_takes_wait_at_the_callers(
+    stub: FeatureServiceStub, demo: saeserve.Client
+) -> None:
+    most = demo.server_info().limits.max_concurrent_streams
+    for _ in range(3):  # streams that have just ended do not count
+        request = service.TokenizeRequest(input=text_input("red"))
+        calls = [stub.Tokenize.future(request, timeout=TIMEOUT) for _ in range(3 * most)]
+        assert all(call.result().tokens for call in calls)
+
+
 def test_reflection_lists_the_service(channel: grpc.Channel) -> None:
     stub = reflection_pb2_grpc.ServerReflectionStub(channel)
     asked = [

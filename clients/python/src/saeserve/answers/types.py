@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -242,3 +243,18 @@ class Limits:
     queue_bytes: int
     max_calls: int
     max_streams: int
+    max_names: int
+    """Entries of each repeated field of names: sets, sources, layers."""
+    max_fields: int
+    request_bytes: Mapping[str, int]
+    """Largest request message of each method."""
+    front_seconds: float
+    answer_bytes: int
+    stall_timeout: float
+    """Seconds after which a call is ended whose caller neither sends nor reads."""
+    max_connections: int
+    max_concurrent_streams: int
+    """Calls at a time on one connection."""
+    max_watches: int
+    most_memory_bytes: int
+    """What the front end's memory stays under."""

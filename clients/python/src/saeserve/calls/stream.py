@@ -162,7 +162,9 @@ class Ledger:
         error = failure.error
         if self._too_large(error):
             return 0.0
-        if not worth_another(error):
+        # CANCELLED is what a server ends a stream with that nobody has read for a while: now somebody does.
+        unread = error.code is StatusCode.CANCELLED and error.reason != "CLIENT_CLOSED"
+        if not (unread or worth_another(error)):
             raise error from failure.__cause__
         now = time.monotonic()
         if self._failing_since is None:

@@ -196,11 +196,20 @@ def _info(result: results.ServerInfo, screen: Screen) -> None:
             ("search", f"at most {limits.max_limit:,} features, {limits.default_limit} by default"),
             ("encode", f"at most {limits.max_inputs:,} texts, {limits.max_features:,} features by name"),
             ("messages", f"requests {limits.max_request_bytes:,} bytes, answers {limits.max_answer_bytes:,} bytes"),
-            ("calls", f"at most {limits.max_calls:,} at a time, {limits.max_streams:,} of them streams"),
+            (
+                "calls",
+                f"at most {limits.max_calls:,} at a time, {limits.max_streams:,} of them streams, "
+                f"{limits.max_concurrent_streams:,} on one connection",
+            ),
             ("batch", batch),
             (
                 "queue",
                 f"at most {limits.queue_items:,} texts, {limits.queue_gflop:,.0f} GFLOP, {limits.queue_bytes:,} bytes",
+            ),
+            (
+                "front end",
+                f"at most {limits.front_seconds:g} s of work and {limits.answer_bytes:,} bytes of answers; "
+                f"memory under {limits.most_memory_bytes:,} bytes",
             ),
         ]
     )
