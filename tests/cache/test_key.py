@@ -78,7 +78,7 @@ class Recorder:
     def __contains__(self, key: bytes) -> bool:
         return True
 
-    async def get(self, key: bytes, compute: Callable[[], Awaitable[Answer]]) -> Answer:
+    async def get(self, key: bytes, compute: Callable[[], Awaitable[Answer]], reads: object) -> Answer:
         self.keys.append(key)
         await asyncio.sleep(0)  # the other texts of an Encode are asked for, too
         raise Asked

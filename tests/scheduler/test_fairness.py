@@ -219,7 +219,10 @@ def test_who_waits_for_an_answer_that_another_has_asked_for_is_not_refused_with_
                 await settle()  # as a look-up among replicas takes
                 return Answer(str((await scheduler.submit(work(20), deadline=deadline)).done.rows).encode())
 
-            return asyncio.ensure_future(answers.get(b"key", compute))
+            async def readable(_: bytes) -> bool:
+                return True
+
+            return asyncio.ensure_future(answers.get(b"key", compute, readable))
 
         scheduler._admission.measured(COSTS.of(work(1)).work, 1.0, saturated=True)  # a text a second
         busy = await occupied(scheduler)

@@ -20,6 +20,7 @@ import saeserve
 from saeserve.v1 import feature_service_pb2 as service
 from saeserve.v1 import types_pb2 as types
 from saeserve.v1.feature_service_pb2_grpc import FeatureServiceStub
+from saeserve_server.cache.seal import Seal
 from tests.answers import EPSILON, Tally
 from tests.cache.valkey import Valkey
 from tests.service.servers import Server, server, until
@@ -182,6 +183,35 @@ def test_an_answer_of_a_replica_is_given_by_another(
         assert again.call_info.cache == LOCAL
         assert bare(again) == bare(computed)
         assert other.ran() == ran
+        return
+
+
+@pytest.mark.parametrize("question", ["search", "by token", "sparse", "dense"])
+def test_what_is_no_answer_to_the_question_is_computed_and_overwritten(
+    replicas: tuple[Replica, Replica], valkey: Valkey, question: str
+) -> None:
+    one, other = replicas
+    for attempt in range(5):
+        request = QUESTIONS[question](new_text())
+        with valkey.client() as redis:
+            known = set(redis.keys())
+            computed = ask(one.stub, request)
+            await_entries(redis, len(known) + 1)
+            (name,) = set(redis.keys()) - known
+            right = redis.get(name)
+            key = bytes.fromhex(name.removeprefix(b"saeserve:").decode())
+            payload = Seal().open(key, right)
+            assert isinstance(payload, bytes)
+            redis.set(name, Seal().close(key, payload[:-1]))
+            before = other.metric('shared_cache_faults_total{kind="invalid"}')
+            answer = ask(other.stub, request)
+            assert bare(answer) == bare(computed)
+            assert answer.call_info.cache == NONE
+            if other.metric('shared_cache_faults_total{kind="invalid"}') == before and attempt < 4:
+                continue  # as above
+            assert other.metric('shared_cache_faults_total{kind="invalid"}') == before + 1
+            until(lambda: len(redis.get(name)) == len(right), "it is overwritten")  # noqa: B023 - of this turn
+        assert ask(other.stub, request).call_info.cache == LOCAL
         return
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import itertools
 import time
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -22,6 +22,7 @@ from saeserve_server.api.build import (
     stack_rows,
     token_message,
 )
+from saeserve_server.api.cached import read_at_desk, reads_as_encode
 from saeserve_server.api.call import Call, current_call
 from saeserve_server.api.large import refuse_large_answer
 from saeserve_server.api.parse import check_count, parse_features, parse_input
@@ -162,7 +163,11 @@ async def _encode_all(serving: Serving, works: list[EncodeWork], timing: Timing)
     serving.scheduler.check(missing.values(), STREAM_INSTEAD, call.lane, call.deadline)
     answers = await _together(
         [
-            serving.answers.get(key, functools.partial(_compute, serving, work, call))
+            serving.answers.get(
+                key,
+                partial(_compute, serving, work, call),
+                partial(read_at_desk, serving, partial(reads_as_encode, serving.catalog, work)),
+            )
             for key, work in zip(keys, works, strict=True)
         ]
     )

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from functools import partial
 
 from saeserve.v1 import feature_service_pb2 as service
 from saeserve.v1 import types_pb2 as types
 from saeserve_server.api.build import Timing, call_info, facts_builder, joined, row_tokens, token_message
+from saeserve_server.api.cached import read_at_desk, reads_as_search
 from saeserve_server.api.call import Call, current_call
 from saeserve_server.api.large import refuse_large_answer
 from saeserve_server.api.parse import check_count, parse_count, parse_filter, parse_input
@@ -75,7 +77,9 @@ async def search(serving: Serving, request: service.SearchRequest) -> bytes:
     if filters:
         call = current_call()
         answer = await serving.answers.get(
-            serving.keys.search(work, positions), lambda: _compute(serving, work, positions, call)
+            serving.keys.search(work, positions),
+            lambda: _compute(serving, work, positions, call),
+            partial(read_at_desk, serving, partial(reads_as_search, serving.catalog, work, positions)),
         )
         timing.add(answer.spent, answer.tier)
         payload = answer.payload

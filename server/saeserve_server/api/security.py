@@ -8,49 +8,18 @@ import ipaddress
 import logging
 import ssl
 import threading
-import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 import grpc
 
 from saeserve_server.config import Config
 from saeserve_server.errors import ConfigError
+from saeserve_server.watched import Watch, read_named
 
 log = logging.getLogger(__name__)
 
 AUTHORIZATION_KEY = "authorization"
-LOOK_INTERVAL = 1.0
-"""Seconds between two looks at whether a file has changed."""
-
-
-class _Watch:
-    """Whether files have changed, looked at only so often."""
-
-    def __init__(self, paths: Sequence[Path]) -> None:
-        self._paths = paths
-        self._stamp = self._look()
-        self._next = time.monotonic() + LOOK_INTERVAL
-
-    def changed(self) -> bool:
-        """Whether a file is another than when this last said so."""
-        now = time.monotonic()
-        if now < self._next:
-            return False
-        self._next = now + LOOK_INTERVAL
-        before, self._stamp = self._stamp, self._look()
-        return self._stamp != before
-
-    def _look(self) -> list[tuple[int, int, int] | None]:
-        return [_stamp(path) for path in self._paths]
-
-
-def _stamp(path: Path) -> tuple[int, int, int] | None:
-    try:
-        state = path.stat()
-    except OSError:
-        return None
-    return state.st_ino, state.st_size, state.st_mtime_ns
 
 
 class BearerToken:
@@ -59,7 +28,7 @@ class BearerToken:
     def __init__(self, path: Path) -> None:
         """Reads the file. Raises ConfigError."""
         self._path = path
-        self._watch = _Watch([path])  # before the file is read: what changes in between is seen
+        self._watch = Watch([path])  # before the file is read: what changes in between is seen
         self._token = self._read()
 
     def accepts(self, metadata: Iterable[tuple[str, str | bytes]]) -> bool:
@@ -82,7 +51,7 @@ class BearerToken:
             log.info("the bearer token was read anew")
 
     def _read(self) -> bytes:
-        data = _read("auth_token_file", self._path).strip()
+        data = read_named("auth_token_file", self._path).strip()
         if not data:
             raise ConfigError(f"auth_token_file: {self._path}: the file is empty")
         if any(not 0x21 <= byte <= 0x7E for byte in data):
@@ -96,7 +65,7 @@ class Certificates:
     def __init__(self, chain: Path, key: Path, client_ca: Path | None) -> None:
         """Reads the files. Raises ConfigError."""
         self._chain, self._key, self._client_ca = chain, key, client_ca
-        self._watch = _Watch([path for path in (chain, key, client_ca) if path is not None])
+        self._watch = Watch([path for path in (chain, key, client_ca) if path is not None])
         self._lock = threading.Lock()
         self._first = self._load()
 
@@ -122,8 +91,8 @@ class Certificates:
         return renewed
 
     def _load(self) -> grpc.ServerCertificateConfiguration:
-        chain = _read("tls_cert", self._chain)
-        key = _read("tls_key", self._key)
+        chain = read_named("tls_cert", self._chain)
+        key = read_named("tls_key", self._key)
         _check_certificates("tls_cert", self._chain, chain)
         try:
             ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(self._chain, self._key, _no_password)
@@ -133,7 +102,7 @@ class Certificates:
             raise ConfigError(f"tls_key: {self._key}: no private key in PEM without a password") from error
         authorities = None
         if self._client_ca is not None:
-            authorities = _read("tls_client_ca", self._client_ca)
+            authorities = read_named("tls_client_ca", self._client_ca)
             _check_certificates("tls_client_ca", self._client_ca, authorities)
         return grpc.ssl_server_certificate_configuration([(key, chain)], authorities)
 
@@ -147,13 +116,6 @@ def _check_certificates(setting: str, path: Path, data: bytes) -> None:
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=data.decode("ascii", "ignore"))
     except ssl.SSLError as error:
         raise ConfigError(f"{setting}: {path}: no certificate in PEM") from error
-
-
-def _read(setting: str, path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise ConfigError(f"{setting}: {path}: {error.strerror}") from error
 
 
 def token_of(config: Config) -> BearerToken | None:

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import struct
 import time
 from collections import deque
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from hashlib import blake2b
 from typing import Final
 from urllib.parse import parse_qsl, urlsplit
 
@@ -21,6 +20,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from saeserve_server.cache.breaker import Breaker
+from saeserve_server.cache.seal import LARGEST_PAYLOAD, Seal
 from saeserve_server.errors import ConfigError
 from saeserve_server.metrics import Metrics, SharedFault
 
@@ -32,8 +32,6 @@ COMMAND_SECONDS: Final = 1.0
 """How long a command may take that no answer waits for: a write, or a look-up that was given up."""
 CLOSE_SECONDS: Final = 1.0
 """How long each step of closing may take: writing what is pending, cancelling what hangs, hanging up."""
-LARGEST_PAYLOAD: Final = 2**20
-"""Larger answers are not shared."""
 PENDING_WRITES: Final = 64
 PENDING_BYTES: Final = 16 * 2**20
 """Writes beyond these are dropped."""
@@ -44,9 +42,8 @@ WRITERS: Final = 4
 LOOKUPS_AT_ONCE: Final = 32
 """Look-ups that share a round trip. One by one each costs redis-py four times the CPU time that it does among these."""
 
-_MAGIC: Final = b"saeserve"
-_FORMAT: Final = 1
-_HEADER: Final = struct.Struct(">8sB32s16s")  # magic, format, key, checksum of the payload
+Reads = Callable[[bytes], Awaitable[bool]]
+"""Whether a payload reads as an answer to the question that is asked."""
 
 _EXPECTED: Final = (
     "redis://[[USER]:PASSWORD@]HOST[:PORT][/DATABASE], the same with rediss://, or unix:///PATH, "
@@ -65,11 +62,12 @@ class _Lookup:
 
 
 class SharedTier:
-    """Payloads by key in Redis, each under a header that says what it is: whatever else is found there is a miss."""
+    """Payloads by key in Redis, each under a seal that says what it is: whatever else is found there is a miss."""
 
-    def __init__(self, url: str, ttl: int, metrics: Metrics) -> None:
+    def __init__(self, url: str, ttl: int, metrics: Metrics, seal: Seal | None = None) -> None:
         """`ttl` is in seconds. Raises ConfigError for a URL that is none; connects to nothing yet."""
         self._client = Redis.from_pool(_pool(url))
+        self._seal = seal or Seal()
         self._ttl = ttl
         self._metrics = metrics
         self._hits = metrics.cache_hits.labels("shared")
@@ -81,11 +79,17 @@ class SharedTier:
         self._writes: dict[asyncio.Task[None], int] = {}  # those pending, and their bytes
         self._closed = False
 
-    async def get(self, key: bytes) -> bytes | None:
-        """The payload under the key; None if there is none, or if Redis is of no use now. Raises nothing."""
+    async def get(self, key: bytes, reads: Reads) -> bytes | None:
+        """The payload under the key, which `reads` accepts; None if there is none, or if Redis is of no use now.
+
+        Raises what `reads` raises, and nothing else.
+        """
         if self._closed:
             return None
         payload = await self._find(key)
+        if payload is not None and not await reads(payload):
+            self._metrics.shared_fault(SharedFault.INVALID)
+            payload = None
         (self._misses if payload is None else self._hits).inc()
         return payload
 
@@ -151,9 +155,10 @@ class SharedTier:
         self._breaker.succeeded()
         if reply is None:
             return None
-        payload = _unseal(key, reply)
-        if payload is None:
-            self._metrics.shared_fault(SharedFault.INVALID)
+        payload = self._seal.open(key, reply)
+        if isinstance(payload, SharedFault):
+            self._metrics.shared_fault(payload)
+            return None
         return payload
 
     async def _read_waiting(self) -> None:
@@ -194,7 +199,7 @@ class SharedTier:
                 return
             try:
                 async with asyncio.timeout(COMMAND_SECONDS):
-                    await self._client.set(_name(key), _seal(key, payload), ex=self._ttl)
+                    await self._client.set(_name(key), self._seal.close(key, payload), ex=self._ttl)
             except redis_errors.ResponseError:
                 # It is full, or read-only: look-ups are as good as ever.
                 self._metrics.shared_fault(SharedFault.ERROR)
@@ -208,22 +213,6 @@ class SharedTier:
 
 def _name(key: bytes) -> bytes:
     return b"saeserve:" + key.hex().encode()
-
-
-def _seal(key: bytes, payload: bytes) -> bytes:
-    return _HEADER.pack(_MAGIC, _FORMAT, key, _checksum(payload)) + payload
-
-
-def _unseal(key: bytes, value: object) -> bytes | None:
-    """The payload of a value that was sealed for this key, undamaged, by this version; else None."""
-    if not isinstance(value, bytes) or len(value) < _HEADER.size:
-        return None
-    payload = value[_HEADER.size :]
-    return payload if value.startswith(_HEADER.pack(_MAGIC, _FORMAT, key, _checksum(payload))) else None
-
-
-def _checksum(payload: bytes) -> bytes:
-    return blake2b(payload, digest_size=16).digest()
 
 
 def _is_wrong_type(error: BaseException) -> bool:
