@@ -71,7 +71,10 @@ class Spoken(Rpc):
     def __init__(self) -> None:
         super().__init__(None, None)
         self.callbacks: list[object] = []
-        self.ended = False
+        self.ended = self.interrupted = False
+
+    def interrupt(self) -> None:
+        self.interrupted = True
 
     def on_end(self, callback: object) -> None:  # type: ignore[override]
         self.callbacks.append(callback)
@@ -103,7 +106,7 @@ class Hall:
 
     def refuses(self) -> None:
         """Holds that nobody is let in."""
-        with pytest.raises(Overloaded, match="4 calls are being answered; at most 4") as caught:
+        with pytest.raises(Overloaded, match="as many calls are being answered as are taken at a time: 4") as caught:
             self.enter()
         assert (caught.value.reason, caught.value.retry_after) == ("TOO_MANY_CALLS", 1.0)
 
@@ -142,6 +145,22 @@ def test_who_leaves_most_answers_unread_makes_way(hall: Hall) -> None:
     hall.now += 2 * PATIENCE
     hall.enter()
     assert [name for name, call in calls.items() if call.ended] == ["a1"]
+
+
+def test_the_newest_of_who_has_more_than_half_is_refused_for_a_newcomer(hall: Hall) -> None:
+    calls = [hall.enter() for _ in range(4)]
+    for call, who in zip(calls, ("other", "flood", "flood", "flood"), strict=True):
+        hall.places.works(call, who)
+    hall.enter()
+    assert [call.interrupted for call in calls] == [False, False, False, True]
+    error = hall.places.refusal(calls[3])
+    assert error is not None
+    assert (error.reason, error.retry_after) == ("TOO_MANY_CALLS", 1.0)
+    assert hall.places.taken == 4
+    calls[3].end()
+    assert hall.places.refusal(calls[3]) is None
+    assert hall.places.taken == 4
+    hall.refuses()  # now nobody has more than half
 
 
 def test_whoever_has_left_waits_no_more(hall: Hall) -> None:

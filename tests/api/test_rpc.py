@@ -40,6 +40,8 @@ class Servicer(FeatureServiceServicer):
         self.rpcs: list[Rpc] = []
         self.ended: list[Rpc] = []
         self.returned = 0
+        self.free = asyncio.Event()
+        self.free.set()
 
     def _note(self) -> None:
         rpc = current_rpc()
@@ -49,6 +51,7 @@ class Servicer(FeatureServiceServicer):
     async def Tokenize(self, request: Any, context: Any) -> Any:
         self._note()
         self.returned += 1
+        await self.free.wait()
         return bytes(self.size)
 
     async def EncodeStream(self, requests: Any, context: Any) -> AsyncIterator[Any]:
@@ -235,3 +238,31 @@ def test_neither_who_sends_nothing_nor_who_reads_nothing_locks_others_out() -> N
         connection.hang_up()
 
     run(story, max_calls=4)
+
+
+def test_nobody_locks_others_out_by_what_he_has_worked_on() -> None:
+    async def story(bench: Bench, channel: grpc.aio.Channel) -> None:
+        call = channel.unary_unary(TOKENIZE)
+        bench.servicer.free.clear()
+        flood = [asyncio.ensure_future(_answered(call, "flood")) for _ in range(4)]
+        await bench.until(lambda: bench.servicer.returned == 4)
+        other = asyncio.ensure_future(_answered(call, "other"))
+        await bench.until(lambda: bench.servicer.returned == 5)
+        bench.servicer.free.set()
+        ends = await asyncio.gather(*flood, other)
+        assert ends[:4].count("as many calls are being answered as are taken at a time: 4") == 1
+        assert ends.count("") == 4
+        assert ends[4] == ""
+        name = {"method": "Tokenize", "code": "RESOURCE_EXHAUSTED", "reason": "TOO_MANY_CALLS"}
+        assert bench.value("requests_total", **name) == 1
+
+    run(story, max_calls=4)
+
+
+async def _answered(method: Any, client: str) -> str:
+    """Nothing, or why it was refused."""
+    try:
+        await method(b"", metadata=[("x-saeserve-client", client)])
+    except grpc.aio.AioRpcError as error:
+        return str(error.details())
+    return ""

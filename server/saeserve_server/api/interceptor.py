@@ -145,16 +145,21 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
         async def answer(request: Any, context: Context) -> Any:
             timer.cancel()
-            self._places.works(rpc)
             call = _enter(context)
+            self._places.works(rpc, call.lane)
             try:
                 response = await _maybe_await(behaviour(await self._received(method, call, request), context))
                 if method not in HEALTH:
                     response = response if isinstance(response, bytes) else serialize(response)
                     self._hold(len(response), call, rpc)
-            except asyncio.CancelledError:
-                self._ended(name, call, _why_cancelled(context))
-                raise
+            except asyncio.CancelledError as cancelled:
+                refused = self._places.refusal(rpc)
+                if refused is None:
+                    self._ended(name, call, _why_cancelled(context))
+                    raise
+                _go_on()
+                await self._refuse(name, call, context, refused)
+                raise cancelled  # not reached: abort raises
             except Exception as error:
                 self._places.waits(rpc, call.lane)
                 await self._refuse(name, call, context, error)
@@ -309,6 +314,13 @@ def _raised(request: Any) -> Any:
     if isinstance(request, ServeError):
         raise request
     return request
+
+
+def _go_on() -> None:
+    """The current task is no longer cancelled."""
+    task = asyncio.current_task()
+    if task is not None:
+        task.uncancel()
 
 
 async def _let_go(requests: Any) -> None:

@@ -20,14 +20,16 @@ PATIENCE = 0.25
 class Places:
     """Places for calls. One is taken before a call's message is received, when nobody knows yet whose it is.
 
-    When all are taken, a newcomer gets that of a call that only waits for its caller, of whoever has most of those: who
-    sends nothing, or reads nothing, locks nobody out.
+    When all are taken, a newcomer gets that of a call that only waits for its caller, of whoever has most of those;
+    else the newest of a caller who has more than half of the places is refused for it. Nobody locks others out.
     """
 
     def __init__(self, limit: int, metrics: Metrics) -> None:
         self._limit = limit
         self._calls: set[Rpc] = set()
         self._waiting: dict[Rpc, tuple[str, float]] = {}  # for whom, and since when: the longest first
+        self._working: dict[Rpc, str] = {}  # for whom, if it may be refused yet: the newest last
+        self._refused: set[Rpc] = set()
         self._metrics = metrics
         metrics.in_flight.set_function(lambda: self.taken)
 
@@ -42,36 +44,61 @@ class Places:
             self._make_way()
         self._calls.add(rpc)
         self.waits(rpc)
-        rpc.on_end(lambda: self._leave(rpc))
+        rpc.on_end(lambda: self._ended(rpc))
 
     def waits(self, rpc: Rpc, who: str = "") -> None:
         """The call waits for its caller from now on, as it does from the beginning."""
         if rpc in self._calls:
-            self._waiting.pop(rpc, None)
+            self.works(rpc)
             self._waiting[rpc] = who, time.monotonic()
 
-    def works(self, rpc: Rpc) -> None:
-        """The caller waits for the call from now on."""
+    def works(self, rpc: Rpc, who: str | None = None) -> None:
+        """The caller waits for the call from now on. With `who`, its handler may be cancelled to be refused."""
         self._waiting.pop(rpc, None)
+        self._working.pop(rpc, None)
+        if who is not None and rpc in self._calls:
+            self._working[rpc] = who
+
+    def refusal(self, rpc: Rpc) -> Overloaded | None:
+        """Why a call's handler was cancelled, if its place was wanted for another."""
+        return self._full() if rpc in self._refused else None
 
     def _leave(self, rpc: Rpc) -> None:
         self._calls.discard(rpc)
         self._waiting.pop(rpc, None)
+        self._working.pop(rpc, None)
+
+    def _ended(self, rpc: Rpc) -> None:
+        self._leave(rpc)
+        self._refused.discard(rpc)
 
     def _make_way(self) -> None:
         late = time.monotonic() - PATIENCE
         idle = list(itertools.takewhile(lambda one: one[1][1] < late, self._waiting.items()))
         if not idle:
-            raise Overloaded(
-                f"{self.taken} calls are being answered; at most {self._limit} are taken at a time",
-                reason="TOO_MANY_CALLS",
-                retry_after=RETRY_SECONDS,
-            )
+            self._refuse_newest()
+            return
         ((most, _),) = Counter(who for _, (who, _) in idle).most_common(1)
         oldest = next(rpc for rpc, (who, _) in idle if who == most)
         self._metrics.stalled.labels("place").inc()
         self._leave(oldest)
         oldest.end()
+
+    def _refuse_newest(self) -> None:
+        most, count = next(iter(Counter(self._working.values()).most_common(1)), ("", 0))
+        if 2 * count <= self._limit:
+            raise self._full()
+        newest = next(rpc for rpc, who in reversed(self._working.items()) if who == most)
+        self._leave(newest)
+        self._refused.add(newest)
+        newest.interrupt()
+
+    def _full(self) -> Overloaded:
+        return Overloaded(
+            f"as many calls are being answered as are taken at a time: {self._limit}",
+            reason="TOO_MANY_CALLS",
+            retry_after=RETRY_SECONDS,
+        )
 
 
 class Seat:

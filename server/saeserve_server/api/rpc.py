@@ -39,6 +39,11 @@ class Rpc:
             if task is not None and task.cancel():
                 task.add_done_callback(_forget)
 
+    def interrupt(self) -> None:
+        """Cancels its handler, which may yet answer."""
+        if self._handler is not None:
+            self._handler.cancel()
+
     def on_end(self, callback: Callable[[], None]) -> None:
         """Has `callback` called once the call has ended: its answer has left, or its caller has."""
         task = self._task or self._handler

@@ -1,7 +1,7 @@
 """Files mapped into memory, without a descriptor for each.
 
-`mmap.mmap` keeps one as long as the mapping lasts (from Python 3.13 on it can be told not to), and an index is dozens of
-files, with many sources thousands: they would take those that connections and a new worker need.
+`mmap.mmap` keeps one as long as the mapping lasts (from Python 3.13 on it can be told not to), and an index is dozens
+of files, with many sources thousands: they would take those that connections and a new worker need.
 """
 
 from __future__ import annotations
