@@ -12,7 +12,6 @@ from pathlib import Path
 
 import grpc_tools
 from google.protobuf import descriptor_pb2, text_format
-from google.rpc import status_pb2
 from grpc_tools import protoc
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -22,11 +21,10 @@ STUBS = ROOT / "clients" / "python" / "src"
 
 def describe(sources: list[str]) -> dict[str, descriptor_pb2.FileDescriptorProto]:
     """What protoc makes of these files, by file name."""
-    common = Path(status_pb2.__file__).parents[2]  # google/rpc/status.proto lies beside its stub
     builtin = Path(grpc_tools.__file__).parent / "_proto"
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder, "descriptors")
-        command = ["protoc", f"-I{PROTO}", f"-I{common}", f"-I{builtin}", f"--descriptor_set_out={out}", *sources]
+        command = ["protoc", f"-I{PROTO}", f"-I{builtin}", f"--descriptor_set_out={out}", *sources]
         if protoc.main(command):
             sys.exit("proto/ does not compile")
         files = descriptor_pb2.FileDescriptorSet.FromString(out.read_bytes())
@@ -70,7 +68,7 @@ def drift(source: str, wanted: descriptor_pb2.FileDescriptorProto) -> list[str]:
 def main() -> None:
     """Exit with 1 and a description of the differences when the stubs have drifted."""
     argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
-    sources = sorted(str(path.relative_to(PROTO)) for path in PROTO.rglob("*.proto"))
+    sources = sorted(str(path.relative_to(PROTO)) for path in (PROTO / "saeserve").rglob("*.proto"))
     described = describe(sources)
     problems = [line for source in sources for line in drift(source, described[source])]
     if problems:

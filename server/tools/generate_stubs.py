@@ -12,7 +12,7 @@ OUT = ROOT / "clients" / "python" / "src"
 ENVIRONMENTS = ROOT / "build" / "proto"
 
 # Old on purpose: see README.md in this folder.
-PROTOC_PACKAGES = ("grpcio-tools==1.71.2", "setuptools<81", "googleapis-common-protos<1.73")
+PROTOC_PACKAGES = ("grpcio-tools==1.71.2", "setuptools<81")
 TYPES_PACKAGES = ("mypy-protobuf==5.1.0",)
 
 
@@ -33,15 +33,11 @@ def main() -> None:
     argparse.ArgumentParser(description=__doc__).parse_args()
     protoc = environment("protoc", PROTOC_PACKAGES)
     types = environment("types", TYPES_PACKAGES)
-    find = "import sysconfig; print(sysconfig.get_path('purelib'))"
-    # google/rpc/status.proto comes with googleapis-common-protos.
-    site_packages = subprocess.check_output([protoc / "python", "-c", find], text=True).strip()
-    sources = sorted(str(path.relative_to(PROTO)) for path in PROTO.rglob("*.proto"))
+    sources = sorted(str(path.relative_to(PROTO)) for path in (PROTO / "saeserve").rglob("*.proto"))
     command = [
         str(protoc / "python"),
         *("-W", "ignore", "-m", "grpc_tools.protoc"),
         f"-I{PROTO}",
-        f"-I{site_packages}",
         f"--plugin=protoc-gen-mypy={types / 'protoc-gen-mypy'}",
         f"--plugin=protoc-gen-mypy_grpc={types / 'protoc-gen-mypy_grpc'}",
         *(f"--{kind}_out={OUT}" for kind in ("python", "grpc_python", "mypy", "mypy_grpc")),
