@@ -119,7 +119,7 @@ def test_index_does_not_depend_on_batches_even_where_values_tie(tmp_path):
     revisions = {
         build_index(
             reader, tokenise, texts, tmp_path / "index", batch_tokens=tokens, batch_blocks=blocks, records_per_feature=7
-        ).revision
+        ).content
         for tokens, blocks in [(1, 1), (25, 3), (100, 64), (10_000, 1000)]
     }
     assert len(revisions) == 1  # a hash of the whole content
@@ -129,7 +129,7 @@ def test_work_cut_into_pieces_gives_the_same_index(tmp_path, monkeypatch):
     texts = ["bcdefgh" * 5, "hgfedcb" * 5, "bbbb"]
     whole = build_index(FakeReader(), tokenise, texts, tmp_path / "whole")
     monkeypatch.setattr("saeserve_server.records.builder._CELLS", 70)
-    assert build_index(FakeReader(), tokenise, texts, tmp_path / "pieces").revision == whole.revision
+    assert build_index(FakeReader(), tokenise, texts, tmp_path / "pieces").content == whole.content
 
 
 def test_magnitudes_outside_the_histogram_count_in_its_end_bins(tmp_path):
@@ -284,3 +284,49 @@ def test_activations_may_lie_in_any_memory_order(tmp_path):
     plain = build_index(FakeReader(), tokenise, texts, tmp_path / "plain")
     with torch.inference_mode():
         assert build_index(Transposed(), tokenise, texts, tmp_path / "other").revision == plain.revision
+
+
+class Shaken(FakeReader):
+    """Another machine: what fires moves in the last bits."""
+
+    def value(self, rank: int, token: int, place: int, feature: int) -> float:
+        return super().value(rank, token, place, feature) * (1 + 1e-6)
+
+
+def test_builds_of_the_same_have_one_revision_whatever_the_last_bits(tmp_path):
+    texts = ["bcdefgh", "hgfedcb"]
+    one = build_index(FakeReader(), tokenise, texts, tmp_path / "one")
+    other = build_index(Shaken(), tokenise, texts, tmp_path / "other", batch_blocks=1)
+    assert one.revision == other.revision
+    assert one.content != other.content
+
+
+def test_the_revision_is_of_all_that_went_in(tmp_path):
+    texts = ["bcdefgh", "hgfedcb"]
+    on_gpu, in_half = (replace(MODEL, **change) for change in ({"device": "cuda:0"}, {"dtype": "bfloat16"}))
+    built = {
+        "as it is": (FakeReader(), texts, {}),
+        "other texts": (FakeReader(), ["bcdefgh", "hgfedcc"], {}),
+        "texts in another order": (FakeReader(), texts[::-1], {}),
+        "texts cut elsewhere": (FakeReader(), ["bcdefghh", "gfedcb"], {}),
+        "an empty text more": (FakeReader(), [*texts, ""], {}),
+        "shorter blocks": (FakeReader(), texts, {"context": 3}),
+        "fewer records": (FakeReader(), texts, {"records_per_feature": 3}),
+        "another model": (FakeReader(model=replace(MODEL, revision="model-2")), texts, {}),
+        "another kind of device": (FakeReader(model=on_gpu), texts, {}),
+        "another type": (FakeReader(model=in_half), texts, {}),
+        "wider sources": (FakeReader(n_features=6), texts, {}),
+    }
+    revisions = {
+        name: build_index(reader, tokenise, given, tmp_path / "index", **settings).revision
+        for name, (reader, given, settings) in built.items()
+    }
+    assert len(set(revisions.values())) == len(built), revisions
+
+
+def test_the_device_s_number_is_no_part_of_the_revision(tmp_path):
+    one, other = (
+        build_index(FakeReader(model=replace(MODEL, device=device)), tokenise, ["bcd"], tmp_path / "index").revision
+        for device in ("cuda:0", "cuda:1")
+    )
+    assert one == other

@@ -54,6 +54,7 @@ def store(tmp_path_factory) -> Iterator[RecordStore]:
             model_revision="r",
             context=128,
             records_per_feature=RECORDS,
+            kernel="cpu float32",
             texts=TEXTS,
             tokens=TEXTS * 33,
             sources=tuple(IndexedSource(f"{rank}-big", "r", FEATURES) for rank in range(SOURCES)),

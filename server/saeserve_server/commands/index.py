@@ -120,6 +120,7 @@ def run_verify(options: argparse.Namespace) -> int:
 
     index = RecordStore.open(options.folder, verify=True)
     print(f"{options.folder}: {index.texts} texts, {index.tokens} tokens, {len(index.sources)} sources: intact")
+    print(f"revision {index.revision} (what it was made of), content {index.content} (every byte of this build)")
     return 0
 
 

@@ -33,7 +33,7 @@ import numpy as np
 from saeserve_server.errors import ConfigError
 
 MAGIC: Final = "saeserve-index"
-VERSION: Final = 1
+VERSION: Final = 2
 MANIFEST: Final = "index.json"
 
 WINDOW: Final = 16
@@ -100,6 +100,8 @@ class Manifest:
     context: int
     """Tokens of a block, BOS left out."""
     records_per_feature: int
+    kernel: str
+    """Where and in which type the activations were computed: what lets them differ in the last bits."""
     texts: int
     tokens: int
     """Tokens that count: those of all texts but any whose id is BOS."""
@@ -117,6 +119,19 @@ class Manifest:
         """SHA-256 over everything the manifest says, the files' own digests included: a hash of the whole content."""
         return _digest(self._body())
 
+    @property
+    def revision(self) -> str:
+        """Digest of what went in: format, model, sources, settings, corpus, kernel.
+
+        Activations move by about 1e-5 with the batch and the machine, so that two builds of the same differ in their
+        bytes. They answer alike, and share caches and page tokens. The corpus is its tokens, text by text, which are
+        whole numbers.
+        """
+        body = self._body()
+        del body["tokens"]
+        body["files"] = [self.files[name].sha256 for name in CORPUS_FILES]
+        return _digest(body)
+
     def _body(self) -> dict[str, Any]:
         return {
             "magic": MAGIC,
@@ -124,6 +139,7 @@ class Manifest:
             "model": {"name": self.model_name, "revision": self.model_revision},
             "context": self.context,
             "records_per_feature": self.records_per_feature,
+            "kernel": self.kernel,
             "texts": self.texts,
             "tokens": self.tokens,
             "sources": [{"id": s.id, "revision": s.revision, "n_features": s.n_features} for s in self.sources],
@@ -174,6 +190,7 @@ def read_manifest(folder: Path) -> Manifest:
             model_revision=content["model"]["revision"],
             context=content["context"],
             records_per_feature=content["records_per_feature"],
+            kernel=content["kernel"],
             texts=content["texts"],
             tokens=content["tokens"],
             sources=tuple(IndexedSource(s["id"], s["revision"], s["n_features"]) for s in content["sources"]),

@@ -99,8 +99,10 @@ class RecordStore:
 
     def __init__(self, path: Path, manifest: Manifest, files: Mapping[str, npt.NDArray[Any]]) -> None:
         self.path = path
-        self.revision = manifest.digest[:32]
-        """Content hash of the index."""
+        self.revision = manifest.revision[:32]
+        """Digest of what it was made of: alike for all builds of the same."""
+        self.content = manifest.digest[:32]
+        """Digest of every byte: of this very build."""
         self.model_name = manifest.model_name
         self.model_revision = manifest.model_revision
         self.context = manifest.context
