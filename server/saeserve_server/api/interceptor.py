@@ -179,14 +179,16 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
     def _end_after_stall(self, rpc: Rpc) -> asyncio.TimerHandle:
         """Has the call end after a while, unless it has ended by then or what is returned is cancelled."""
+        timer = self._stall_timer(rpc)
+        rpc.on_end(timer.cancel)
+        return timer
 
+    def _stall_timer(self, rpc: Rpc) -> asyncio.TimerHandle:
         def end() -> None:
             self._metrics.stalled.labels("time").inc()
             rpc.end()
 
-        timer = asyncio.get_running_loop().call_later(self._stall_timeout, end)
-        rpc.on_end(timer.cancel)
-        return timer
+        return asyncio.get_running_loop().call_later(self._stall_timeout, end)
 
     def _streaming(
         self,
@@ -249,9 +251,11 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             return
         async with contextlib.aclosing(responses):
             async for response in responses:
-                timer = self._end_after_stall(rpc)
-                await context.write(response)
-                timer.cancel()
+                timer = self._stall_timer(rpc)
+                try:
+                    await context.write(response)
+                finally:
+                    timer.cancel()
 
     async def _received(self, method: str, call: Call, request: Any) -> Any:
         """The request, in its caller's turn. Raises InvalidArgument for one that cannot be parsed."""
