@@ -13,7 +13,7 @@ WORKERS ?= 2
 # More arguments for `make test`, `serve`, `loadtest` and `loadsweep`, for example ARGS="-k search -x".
 ARGS ?=
 
-TEST = SAESERVE_TEST_DEVICE=$(DEVICE) $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
+TEST = SAESERVE_TEST_DEVICE=$(DEVICE) $(BIN)/python -m pytest -n $(WORKERS) --no-loadscope-reorder
 
 BIN := .venv/bin
 READY := .venv/.ready
@@ -61,7 +61,8 @@ format: $(READY) ## let ruff format and mend what it can
 	$(BIN)/ruff check --fix-only --quiet .
 	$(BIN)/ruff format .
 
-proto: ## generate the stubs anew from proto/
+proto: $(READY) ## generate the stubs anew from proto/, if it breaks nobody
+	$(BIN)/python server/tools/buf_lint.py --accept
 	$(PYTHON) server/tools/generate_stubs.py
 
 hazards: $(READY) ## show the two silent races of the naive way

@@ -1,7 +1,8 @@
 """Lint proto/ with buf, and hold it against the contract as it was committed last.
 
 `contract.binpb` beside this file is that contract, a descriptor image. A change that breaks whoever has generated code
-from it fails here; a commit that breaks on purpose replaces the image with `--accept`.
+from it fails here. `--accept` takes what was added, so that it is held against from then on; a commit that breaks on
+purpose replaces the image with `--break`.
 """
 
 import argparse
@@ -24,12 +25,16 @@ def buf(*arguments: str) -> None:
 def main() -> None:
     """Exit with buf's status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--accept", action="store_true", help="make today's proto/ the contract that is held against")
-    if parser.parse_args().accept:
-        buf("build", "--exclude-source-info", "--output", str(CONTRACT))
+    replace = parser.add_mutually_exclusive_group()
+    replace.add_argument("--accept", action="store_true", help="take what breaks nobody into the contract")
+    replace.add_argument("--break", dest="break_", action="store_true", help="take proto/ as it is, whoever it breaks")
+    options = parser.parse_args()
     buf("lint")
-    buf("breaking", "--against", str(CONTRACT))
-    print("buf: proto/ is clean, and breaks nobody who has generated code from it")
+    if not options.break_:
+        buf("breaking", "--against", str(CONTRACT))
+    if options.accept or options.break_:
+        buf("build", "--exclude-source-info", "--output", str(CONTRACT))
+    print("buf: proto/ is clean" + ("" if options.break_ else ", and breaks nobody who has generated code from it"))
 
 
 if __name__ == "__main__":
