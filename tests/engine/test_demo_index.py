@@ -1,4 +1,4 @@
-"""Where the demo's index goes where it cannot be kept."""
+"""Where the demo's index goes where it cannot be kept, and what becomes of one in the cache that is damaged."""
 
 from __future__ import annotations
 
@@ -14,8 +14,13 @@ from saeserve_server.config import load_config
 from saeserve_server.engine import build
 from saeserve_server.engine.runner import BatchRunner
 from saeserve_server.errors import ConfigError
+from saeserve_server.records import builder
+from saeserve_server.records.locate import demo_index_folder
+from saeserve_server.records.store import RecordStore
 from saeserve_server.records.unfinished import is_passing, remove_unfinished
 from saeserve_server.records.writer import CannotWrite, StoreWriter
+from tests.records.reference import FakeReader
+from tests.records.reference import tokenise as letters
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +38,7 @@ def full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[set[Path]]
         with StoreWriter(out):
             if folders & set(out.parents):
                 raise CannotWrite(f"{out}: No space left on device")
-            out.mkdir()
+        builder.build_index(FakeReader(), letters, ["bcd"], out)  # a small one
 
     monkeypatch.setattr(build, "build_index", build_index)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
@@ -47,7 +52,34 @@ def test_it_is_kept_in_the_cache_and_found_there(runner: BatchRunner, full: set[
     folder = build.demo_index(runner)
     assert tmp_path / "cache" in folder.parents
     assert not is_passing(folder)
+    built = folder.stat().st_ino
     assert build.demo_index(runner) == folder
+    assert folder.stat().st_ino == built
+
+
+@pytest.mark.parametrize("how", ["cut", "a file is missing", "no manifest", "of another format"])
+def test_one_in_the_cache_that_is_of_no_use_is_built_again(
+    how: str, runner: BatchRunner, full: set[Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = build.demo_index(runner)
+    manifest, tokens = folder / "index.json", folder / "tokens.bin"
+    if how == "cut":
+        tokens.write_bytes(tokens.read_bytes()[:-1])
+    elif how == "of another format":
+        manifest.write_text(manifest.read_text().replace('"version": ', '"version": 9'))
+    else:
+        (tokens if how == "a file is missing" else manifest).unlink()
+    with caplog.at_level(logging.WARNING):
+        assert build.demo_index(runner) == folder
+    assert "is of no use, and is built again" in caplog.text
+    RecordStore.open(folder, verify=True)
+
+
+def test_other_passages_are_indexed_elsewhere(runner: BatchRunner, tmp_path: Path) -> None:
+    one, other = tmp_path / "one", tmp_path / "other"
+    one.write_text("red")
+    other.write_text("blue")
+    assert demo_index_folder(runner.catalog, one) != demo_index_folder(runner.catalog, other)
 
 
 @pytest.mark.parametrize("how", ["full", "a file", "no home"])

@@ -324,9 +324,11 @@ def test_the_revision_is_of_all_that_went_in(tmp_path):
     assert len(set(revisions.values())) == len(built), revisions
 
 
-def test_the_device_s_number_is_no_part_of_the_revision(tmp_path):
+@pytest.mark.parametrize("change", [{"device": "cuda:1"}, {"name": "mine"}])
+def test_the_device_s_number_and_the_model_s_name_are_no_part_of_the_revision(tmp_path, change):
+    model = replace(MODEL, device="cuda:0")
     one, other = (
-        build_index(FakeReader(model=replace(MODEL, device=device)), tokenise, ["bcd"], tmp_path / "index").revision
-        for device in ("cuda:0", "cuda:1")
+        build_index(FakeReader(model=one), tokenise, ["bcd"], tmp_path / "index").revision
+        for one in (model, replace(model, **change))
     )
     assert one == other

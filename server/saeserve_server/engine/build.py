@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 from pathlib import Path
 
 import torch
@@ -18,7 +19,7 @@ from saeserve_server.models.locate import DEMO_FOLDER
 from saeserve_server.records.builder import build_index
 from saeserve_server.records.corpus import Corpus
 from saeserve_server.records.locate import demo_index_folder
-from saeserve_server.records.store import RecordStore
+from saeserve_server.records.store import RecordStore, StoreError
 from saeserve_server.records.unfinished import passing_folder, sweep, sweep_passing
 from saeserve_server.records.writer import CannotWrite
 from saeserve_server.sources.plan import plan_saes
@@ -113,19 +114,34 @@ def demo_index(runner: BatchRunner) -> Path:
     """
     tokenizer = Tokenizer(runner.catalog.model.tokenizer_json, runner.catalog.model.bos_id)
 
+    passages = DEMO_FOLDER / "passages.jsonl"
+
     def build(folder: Path) -> Path:
         log.info("building the demo's index")
-        build_index(runner, tokenizer.ids, Corpus([DEMO_FOLDER / "passages.jsonl"]), folder)
+        build_index(runner, tokenizer.ids, Corpus([passages]), folder)
         return folder
 
     sweep_passing()
     try:
-        folder = demo_index_folder(runner.catalog)
+        folder = demo_index_folder(runner.catalog, passages)
         sweep(folder.parent)
-        return folder if folder.exists() else build(folder)
+        return folder if _is_sound(folder) else build(folder)
     except (CannotWrite, OSError) as error:
         log.warning("the demo's index cannot be kept, and is built in a temporary folder for this run only: %s", error)
     try:
         return build(passing_folder() / "index")
     except (CannotWrite, OSError) as error:
         raise ConfigError(f"the demo's index can be built nowhere: {error}; make room, or set index to none") from error
+
+
+def _is_sound(folder: Path) -> bool:
+    """Whether there is an index in the cache that can be opened. What cannot is cleared away: it is ours alone."""
+    if not folder.exists():
+        return False
+    try:
+        RecordStore.open(folder)
+    except StoreError as error:
+        log.warning("the demo's index in the cache is of no use, and is built again: %s", error)
+        shutil.rmtree(folder)
+        return False
+    return True

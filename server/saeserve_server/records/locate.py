@@ -11,12 +11,13 @@ from saeserve_server.records.layout import VERSION
 from saeserve_server.records.writer import CannotWrite
 
 
-def demo_index_folder(catalog: Catalog) -> Path:
-    """Folder of the index of the demo's passages for this catalog: other weights or sources, another folder.
+def demo_index_folder(catalog: Catalog, passages: Path) -> Path:
+    """Folder of the index of the demo's passages for this catalog: other weights, sources or passages, another folder.
 
     Raises CannotWrite where there is no home folder.
     """
-    made_of = [f"format {VERSION}", catalog.model.revision, *(source.revision for source in catalog.sources)]
+    made_of = [f"format {VERSION}", hashlib.sha256(passages.read_bytes()).hexdigest()]
+    made_of += [catalog.model.revision, *(source.revision for source in catalog.sources)]
     digest = hashlib.sha256("\n".join(made_of).encode()).hexdigest()
     try:
         return cache_folder() / "index" / f"demo-{digest[:16]}"
