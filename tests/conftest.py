@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,16 +19,25 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # processes that each take all cores wo
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Marks what is slow, keeps a folder's tests in one process, and begins with the longest folders."""
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks what is slow, and begins with the longest folders."""
     for item in items:
         where = item.path.relative_to(Path(__file__).parent).as_posix() + "::" + item.nodeid.partition("::")[2]
         if slow.is_slow(where):
             item.add_marker("slow")
-        if config.pluginmanager.hasplugin("xdist"):
-            item.add_marker(pytest.mark.xdist_group(where.partition("/")[0]))
     items.sort(key=lambda item: slow.turn(item.path.relative_to(Path(__file__).parent).as_posix()))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Keeps a folder's tests in one process, where they share servers."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFolder(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return nodeid.split("/")[1]
+
+    return ByFolder(config, log)
 
 
 @pytest.fixture(scope="session", autouse=True)
