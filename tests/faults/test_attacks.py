@@ -140,7 +140,8 @@ def bounded(own: Faulty, *expected: str) -> Iterator[None]:
     before = long_pieces(own)
     with healthy_after(own, *expected):
         yield
-    until(lambda: not any(own.value(name) for name in (*GAUGES, *FRONT)), "nothing is left in the front end")
+    for name in (*GAUGES, *FRONT):
+        own.await_value(name, 0)
     assert long_pieces(own) == before
 
 

@@ -105,11 +105,16 @@ class _Stream:
         self._room.release()
 
     async def close(self) -> None:
-        """Ends everything that is still running."""
+        """Ends everything that is still running. What is held is given back first: the wait may be cancelled, again for
+        each item that is ended for want of room."""
         tasks = [self._reader, *self._tasks]
         for task in tasks:
             task.cancel()
+        self._give_back()
         await asyncio.gather(*tasks, return_exceptions=True)
+        self._give_back()
+
+    def _give_back(self) -> None:
         while not self._done.empty():  # megabytes that would wait for the garbage collector
             self._done.get_nowait()
         for holding in list(self._holdings):
