@@ -1,6 +1,7 @@
 """`saeserve-server` as its user types it: sources, index build and verify, the demo, the health check."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -51,11 +52,14 @@ def test_an_index_is_built_verified_served_and_refused_for_another_model(config:
     built = run("index", "build", str(folder / "index"), str(folder / "texts.jsonl"), "--config", str(config))
     assert built.returncode == 0, built.stderr
     assert "3 texts" in built.stdout
-    assert run("index", "verify", str(folder / "index")).returncode == 0
+    verified = run("index", "verify", str(folder / "index"))
+    assert verified.returncode == 0
+    (told,) = re.findall(r"^revision ([0-9a-f]{32}) .*, content ([0-9a-f]{32}) ", verified.stdout, re.MULTILINE)
 
     with saeserve.local(config=config, index=folder / "index", timeout=START_TIMEOUT) as client:
         info = client.server_info()
         assert info.index is not None
+        assert info.index.revision == told[0] != told[1]
         assert (info.index.texts, info.model.name) == (3, "demo")
         hit = client.search(TEXTS[0], sources=["OWN1"], limit=1, ranking="relative", min_fires=1).results[0]
         assert str(hit.name).startswith("1-MINE:")

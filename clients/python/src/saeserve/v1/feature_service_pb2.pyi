@@ -532,7 +532,11 @@ Global___EncodedText: _TypeAlias = EncodedText  # noqa: Y015
 
 @_typing.final
 class SparseActivations(_message.Message):
-    """Activations of one source in compressed sparse row form. Rows are tokens; only values > 0 are stored."""
+    """Activations of one source in compressed sparse row form. Rows are tokens; only values > 0 are stored.
+
+    Buffers, here and in DenseActivations, hold numbers end to end. They may begin at any byte of the message: where typed
+    views must be aligned (JavaScript, Rust, C++) copy them first. proto/README.md shows how.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1217,7 +1221,9 @@ class IndexInfo(_message.Message):
     RECORDS_PER_FEATURE_FIELD_NUMBER: _builtins.int
     SOURCES_FIELD_NUMBER: _builtins.int
     revision: _builtins.str
-    """Content hash."""
+    """Digest of what it was made of: texts, model, sources, settings, format, kind of device and type. Builds of the same on
+    several machines have one, and share caches and page tokens.
+    """
     texts: _builtins.int
     """Number of texts."""
     tokens: _builtins.int

@@ -162,7 +162,7 @@ class CallInfo(_message.Message):
     model_revision: _builtins.str
     """Content hash of the model: weights, configuration, tokenizer and BOS rule."""
     index_revision: _builtins.str
-    """Content hash of the index of top activations in use; empty without one."""
+    """Revision of the index of top activations in use (`IndexInfo.revision`); empty without one."""
     tokenize_micros: _builtins.int
     """Time to tokenise the input."""
     queue_micros: _builtins.int
