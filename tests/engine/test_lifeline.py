@@ -57,7 +57,7 @@ def test_a_worker_that_has_ended_leaves_no_descriptor_thread_process_or_object(m
         link, _ = await spawned(CONFIG)
         end(link)
         await link.end(0.0)
-        assert link.exit_code == -signal.SIGKILL
+        assert link.exit_code in (0, -signal.SIGKILL)  # it may see the pipe end before it is killed
         await link.end(0.0)  # as often as one likes
         link.kill()
         return weakref.ref(link)
