@@ -8,7 +8,7 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 # Where the tests run the model: cpu, cuda or cuda:1.
 DEVICE ?= cpu
-# Processes that share the tests, each with its own servers: about 4 GB each. 0: none but pytest's own, as --pdb needs it.
+# Processes that share the tests, each with its own servers: about 3 GB each. 0: none but pytest's own, as --pdb needs it.
 WORKERS ?= 2
 # More arguments for `make test`, `serve`, `loadtest` and `loadsweep`, for example ARGS="-k search -x".
 ARGS ?=

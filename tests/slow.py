@@ -8,8 +8,13 @@ from __future__ import annotations
 SLOW = (
     "cache/test_shared.py",
     "client/test_local.py",
+    "client/test_processes.py",
     "commands/test_server_commands.py",
     "commands/test_start.py",
+    "engine/test_lifeline.py",
+    "faults/test_leaving.py::test_a_storm",
+    "faults/test_leaving.py::test_deadlines",
+    "faults/test_leaving.py::test_tiny_deadlines",
     "faults/test_load.py",
     "faults/test_replicas.py",
     "faults/test_wire.py",

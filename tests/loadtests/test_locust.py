@@ -11,7 +11,7 @@ from tests.loadtests.fake import Behaviour, Refusal, serving
 
 ROOT = Path(__file__).parents[2]
 USERS = 16
-SECONDS = 1
+SECONDS = 2
 
 
 def recorded(behaviour: Behaviour, locustfile: Path, folder: Path) -> list[records.Record]:
