@@ -21,8 +21,9 @@ def right_answers(demo: saeserve.Client) -> None:
 
 @pytest.fixture(scope="session")
 def own(demo: saeserve.Client, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Faulty]:
-    """A server that fails on request, with a queue that is soon full and without caches; a channel may flood it."""
-    limits = {"queue_items": QUEUE_ITEMS, "max_concurrent_streams": 4096}
+    """A server that fails on request, with a queue that is soon full and without caches; a channel may flood it, and
+    who stalls is ended soon."""
+    limits = {"queue_items": QUEUE_ITEMS, "max_concurrent_streams": 4096, "stall_timeout": 5}
     with faulty(tmp_path_factory.mktemp("faulty"), **limits, **NO_CACHES) as one:
         yield one
 
