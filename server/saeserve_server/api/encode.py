@@ -179,9 +179,8 @@ async def _encode_all(serving: Serving, works: list[EncodeWork], timing: Timing)
 async def _compute(serving: Serving, work: EncodeWork, call: Call) -> Answer:
     computed = await serving.compute(work, client=call.lane, deadline=None)
     done = expect(EncodeDone, computed.done)
-    size = sum(block.nbytes for block in done.blocks) + (0 if done.dense is None else done.dense.nbytes)
-    refuse_large_answer(serving, size, STREAM_INSTEAD)
-    payload = await serving.desk.do(_pack, done, seconds=size * BYTE_SECONDS, client=call.lane)
+    refuse_large_answer(serving, done.nbytes, STREAM_INSTEAD)
+    payload = await serving.desk.do(_pack, done, seconds=done.nbytes * BYTE_SECONDS, client=call.lane)
     return Answer(payload, computed.tier, computed.spent)
 
 

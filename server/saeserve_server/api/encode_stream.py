@@ -154,7 +154,7 @@ class _Stream:
             seconds = time.perf_counter() - began
             holding = await self._hold(self._row_bytes * (len(text.ids) + 1))
             encoded = await self._compute(text, truncated)
-            size = _size(encoded)
+            size = encoded.done.nbytes
             self._row_bytes = max(self._row_bytes, size // max(1, encoded.done.rows))
             holding.correct(size)
             self._done.put_nowait(_Answer(item.sequence, encoded, None, seconds, holding))
@@ -261,12 +261,6 @@ def _row_bytes(serving: Serving, wanted: Wanted) -> int:
     sources = [serving.catalog.sources[rank] for rank in wanted.sources]
     whole = sum(4 * one.n_features if one.kind is Kind.NEURON else SPARSE_ROW_BYTES for one in sources)
     return whole + 4 * len(wanted.features)
-
-
-def _size(encoded: _Encoded) -> int:
-    """Bytes of an answer's activations."""
-    dense = 0 if encoded.done.dense is None else encoded.done.dense.nbytes
-    return dense + sum(block.nbytes for block in encoded.done.blocks)
 
 
 def _last_row(block: Csr | FloatArray, row: int, room: int) -> int:

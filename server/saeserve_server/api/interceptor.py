@@ -98,16 +98,18 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         # Whoever calls and sends nothing holds a place.
         timer = self._end_after_stall(rpc)
         ours = method.startswith(OURS)
-        unary = not handler.response_streaming
-        wrap = self._unary if unary else self._streaming
         behaviour = next(
             one
             for one in (handler.unary_unary, handler.unary_stream, handler.stream_unary, handler.stream_stream)
             if one is not None
         )
+        if handler.response_streaming:
+            answer = self._streaming(method, behaviour, rpc, timer)
+        else:
+            answer = self._unary(method, behaviour, rpc, timer, handler.response_serializer)
         return _handler_like(
             handler,
-            wrap(method, behaviour, rpc, timer, handler.response_serializer),
+            answer,
             None if ours else forgiving(handler.request_deserializer, SMALL_REQUEST_BYTES),
         )
 
@@ -191,12 +193,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         return asyncio.get_running_loop().call_later(self._stall_timeout, end)
 
     def _streaming(
-        self,
-        method: str,
-        behaviour: Any,
-        rpc: Rpc,
-        timer: asyncio.TimerHandle,
-        serialize: Callable[[Any], bytes],
+        self, method: str, behaviour: Any, rpc: Rpc, timer: asyncio.TimerHandle
     ) -> Callable[[Any, Context], Awaitable[None]]:
         name = method.rpartition("/")[2]
         ours = method.startswith(OURS)

@@ -147,11 +147,9 @@ class Seats:
             seat.end(error.again())
 
     def _displace(self, who: str) -> None:
-        counts: dict[str, int] = {}
-        for seat in self._seats:
-            counts[seat.who] = counts.get(seat.who, 0) + 1
-        most = max(counts, key=counts.__getitem__)
-        if counts[most] <= counts.get(who, 0) + 1:
+        counts = Counter(seat.who for seat in self._seats)
+        ((most, count),) = counts.most_common(1)
+        if count <= counts[who] + 1:
             raise self._full()
         newest = next(seat for seat in reversed(self._seats) if seat.who == most)
         self.leave(newest)

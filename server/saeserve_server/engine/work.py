@@ -133,6 +133,11 @@ class EncodeDone:
     dense: FloatArray | None
     """[rows, features] for chosen features."""
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its activations."""
+        return sum(block.nbytes for block in self.blocks) + (0 if self.dense is None else self.dense.nbytes)
+
 
 @dataclass(frozen=True, slots=True)
 class Failed:
