@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 import saeserve
 from tests import slow
@@ -17,6 +18,10 @@ START_TIMEOUT = 240.0
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # processes that each take all cores would wait for each other
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# The machine may be busy: no test of a property fails by the clock.
+settings.register_profile("saeserve", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("saeserve")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

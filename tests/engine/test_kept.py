@@ -42,7 +42,7 @@ pytestmark = pytest.mark.device
 
 TEXT = (1524, 4708, 547, 5635, 372, 1305, 14)
 LONG = tuple(range(100, 190))
-TIMES = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+TIMES = settings(max_examples=60, suppress_health_check=list(HealthCheck))
 
 
 class FakeIndex:

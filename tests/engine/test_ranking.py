@@ -2,7 +2,7 @@
 
 import numpy as np
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from saeserve_server.engine.ranking import Candidates, aggregate_max, aggregate_sum, candidates, merge
@@ -16,7 +16,6 @@ def plain(sources: list[list[float]], limit: int) -> list[tuple[float, int, int]
 
 
 @given(st.lists(VALUES, min_size=1, max_size=4), st.integers(1, 40))
-@settings(deadline=None)
 def test_ties_go_to_the_lower_source_then_the_lower_index(sources: list[list[float]], limit: int) -> None:
     parts = [candidates(torch.tensor([values]), limit, rank)[0] for rank, values in enumerate(sources)]
     ranked, order = merge(parts, limit)
@@ -27,7 +26,6 @@ def test_ties_go_to_the_lower_source_then_the_lower_index(sources: list[list[flo
 
 
 @given(st.lists(VALUES, min_size=1, max_size=1), st.integers(2, 6), st.integers(1, 10))
-@settings(deadline=None)
 def test_each_row_ranks_by_itself(sources: list[list[float]], rows: int, limit: int) -> None:
     values = torch.stack([torch.tensor(sources[0]).roll(row) for row in range(rows)])
     for row, found in enumerate(candidates(values, limit, 3)):

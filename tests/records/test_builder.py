@@ -61,7 +61,7 @@ def assert_tells(store: RecordStore, reader: FakeReader, texts: list[str], conte
         assert store.density(source.id).tolist() == [one.fires / one.tokens for one in wanted]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     texts=st.lists(st.text(LETTERS, max_size=40), min_size=1, max_size=10).filter(
         lambda texts: any(text.strip("a") for text in texts)

@@ -50,14 +50,14 @@ def plain(activation: Activation, p: Tensor) -> np.ndarray:
     return a
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(p=rows, which=st.integers(0, len(all_of_them()) - 1))
 def test_each_gives_what_its_definition_says_of_equal_values_the_lower_index(p: Tensor, which: int) -> None:
     activation = all_of_them()[which]
     assert np.allclose(activation.apply(p.clone()).numpy(), plain(activation, p), atol=1e-5)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(p=rows, which=st.integers(0, len(all_of_them()) - 1))
 def test_what_is_over_the_bar_fires_and_what_is_under_it_does_not(p: Tensor, which: int) -> None:
     activation = all_of_them()[which]

@@ -183,7 +183,7 @@ def test_weights_that_do_not_fit_their_type_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:std")  # of no rows
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     d_in=st.integers(2, 9),
     d_sae=st.integers(1, 30),

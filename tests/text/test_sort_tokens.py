@@ -90,7 +90,7 @@ def test_what_stands_in_the_text_comes_before_what_is_displayed_like_it() -> Non
 
 @pytest.mark.parametrize("shape", SHAPES)
 @given(text=TEXTS, data=st.data())
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 def test_every_run_of_tokens_finds_itself_by_its_text(shape: str, text: str, data: st.DataObject) -> None:
     tokenized = made(shape).tokenize(text)
     holding = [place for place, token in enumerate(tokenized.tokens) if token.end > token.start]

@@ -33,7 +33,7 @@ def raw_of(shape: str):
 @given(text=TEXTS)
 @example(text="")
 @example(text="   ")
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 def test_every_byte_lies_in_the_span_of_one_token_in_order(shape: str, text: str) -> None:
     tokenized = made(shape).tokenize(text)
     assert tokenized.data == text.encode()
@@ -52,7 +52,7 @@ def test_every_byte_lies_in_the_span_of_one_token_in_order(shape: str, text: str
 
 @pytest.mark.parametrize("shape", FAITHFUL)
 @given(text=TEXTS)
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 def test_where_no_character_is_changed_the_pieces_are_the_text(shape: str, text: str) -> None:
     text = re.sub("[▁<#\u0120]", "", text) if "byte-level" not in shape else text
     tokenized = made(shape).tokenize(text)
@@ -64,7 +64,7 @@ def test_where_no_character_is_changed_the_pieces_are_the_text(shape: str, text:
 
 @pytest.mark.parametrize("shape", SHAPES)
 @given(text=TEXTS)
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 def test_a_token_has_one_piece_whichever_way_it_is_reached(shape: str, text: str) -> None:
     """From the text, from its ids, and from the middle of its ids, as in a record."""
     one = made(shape)

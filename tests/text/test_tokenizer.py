@@ -29,7 +29,6 @@ TRICKY = st.text(
 @given(TRICKY)
 @example("👩‍🚀 e\u0301 日本\n")
 @example("")
-@settings(deadline=None)
 def test_pieces_join_to_the_text_and_offsets_are_bytes(text: str) -> None:
     tokenized = TOKENIZER.tokenize(text)
     data = text.encode()
@@ -44,7 +43,6 @@ def test_pieces_join_to_the_text_and_offsets_are_bytes(text: str) -> None:
 
 
 @given(TRICKY)
-@settings(deadline=None)
 def test_display_is_printable_and_tells_the_piece(text: str) -> None:
     for token in TOKENIZER.tokenize(text).tokens:
         assert token.display.isprintable() or token.display == " "
@@ -52,7 +50,6 @@ def test_display_is_printable_and_tells_the_piece(text: str) -> None:
 
 
 @given(TRICKY)
-@settings(deadline=None)
 def test_ids_give_back_the_pieces(text: str) -> None:
     tokenized = TOKENIZER.tokenize(text)
     assert TOKENIZER.detokenize(tokenized.ids) == tokenized
@@ -168,7 +165,7 @@ def test_a_periodic_text_is_matched_in_proportion_to_its_length() -> None:
 
 
 @given(TRICKY, st.data())
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 def test_every_run_of_tokens_finds_itself(text: str, data: st.DataObject) -> None:
     tokens = TOKENIZER.tokenize(text).tokens
     if not tokens:
