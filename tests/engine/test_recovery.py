@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence, Set
 import pytest
 import torch
 
-from saeserve_server.engine.recovery import CALM_BATCHES, GuardedRunner, is_out_of_memory, resident_bytes
+from saeserve_server.engine.recovery import CALM_BATCHES, GuardedRunner, resident_bytes
 from saeserve_server.engine.work import Abandoned, Batch, BatchDone, Done, EncodeDone, EncodeWork, Failed, Spent, Work
 from tests.scheduler.stage import CATALOG
 
@@ -261,9 +261,25 @@ def test_what_a_failed_attempt_held_is_let_go_before_memory_is_freed(monkeypatch
     assert alive == [False]
 
 
-def test_only_memory_that_runs_out_is_out_of_memory() -> None:
-    assert all(is_out_of_memory(error()) for error in OUT_OF_MEMORY)
-    assert not any(is_out_of_memory(error) for error in (RuntimeError("x"), ValueError("can't allocate memory")))
+# A device that is lost
+
+
+def failing_with(message: str) -> FakeRunner:
+    return FakeRunner(holds=0, memory_error=lambda: RuntimeError(message))
+
+
+def test_a_lost_device_ends_the_worker_and_nobody_is_tried_alone() -> None:
+    runner = failing_with("CUDA error: device-side assert triggered")
+    with pytest.raises(RuntimeError, match="device-side assert"):
+        GuardedRunner(runner).run(batch_of(work(1), work(2)), nobody)
+    assert runner.ran == [[1, 2]]
+
+
+def test_what_may_be_memory_is_taken_for_it_until_nothing_is_left_to_free() -> None:
+    runner = failing_with('NVML_SUCCESS == r INTERNAL ASSERT FAILED at "CUDACachingAllocator.cpp"')
+    with pytest.raises(RuntimeError, match="NVML"):
+        GuardedRunner(runner).run(batch_of(work(1), work(2)), nobody)
+    assert runner.ran == [[1, 2], [1], [1]]
 
 
 # The order to stop, and places

@@ -40,7 +40,8 @@ def tie(lifeline: Connection, tidy: Callable[[], None]) -> None:
     threading.Thread(target=wait, name="lifeline", daemon=True).start()
 
 
-def leave() -> None:
-    """Ends this process as it stands: nothing is left to save, and taking torch down in order takes seconds."""
+def leave(status: int = 0) -> None:
+    """Ends this process as it stands: nothing is left to save, and taking torch down in order takes seconds, or over a
+    device that is lost forever."""
     logging.shutdown()
-    os._exit(0)
+    os._exit(status)

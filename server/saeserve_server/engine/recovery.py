@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from saeserve_server.engine.faults import Fault, fault_of
 from saeserve_server.engine.runner import BatchRunner, in_groups
 from saeserve_server.engine.work import Batch, BatchDone, Done, Failed, KeptRows, Spent, run_tokens, runs
 
@@ -20,6 +21,8 @@ log = logging.getLogger(__name__)
 CALM_BATCHES = 16
 """After so many batches that fitted, twice as much is tried again."""
 PAGE_BYTES = resource.getpagesize()
+
+_OF_MEMORY = (Fault.MEMORY, Fault.MEMORY_OR_DEVICE)
 
 Gone = Callable[[], Set[int]]
 
@@ -39,7 +42,8 @@ class GuardedRunner:
         """The answers to a batch, in its order. `gone` gives the places that nobody waits for any more.
 
         A batch that fails is run again as two halves, until what fails is alone. One that runs out of memory is run
-        again in parts of half its tokens, and so are those that follow for a while: nobody is at fault.
+        again in parts of half its tokens, and so are those that follow for a while: nobody is at fault. Raises what
+        says that the device is lost.
         """
         done: dict[int, Done] = {}
         kept: dict[int, KeptRows | None] = {}
@@ -54,7 +58,7 @@ class GuardedRunner:
                 spent.add(answer.spent)
                 done.update(zip(part, answer.done, strict=True))
                 kept.update(zip(part, answer.kept, strict=True))
-            elif is_out_of_memory(answer) and freed_for.isdisjoint(part):
+            elif fault_of(answer) in _OF_MEMORY and freed_for.isdisjoint(part):
                 spent.out_of_memory += 1
                 self._shrink(batch, part)
                 if len(part) == 1:
@@ -64,6 +68,8 @@ class GuardedRunner:
                 spent.splits += 1
                 half = len(part) // 2
                 waiting.extendleft([part[half:], part[:half]])
+            elif fault_of(answer) is Fault.MEMORY_OR_DEVICE:  # with all that could be freed: it was the device
+                raise answer
             else:
                 log.error("a request failed", exc_info=answer)
                 done[part[0]] = _failed(answer)
@@ -81,7 +87,7 @@ class GuardedRunner:
         except EOFError:  # the order to stop
             raise
         except Exception as error:
-            if is_device_lost(error):
+            if fault_of(error) is Fault.DEVICE:
                 raise
             traceback.clear_frames(error.__traceback__)
             return error
@@ -120,19 +126,6 @@ class GuardedRunner:
                 self._most_tokens = None
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out, of the device or of the machine: torch says some of it in words only."""
-    words = ("can't allocate memory", "out of memory", "ALLOC_FAILED")
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
-        isinstance(error, RuntimeError) and any(word in str(error) for word in words)
-    )
-
-
-def is_device_lost(error: BaseException) -> bool:
-    """Whether CUDA failed in a way after which nothing succeeds in this process: only another worker helps."""
-    return isinstance(error, RuntimeError) and "CUDA error" in str(error) and not is_out_of_memory(error)
-
-
 def resident_bytes() -> int:
     """Memory of this process; 0 where the system does not tell."""
     try:
@@ -142,7 +135,7 @@ def resident_bytes() -> int:
 
 
 def _failed(error: Exception) -> Failed:
-    return Failed(f"{type(error).__name__}: {error}", "OUT_OF_MEMORY" if is_out_of_memory(error) else "INTERNAL")
+    return Failed(f"{type(error).__name__}: {error}", "OUT_OF_MEMORY" if fault_of(error) in _OF_MEMORY else "INTERNAL")
 
 
 def _local(part: list[int], gone: Set[int]) -> set[int]:

@@ -36,11 +36,16 @@ def main(connection: Connection, lifeline: Connection, config: Config) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     configure_logging(config)
+    status = 0
     try:
         _serve(connection, config)
     except (EOFError, BrokenPipeError, ConnectionResetError):  # the front end is gone
         remove_unfinished()
-    leave()
+    except BaseException:
+        log.exception("the worker ends: what failed would fail again in this process")
+        remove_unfinished()
+        status = 1
+    leave(status)
 
 
 def _serve(connection: Connection, config: Config) -> None:
