@@ -24,7 +24,7 @@ from transformers import (
 
 from saeserve_server.config import load_config
 from saeserve_server.errors import ConfigError
-from saeserve_server.models.forward import group_by_length
+from saeserve_server.models.forward import ATTENTION_BYTES, HookedForward, group_by_length
 from saeserve_server.models.hooks import HookPlace
 from saeserve_server.models.load import load_model
 from saeserve_server.models.loaded import LoadedModel
@@ -232,12 +232,50 @@ def test_synthetic_shapes_are_the_same_from_the_same_seed() -> None:
     assert torch.equal(*read)
 
 
+MANY = 2**62
+
+
 def test_groups_hold_every_text_once_and_little_padding() -> None:
     lengths = [5, 100, 7, 1, 101, 5, 64, 90, 6, 1]
-    groups = group_by_length(lengths)
+    groups = group_by_length(lengths, MANY)
     assert sorted(place for group in groups for place in group) == list(range(len(lengths)))
     for group in groups:
         widest = max(lengths[place] for place in group)
         assert sum(lengths[place] for place in group) >= 0.75 * widest * len(group)
     assert len(groups) < len(lengths)
-    assert group_by_length([]) == []
+    assert group_by_length([], MANY) == []
+
+
+def test_groups_of_long_texts_are_cut_by_the_scores_of_their_attention() -> None:
+    lengths = [2048] * 5 + [1800] * 3 + [16] * 50
+    assert len(group_by_length(lengths, MANY)) == 2
+    groups = group_by_length(lengths, 2 * 2048**2)
+    assert sorted(place for group in groups for place in group) == list(range(len(lengths)))
+    assert all(len(group) * max(lengths[place] for place in group) ** 2 <= 2 * 2048**2 for group in groups)
+    assert sorted(map(len, groups)) == [2, 2, 2, 2, 50]
+    assert [len(group) for group in group_by_length([2048] * 3, 1)] == [1, 1, 1]  # a text alone is always run
+
+
+@pytest.mark.parametrize("key_heads", [1, 4, 32], ids="{} heads of keys".format)
+def test_the_bound_follows_from_the_heads_of_queries(key_heads: int) -> None:
+    """Four texts of 2,048 tokens and 32 heads would be 2 GiB of scores in one layer."""
+    shape = LlamaConfig(
+        vocab_size=64,
+        hidden_size=64,
+        intermediate_size=64,
+        num_hidden_layers=1,
+        num_attention_heads=32,
+        num_key_value_heads=key_heads,
+        head_dim=2,
+    )
+    forward = HookedForward(LlamaForCausalLM(shape), torch.device("cpu"))
+    ran: list[int] = []
+
+    def read(ids: torch.Tensor, places: object) -> dict[str, torch.Tensor]:
+        ran.append(len(ids))
+        assert len(ids) * 32 * ids.shape[1] ** 2 * 4 <= ATTENTION_BYTES
+        return {}
+
+    forward._read = read  # type: ignore[method-assign]
+    forward.run([[1] * 2048] * 4 + [[1] * 16] * 64, {})
+    assert sorted(ran) == [1, 1, 1, 1, 64]

@@ -12,6 +12,11 @@ from saeserve_server.models.hooks import HookPlace
 
 MAX_PADDING = 0.25
 """Share of a group's tokens that may be padding before a text goes into the next group."""
+ATTENTION_BYTES = 2**29
+"""Most that one layer's scores [texts, heads, length, length] may take in float32, where a text has company. Kernels
+that never write them down exist for most shapes, but on CUDA for none that is in float32 and has fewer heads of keys
+than of queries (Llama, Gemma, Qwen): torch then holds two or three such arrays. Long texts gain nothing from company.
+"""
 
 
 class _AllSeen(Exception):
@@ -28,6 +33,9 @@ class HookedForward:
         self._device = device
         self._vocabulary: int = model.get_input_embeddings().num_embeddings  # type: ignore[operator]
         self._context = context_tokens
+        settings: Any = model.config
+        heads = int(getattr(settings.get_text_config(), "num_attention_heads", 1))  # a model may have no attention
+        self._most_scores = ATTENTION_BYTES // (4 * heads)
 
     @torch.inference_mode()
     def run(self, sequences: Sequence[Sequence[int]], places: Mapping[str, HookPlace]) -> list[dict[str, Tensor]]:
@@ -42,7 +50,7 @@ class HookedForward:
         for ids in sequences:
             self._check(ids)
         results: list[dict[str, Tensor]] = [{} for _ in sequences]
-        for group in group_by_length([len(ids) for ids in sequences]):
+        for group in group_by_length([len(ids) for ids in sequences], self._most_scores):
             width = max(len(sequences[place]) for place in group)
             padded = [[*sequences[place], *[0] * (width - len(sequences[place]))] for place in group]
             seen = self._read(torch.tensor(padded, device=self._device), places)
@@ -96,13 +104,15 @@ class HookedForward:
         raise RuntimeError(f"the forward pass never reached {missing}")
 
 
-def group_by_length(lengths: Sequence[int]) -> list[list[int]]:
-    """Places of `lengths` in groups of like length: no more than MAX_PADDING of a group is padding."""
+def group_by_length(lengths: Sequence[int], most_scores: int) -> list[list[int]]:
+    """Places of `lengths` in groups of like length: no more than MAX_PADDING of a group is padding, and a group of
+    several has no more than `most_scores` pairs of tokens, its padding included."""
     groups: list[list[int]] = []
     tokens = 0
     for place in sorted(range(len(lengths)), key=lambda place: lengths[place]):
         length = lengths[place]
-        if groups and tokens + length >= (1 - MAX_PADDING) * length * (len(groups[-1]) + 1):
+        count = len(groups[-1]) + 1 if groups else 0
+        if groups and tokens + length >= (1 - MAX_PADDING) * length * count and length**2 * count <= most_scores:
             groups[-1].append(place)
             tokens += length
         else:
