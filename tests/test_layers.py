@@ -12,6 +12,8 @@ FORBIDDEN = {
     # Nothing below api knows protobuf or gRPC.
     "text": {"api", "scheduler", "cache", "engine", "models", "sources", "records", "serving", *WIRE, "torch"},
     "records": {"api", "scheduler", "cache", "engine", "models", "sources", "text", "serving", *WIRE},
+    # What worker and front end share: NumPy, and what the index knows of features.
+    "ranking": {"api", "scheduler", "cache", "engine", "models", "sources", "text", "serving", *WIRE, *HEAVY},
     "scheduler": {"api", "models", "sources", "records", "text", "serving", *WIRE, *HEAVY},
     # Of the engine it knows plain data, and what is computed from plain data.
     "cache": {"api", "scheduler", "models", "sources", "records", "text", "serving", "selection", *WIRE, *HEAVY},
@@ -26,7 +28,7 @@ FORBIDDEN = {
 }
 MODULES = {
     # Modules of the engine that a part may import, where that is not all of it.
-    "cache": {"work", "kept"},
+    "cache": {"work"},
     "scheduler": {"work", "process"},
 }
 MAY = {
@@ -76,7 +78,7 @@ def test_of_the_engine_a_part_imports_what_it_needs(part: str) -> None:
 
 def test_what_both_processes_import_needs_no_torch() -> None:
     """The front end answers from kept activations with these, and must not load torch for it."""
-    for name in ("filtering", "kept", "work", "link", "process", "worker"):
+    for name in ("work", "link", "process", "worker"):
         tree = ast.parse((ROOT / "engine" / f"{name}.py").read_text())
         found = {
             node.module.split(".")[0] if isinstance(node, ast.ImportFrom) and node.module else alias.name.split(".")[0]

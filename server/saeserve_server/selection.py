@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from saeserve_server.catalog import Catalog, Kind, SourceInfo
-from saeserve_server.engine.work import SourceFilter
 from saeserve_server.errors import InvalidArgument, NotFound, nearest
+from saeserve_server.ranking.work import SourceFilter
 
 NamedFeature = tuple[str, int]
 """A source's id or alias, and an index."""

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from saeserve_server.cache.inner import InnerTier
-from saeserve_server.engine.work import Aggregate, Csr, EncodeWork, KeptRows, SearchWork, SourceFilter, SourceRows
 from saeserve_server.metrics import Metrics
+from saeserve_server.ranking.rows import Csr, KeptRows, SourceRows
+from saeserve_server.ranking.work import Aggregate, EncodeWork, SearchWork, SourceFilter
 
 TEXT = (11, 12, 13)
 

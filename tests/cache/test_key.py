@@ -21,8 +21,8 @@ from saeserve_server.cache.key import IN_KEY, NOT_IN_KEY, Keys
 from saeserve_server.catalog import Catalog
 from saeserve_server.config import load_config
 from saeserve_server.engine.build import build_runner
-from saeserve_server.engine.work import Aggregate, EncodeWork, SearchWork, SourceFilter
 from saeserve_server.metrics import Metrics
+from saeserve_server.ranking.work import Aggregate, EncodeWork, SearchWork, SourceFilter
 from saeserve_server.records.store import RecordStore
 from saeserve_server.scheduler.cost import CostModel
 from saeserve_server.scheduler.desk import Desk

@@ -13,11 +13,13 @@ from saeserve_server.cache.inner import InnerTier
 from saeserve_server.catalog import Catalog, SourceInfo
 from saeserve_server.config import load_config
 from saeserve_server.engine.build import build_runner
-from saeserve_server.engine.filtering import ArrayFilters
-from saeserve_server.engine.kept import answer_from
 from saeserve_server.engine.runner import BatchRunner
-from saeserve_server.engine.work import Aggregate, Csr, EncodeWork, SearchDone, SearchWork, SourceFilter, leading_bos
+from saeserve_server.engine.work import leading_bos
 from saeserve_server.metrics import Metrics
+from saeserve_server.ranking.answer import answer_from
+from saeserve_server.ranking.filters import Filters
+from saeserve_server.ranking.rows import Csr
+from saeserve_server.ranking.work import Aggregate, EncodeWork, SearchDone, SearchWork, SourceFilter
 from saeserve_server.records.builder import build_index
 from saeserve_server.serving.limits import make_limits
 from saeserve_server.sources.source import Source
@@ -37,7 +39,7 @@ class Ruled:
 
     def __init__(self, source: Source, bos_id: int | None) -> None:
         self.info: SourceInfo = replace(source.info, bos_id=bos_id)
-        self.encode = source.encode
+        self.rows = source.rows
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +55,7 @@ def plain(runner: BatchRunner, rank: int, ids: tuple[int, ...]) -> np.ndarray:
     source, model = runner._sources[rank], runner._model
     bos, hook = source.info.bos_id, source.info.hook_name
     (read,) = model.forward.run([ids if bos is None else (bos, *ids)], {hook: model.place(hook)})
-    rows = source.encode(read[hook].clone()).cpu().numpy()
+    rows = dense(source.rows(read[hook]))
     return np.pad(rows, ((1, 0), (0, 0))) if bos is None else rows
 
 
@@ -139,7 +141,7 @@ def test_kept_rows_answer_as_the_runner_does(runner: BatchRunner, bos_row: bool)
         rows = tier.get(work)
         assert rows is not None
         answered, (computed,) = (
-            answer_from(work, rows, ArrayFilters(runner.catalog.sources, None)),
+            answer_from(work, rows, Filters(runner.catalog.sources, None)),
             runner.run([work]).done,
         )
         assert isinstance(answered, SearchDone)

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from saeserve_server.engine.recovery import CALM_BATCHES, GuardedRunner, resident_bytes
-from saeserve_server.engine.work import Abandoned, Batch, BatchDone, Done, EncodeDone, EncodeWork, Failed, Spent, Work
+from saeserve_server.engine.work import Abandoned, Batch, BatchDone, Done, Failed, Spent
+from saeserve_server.ranking.work import EncodeDone, EncodeWork, Work
 from tests.scheduler.stage import CATALOG
 
 

@@ -9,22 +9,11 @@ import torch
 
 from saeserve_server.config import load_config
 from saeserve_server.engine.build import build_runner
-from saeserve_server.engine.ranking import candidates
 from saeserve_server.engine.recovery import GuardedRunner
 from saeserve_server.engine.runner import BatchRunner
-from saeserve_server.engine.work import (
-    Abandoned,
-    Aggregate,
-    Batch,
-    Csr,
-    EncodeDone,
-    EncodeWork,
-    Failed,
-    SearchDone,
-    SearchWork,
-    SourceFilter,
-    SourceRows,
-)
+from saeserve_server.engine.work import Abandoned, Batch, Failed
+from saeserve_server.ranking.rows import Csr, SourceRows, columns
+from saeserve_server.ranking.work import Aggregate, EncodeDone, EncodeWork, SearchDone, SearchWork, SourceFilter
 from tests.conftest import DEVICE
 
 pytestmark = pytest.mark.device
@@ -60,9 +49,9 @@ class CountingSource:
         self.info = source.info
         self._source, self._counting = source, counting
 
-    def encode(self, x: torch.Tensor) -> torch.Tensor:
+    def rows(self, x: torch.Tensor) -> SourceRows:
         self._counting.rows.setdefault(self.info.id, []).append(len(x))
-        return self._source.encode(x)
+        return self._source.rows(x)
 
 
 def search(ids: tuple[int, ...] = TEXT, sources: tuple[int, ...] = (0, 2), **changes: Any) -> SearchWork:
@@ -123,17 +112,6 @@ def test_long_and_short_texts_in_one_batch_give_what_they_give_alone(runner: Bat
         np.testing.assert_allclose(among.ranked[0].value, alone.ranked[0].value, atol=1e-4, rtol=1e-5)
 
 
-def test_a_source_larger_than_a_chunk_is_encoded_in_parts(runner: BatchRunner, monkeypatch: pytest.MonkeyPatch) -> None:
-    works = [search(tuple(range(place, place + 30)), sources=(0,)) for place in range(100, 400, 40)]
-    whole = runner.run(works).done
-    monkeypatch.setattr("saeserve_server.engine.runner.CHUNK_ELEMENTS", 2048 * 70)
-    counting = Counting(runner, monkeypatch)
-    parts = runner.run(works).done
-    assert counting.rows["0-demo"] == [60, 60, 60, 60]
-    for one, other in zip(whole, parts, strict=True):
-        np.testing.assert_allclose(one.ranked[0].value, other.ranked[0].value, atol=1e-5)
-
-
 def test_a_request_that_fails_is_answered_as_failed_and_the_others_of_its_batch_are_not(runner: BatchRunner) -> None:
     bad = EncodeWork((10**6,), False, (0,))  # the front end refuses such ids: this is its fault, not a caller's
     works = (search(), bad, EncodeWork(TEXT, False, (0,)), search(TEXT[:3]))
@@ -153,18 +131,6 @@ def test_nothing_to_rank_on_still_says_what_was_considered(runner: BatchRunner) 
     (done,) = runner.run([search((0, 0), rows=())]).done
     assert done.considered == 4096
     assert done.activations.shape == (0, 2)
-
-
-def test_activations_that_are_not_numbers_fail_and_are_not_dropped(runner: BatchRunner) -> None:
-    with pytest.raises(FloatingPointError, match="NaN"):
-        candidates(torch.tensor([[1.0, float("nan")]]), 1, 0)
-
-
-def test_masks_are_kept_and_bounded(runner: BatchRunner, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("saeserve_server.engine.filtering.KEPT_BYTES", 5000)
-    for index in range(20):
-        assert runner._masks.count(SourceFilter(0, without=(index,))) == 2047
-    assert len(runner._masks._kept) <= 2
 
 
 def test_the_front_end_imports_no_torch(tmp_path: Path) -> None:
@@ -229,20 +195,15 @@ def test_each_text_of_a_batch_is_kept_with_its_own_rows(runner: BatchRunner) -> 
         assert kept is not None
         for rank, block in zip((0, 2), alone.blocks, strict=True):
             assert len(kept[rank].indptr) == len(text) + 1
-            np.testing.assert_allclose(dense(kept[rank]), dense(block), atol=1e-4)
-
-
-def dense(rows: Csr) -> np.ndarray:
-    full = np.zeros((len(rows.indptr) - 1, rows.columns), dtype=np.float32)
-    full[np.repeat(np.arange(len(full)), np.diff(rows.indptr)), rows.indices] = rows.data
-    return full
+            every = np.arange(block.columns)
+            np.testing.assert_allclose(columns(kept[rank], every), columns(block, every), atol=1e-4)
 
 
 class Loud(CountingSource):
     """A source of which every latent fires."""
 
-    def encode(self, x: torch.Tensor) -> torch.Tensor:
-        return super().encode(x) + 1.0
+    def rows(self, x: torch.Tensor) -> SourceRows:
+        return columns(super().rows(x), np.arange(self.info.n_features)) + np.float32(1)
 
 
 def test_a_source_that_fires_on_nearly_everything_is_not_kept_and_neither_is_its_text(

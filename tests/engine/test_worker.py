@@ -8,8 +8,9 @@ from multiprocessing.connection import Connection
 
 import pytest
 
-from saeserve_server.engine.work import Abandon, Batch, EncodeWork
+from saeserve_server.engine.work import Abandon, Batch
 from saeserve_server.engine.worker import Mailbox
+from saeserve_server.ranking.work import EncodeWork
 
 
 def batch(number: int) -> Batch:

@@ -7,8 +7,9 @@ from collections.abc import Awaitable, Callable
 
 from saeserve_server.catalog import Catalog, Kind, ModelInfo, SourceInfo
 from saeserve_server.engine.process import WorkerLost
-from saeserve_server.engine.work import Abandoned, Batch, BatchDone, Done, EncodeDone, EncodeWork, Spent, Work
+from saeserve_server.engine.work import Abandoned, Batch, BatchDone, Done, Spent
 from saeserve_server.metrics import Metrics
+from saeserve_server.ranking.work import EncodeDone, EncodeWork, Work
 from saeserve_server.scheduler.cost import Cost, CostModel
 from saeserve_server.scheduler.queue import Outcome, Priority, WorkQueue
 from saeserve_server.scheduler.scheduler import Scheduler

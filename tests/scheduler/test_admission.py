@@ -6,8 +6,8 @@ from itertools import pairwise
 
 import pytest
 
-from saeserve_server.engine.work import Aggregate, EncodeWork, SearchWork, SourceFilter
 from saeserve_server.errors import InvalidArgument, Overloaded
+from saeserve_server.ranking.work import Aggregate, EncodeWork, SearchWork, SourceFilter
 from saeserve_server.scheduler.admission import LEAST_DELAY, MOST_DELAY, Admission
 from saeserve_server.scheduler.cost import Cost, CostModel
 from saeserve_server.scheduler.queue import Priority

@@ -6,9 +6,9 @@ import time
 from saeserve_server.cache.answer import Answer
 from saeserve_server.cache.answers import AnswerCache
 from saeserve_server.cache.local import LocalTier
-from saeserve_server.engine.work import Work
 from saeserve_server.errors import Overloaded
 from saeserve_server.metrics import Metrics
+from saeserve_server.ranking.work import Work
 from saeserve_server.scheduler.cost import Cost
 from saeserve_server.scheduler.queue import Item, Priority, WorkQueue
 from saeserve_server.scheduler.scheduler import Scheduler

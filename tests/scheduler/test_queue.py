@@ -5,8 +5,9 @@ from dataclasses import replace
 
 import pytest
 
-from saeserve_server.engine.work import Done, Failed, Work
+from saeserve_server.engine.work import Done, Failed
 from saeserve_server.errors import Internal, Unavailable
+from saeserve_server.ranking.work import Work
 from saeserve_server.scheduler.queue import STREAM_PATIENCE, Priority
 from saeserve_server.scheduler.scheduler import Scheduler
 from tests.scheduler.stage import SlowEngine, occupied, run, sample, settle, submit, work

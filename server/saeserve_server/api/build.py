@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +14,7 @@ from saeserve.v1 import types_pb2 as types
 from saeserve_server.api.call import current_call
 from saeserve_server.cache.answer import Spending, Tier
 from saeserve_server.catalog import DEAD_DENSITY, FloatArray, Kind, SourceInfo
-from saeserve_server.engine.work import Csr
+from saeserve_server.ranking.rows import Csr
 from saeserve_server.records.density import Origin, density_of, origin_of
 from saeserve_server.records.match import Match, UsualPieces
 from saeserve_server.records.store import FeatureStatistics, PeakTokens, Record
@@ -234,18 +233,6 @@ def dense_message(source: str, rows: FloatArray) -> service.DenseActivations:
     """[rows, columns] as a little-endian buffer."""
     return service.DenseActivations(
         source=source, rows=rows.shape[0], columns=rows.shape[1], data=np.ascontiguousarray(rows, dtype="<f4").tobytes()
-    )
-
-
-def stack_rows(blocks: Sequence[Csr]) -> Csr:
-    """CSR rows of several texts, one below the other."""
-    shifts = np.cumsum([0, *(len(block.data) for block in blocks)])
-    indptr = [block.indptr[1:] + shift for block, shift in zip(blocks, shifts, strict=False)]
-    return Csr(
-        indptr=np.concatenate([np.zeros(1, dtype=np.int64), *indptr]),
-        indices=np.concatenate([block.indices for block in blocks]),
-        data=np.concatenate([block.data for block in blocks]),
-        columns=blocks[0].columns,
     )
 
 

@@ -16,7 +16,7 @@ from saeserve.v1 import feature_service_pb2 as service
 from saeserve.v1 import types_pb2 as types
 from saeserve_server.api.call import current_call
 from saeserve_server.catalog import Catalog
-from saeserve_server.engine.work import Aggregate, EncodeWork, SearchWork, row_count
+from saeserve_server.ranking.work import Aggregate, EncodeWork, SearchWork, row_count
 from saeserve_server.serving.serving import Serving
 
 SEARCH_FIELDS = {

@@ -19,7 +19,6 @@ from saeserve_server.api.build import (
     dense_message,
     row_tokens,
     sparse_message,
-    stack_rows,
     token_message,
 )
 from saeserve_server.api.cached import read_at_desk, reads_as_encode
@@ -28,8 +27,10 @@ from saeserve_server.api.large import refuse_large_answer
 from saeserve_server.api.parse import check_count, parse_features, parse_input
 from saeserve_server.cache.answer import Answer
 from saeserve_server.catalog import Kind
-from saeserve_server.engine.work import Csr, EncodeDone, EncodeWork, expect, leading_bos, row_count
+from saeserve_server.engine.work import expect, leading_bos
 from saeserve_server.errors import InvalidArgument
+from saeserve_server.ranking.rows import Csr, as_csr, stacked
+from saeserve_server.ranking.work import EncodeDone, EncodeWork, row_count
 from saeserve_server.serving.serving import Serving
 from saeserve_server.serving.texts import TOKEN_SECONDS
 from saeserve_server.text.tokenizer import TokenizedText
@@ -131,10 +132,7 @@ def _response(
 ) -> service.EncodeResponse:
     """The answer, its texts stacked; without call_info, which only the event loop knows."""
     encoded = [_unpack(work, answer.payload) for work, answer in zip(works, answers, strict=True)]
-    sparse = [
-        stack_rows([block for one in encoded if isinstance(block := one.blocks[place], Csr)])
-        for place in range(len(wanted.sources))
-    ]
+    sparse = [as_csr(stacked([one.blocks[place] for one in encoded])) for place in range(len(wanted.sources))]
     response = service.EncodeResponse(
         texts=[text_message(serving, wanted, text, truncated) for text, truncated in texts],
         text_offsets=[0, *itertools.accumulate(one.rows for one in encoded)],

@@ -23,8 +23,10 @@ from saeserve_server.api.parse import parse_input
 from saeserve_server.api.rpc import current_rpc
 from saeserve_server.cache.answer import Spending
 from saeserve_server.catalog import FloatArray, Kind
-from saeserve_server.engine.work import Csr, EncodeDone, expect
+from saeserve_server.engine.work import expect
 from saeserve_server.errors import Aborted, Internal, InvalidArgument, Unavailable
+from saeserve_server.ranking.rows import Csr, cut
+from saeserve_server.ranking.work import EncodeDone
 from saeserve_server.scheduler.held import Holding
 from saeserve_server.scheduler.queue import Priority
 from saeserve_server.serving.serving import Serving
@@ -249,10 +251,11 @@ def _chunks(serving: Serving, wanted: Wanted, encoded: _Encoded) -> Iterator[ser
         row = 0
         while row < encoded.done.rows:
             end = _last_row(block, row, room - (text.ByteSize() if text else 0))
-            if isinstance(block, Csr):
-                yield service.EncodeChunk(text=text, row_start=row, sparse=sparse_message(source, block.cut(row, end)))
+            rows = cut(block, row, end)
+            if isinstance(rows, Csr):
+                yield service.EncodeChunk(text=text, row_start=row, sparse=sparse_message(source, rows))
             else:
-                yield service.EncodeChunk(text=text, row_start=row, dense=dense_message(source, block[row:end]))
+                yield service.EncodeChunk(text=text, row_start=row, dense=dense_message(source, rows))
             row, text = end, None
 
 

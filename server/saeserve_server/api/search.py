@@ -14,8 +14,9 @@ from saeserve_server.api.call import Call, current_call
 from saeserve_server.api.large import refuse_large_answer
 from saeserve_server.api.parse import check_count, parse_count, parse_filter, parse_input
 from saeserve_server.cache.answer import Answer
-from saeserve_server.engine.work import Aggregate, SearchDone, SearchWork, SourceFilter, expect, leading_bos, row_count
+from saeserve_server.engine.work import expect, leading_bos
 from saeserve_server.errors import FailedPrecondition, InvalidArgument
+from saeserve_server.ranking.work import Aggregate, SearchDone, SearchWork, SourceFilter, row_count
 from saeserve_server.serving.limits import Limits
 from saeserve_server.serving.serving import Serving
 from saeserve_server.text.sort_tokens import SortTokens

@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from saeserve_server.cache.answer import Tier
-from saeserve_server.engine.kept import height, last_rows
-from saeserve_server.engine.work import Csr, KeptRows, SourceRows, Work, needed, row_count
 from saeserve_server.metrics import Metrics
+from saeserve_server.ranking.rows import Csr, KeptRows, SourceRows, height, last_rows
+from saeserve_server.ranking.work import Work, needed, row_count
 
 Number = TypeVar("Number", bound=np.generic)
 

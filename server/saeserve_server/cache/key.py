@@ -13,7 +13,7 @@ import struct
 from collections.abc import Sequence
 
 from saeserve_server.catalog import Catalog, SourceInfo
-from saeserve_server.engine.work import EncodeWork, SearchWork, SourceFilter
+from saeserve_server.ranking.work import EncodeWork, SearchWork, SourceFilter
 
 SCHEMA = 2
 """Version of what is cached. To be raised with every change of what an answer says to the same question."""

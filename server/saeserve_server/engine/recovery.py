@@ -14,7 +14,8 @@ import torch
 
 from saeserve_server.engine.faults import Fault, fault_of
 from saeserve_server.engine.runner import BatchRunner, in_groups
-from saeserve_server.engine.work import Batch, BatchDone, Done, Failed, KeptRows, Spent, run_tokens, runs
+from saeserve_server.engine.work import Batch, BatchDone, Done, Failed, Spent, run_tokens, runs
+from saeserve_server.ranking.rows import KeptRows
 
 log = logging.getLogger(__name__)
 

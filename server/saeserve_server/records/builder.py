@@ -19,6 +19,7 @@ from torch import Tensor
 
 from saeserve_server.catalog import Catalog, SourceInfo
 from saeserve_server.errors import ConfigError
+from saeserve_server.ranking.rows import SourceRows, columns, width
 from saeserve_server.records import layout
 from saeserve_server.records.blocks import Batch, BlockCutter, Places, Tokenise, batches
 from saeserve_server.records.layout import SPAN, WINDOW, IndexedSource, source_file
@@ -41,7 +42,7 @@ class ActivationReader(Protocol):
     def catalog(self) -> Catalog:
         """What is indexed."""
 
-    def encode_blocks(self, blocks: Sequence[Sequence[int]]) -> Iterator[tuple[int, Tensor]]:
+    def encode_blocks(self, blocks: Sequence[Sequence[int]]) -> Iterator[tuple[int, SourceRows]]:
         """Run blocks of token ids, each with the source's BOS, which the reader prepends (whatever its first id is).
 
         Yields once for every source its rank in `catalog.sources` and its activations
@@ -105,9 +106,10 @@ def build_index(
             # For every source alike, whatever it reads before a text: there is one count of text tokens.
             is_bos = torch.tensor([token == model.bos_id for block in batch.blocks for token in block])
             ranks = []
-            for rank, activations in reader.encode_blocks(batch.blocks):
+            for rank, rows in reader.encode_blocks(batch.blocks):
                 ranks.append(rank)
                 source = reader.catalog.sources[rank]
+                activations = _dense(rows)
                 _check(source, activations, len(is_bos))
                 if rank not in states:
                     states[rank] = _SourceState(source.n_features, records_per_feature, activations.device)
@@ -134,6 +136,10 @@ def build_index(
             sources=tuple(IndexedSource(s.id, s.revision, s.n_features) for s in reader.catalog.sources),
         )
     return RecordStore.open(out)
+
+
+def _dense(rows: SourceRows) -> Tensor:
+    return torch.from_numpy(columns(rows, np.arange(width(rows))))
 
 
 def _check(source: SourceInfo, activations: Tensor, tokens: int) -> None:

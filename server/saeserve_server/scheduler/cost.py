@@ -5,18 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from saeserve_server.catalog import Catalog, Kind
-from saeserve_server.engine.work import (
-    Aggregate,
-    Csr,
-    KeptRows,
-    Run,
-    SearchWork,
-    Work,
-    needed,
-    row_count,
-    run_tokens,
-    runs,
-)
+from saeserve_server.engine.work import Run, run_tokens, runs
+from saeserve_server.ranking.rows import Csr, KeptRows
+from saeserve_server.ranking.work import Aggregate, SearchWork, Work, needed, row_count
 
 SPARSE_ROW_BYTES = 4096
 """What a row of an SAE source is taken to need in an answer: some hundred latents that fire."""

@@ -16,9 +16,10 @@ from weakref import WeakValueDictionary
 
 from saeserve_server.cache.answer import Spending
 from saeserve_server.engine.process import Engine, WorkerLost
-from saeserve_server.engine.work import Abandoned, Batch, BatchDone, Failed, Work
+from saeserve_server.engine.work import Abandoned, Batch, BatchDone, Failed
 from saeserve_server.errors import Internal, ServeError
 from saeserve_server.metrics import Metrics
+from saeserve_server.ranking.work import Work
 from saeserve_server.scheduler.admission import STREAM_SHARE, Admission
 from saeserve_server.scheduler.cost import Cost, CostModel
 from saeserve_server.scheduler.queue import Item, Outcome, Priority, WorkQueue

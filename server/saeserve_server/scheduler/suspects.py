@@ -6,8 +6,8 @@ import time
 from collections import OrderedDict
 from collections.abc import Sequence
 
-from saeserve_server.engine.work import Work
 from saeserve_server.errors import Internal
+from saeserve_server.ranking.work import Work
 
 HELD_SECONDS = 600.0
 MOST_SUSPECTS = 4096

@@ -11,11 +11,11 @@ from saeserve_server.cache.inner import InnerTier
 from saeserve_server.cache.key import Keys
 from saeserve_server.catalog import Catalog
 from saeserve_server.config import Config
-from saeserve_server.engine.filtering import ArrayFilters
-from saeserve_server.engine.kept import answer_from
-from saeserve_server.engine.work import EncodeDone, SearchDone, Work
 from saeserve_server.errors import NotFound
 from saeserve_server.metrics import Metrics
+from saeserve_server.ranking.answer import answer_from
+from saeserve_server.ranking.filters import Filters
+from saeserve_server.ranking.work import EncodeDone, SearchDone, Work
 from saeserve_server.records.store import RecordStore
 from saeserve_server.scheduler.cost import kept_seconds
 from saeserve_server.scheduler.desk import Desk
@@ -64,7 +64,7 @@ class Serving:
         self.texts = Texts(self.tokenizer, catalog.model.vocabulary, self.limits, desk)
         self.keys = Keys(catalog, index.revision if index else "")
         self._inner = InnerTier(config.inner_cache_bytes, metrics) if config.inner_cache_bytes else None
-        self._filters = ArrayFilters(catalog.sources, index)
+        self._filters = Filters(catalog.sources, index)
 
     async def compute(self, work: Work, *, client: str, deadline: float | None) -> Computed:
         """What the engine answers: from activations kept of the same text, at the desk, else computed. Raises

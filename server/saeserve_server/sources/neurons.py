@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from saeserve_server.catalog import NEURON_SET, Kind, SourceInfo
+from saeserve_server.catalog import NEURON_SET, FloatArray, Kind, SourceInfo
 from saeserve_server.sources.revision import text_hash
 
 
@@ -16,9 +16,10 @@ class NeuronSource:
 
     info: SourceInfo
 
-    def encode(self, x: Tensor) -> Tensor:
-        """x [rows, d_mlp] in float32; the very array where it is float32 already, so the caller must not change it."""
-        return x.float()
+    def rows(self, x: Tensor) -> FloatArray:
+        """x [rows, d_mlp]: the very array where it is on the CPU already, so the caller must not change it."""
+        found: FloatArray = x.float().cpu().numpy()
+        return found
 
 
 def neuron_source(layer: int, hook_name: str, width: int, bos_id: int | None) -> NeuronSource:

@@ -1,13 +1,15 @@
-"""A source as the engine sees it: what it is, and its features on rows of activations."""
+"""A source as the engine sees it: what it is, and its rows on activations of its hook point."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from torch import Tensor
 
 from saeserve_server.catalog import SourceInfo
+from saeserve_server.ranking.rows import SourceRows
+from saeserve_server.sources.plain import PlainKernel
 from saeserve_server.sources.sae import Sae
 
 
@@ -19,18 +21,42 @@ class Source(Protocol):
         """What it is: id, layer, hook point, shapes, revision."""
         ...
 
-    def encode(self, x: Tensor) -> Tensor:
-        """Activations [rows, n_features], float32, of the hook point's x [rows, d_in]; `x` is left as it is."""
+    def rows(self, x: Tensor) -> SourceRows:
+        """What it gives on the hook point's x [rows, d_in], float32, which is left as it is.
+
+        Raises FloatingPointError where latents are NaN.
+        """
         ...
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+class Kernel(Protocol):
+    """A way to compute which latents of an SAE fire, and how strongly. All give the same, up to float32's rounding."""
+
+    @property
+    def name(self) -> str:
+        """How it is called in metrics and in GetServerInfo."""
+        ...
+
+    def rows(self, x: Tensor) -> SourceRows:
+        """The latents on x [rows, d_in], float32: those that fire, or [rows, d_sae] if most do.
+
+        Raises FloatingPointError for NaN.
+        """
+        ...
+
+
+@dataclass(slots=True, eq=False)
 class SaeSource:
-    """The latents of an SAE. Activations are ≥ 0, in a new array that the caller may change."""
+    """The latents of an SAE."""
 
     info: SourceInfo
     sae: Sae
+    kernel: Kernel = field(init=False)
+    """How they are computed: the plain way, until another is chosen."""
 
-    def encode(self, x: Tensor) -> Tensor:
-        """Latents [rows, d_sae], float32, ≥ 0, of activations x [rows, d_in]."""
-        return self.sae.encode(x)
+    def __post_init__(self) -> None:
+        self.kernel = PlainKernel(self.sae)
+
+    def rows(self, x: Tensor) -> SourceRows:
+        """See Source."""
+        return self.kernel.rows(x)

@@ -1,17 +1,16 @@
-"""Which features of a source take part in a search, and what they are divided by. No torch: both processes ask."""
+"""Which features of a source take part in a search, and what they are divided by."""
 
 from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
-from typing import Any, Generic, TypeVar
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 from saeserve_server.catalog import FloatArray, SourceInfo
-from saeserve_server.engine.work import SourceFilter
+from saeserve_server.ranking.work import SourceFilter
 from saeserve_server.records.density import density_of
 from saeserve_server.records.store import RecordStore
 
@@ -19,28 +18,20 @@ KEPT_BYTES = 2**26
 """Memory of the masks that are kept, and of the filters they are kept under."""
 
 BoolArray = npt.NDArray[np.bool_]
-T = TypeVar("T")
 
 
-class Filters(Generic[T]):
-    """Masks and index maxima of the served sources, kept for the filters that recur.
+class Filters:
+    """Masks and index maxima of the served sources, kept for the filters that recur. Safe to use from many threads."""
 
-    `place` makes of an array what is kept of it: the array itself, or a tensor on the device. Safe to use from many
-    threads.
-    """
-
-    def __init__(
-        self, sources: Sequence[SourceInfo], index: RecordStore | None, place: Callable[[npt.NDArray[Any]], T]
-    ) -> None:
+    def __init__(self, sources: Sequence[SourceInfo], index: RecordStore | None) -> None:
         self._sources = sources
         self._index = index
-        self._place = place
         self._lock = threading.Lock()
-        self._kept: OrderedDict[SourceFilter, tuple[T, int]] = OrderedDict()
+        self._kept: OrderedDict[SourceFilter, tuple[BoolArray, int]] = OrderedDict()
         self._kept_bytes = 0
-        self._maxima: dict[int, T] = {}
+        self._maxima: dict[int, FloatArray] = {}
 
-    def mask(self, chosen: SourceFilter) -> T | None:
+    def mask(self, chosen: SourceFilter) -> BoolArray | None:
         """bool [n_features]: which take part; None for all."""
         return None if _is_open(chosen) else self._look_up(chosen)[0]
 
@@ -48,20 +39,20 @@ class Filters(Generic[T]):
         """How many take part."""
         return self._sources[chosen.source].n_features if _is_open(chosen) else self._look_up(chosen)[1]
 
-    def maximum(self, source: int) -> T:
+    def maximum(self, source: int) -> FloatArray:
         """float32 [n_features]: largest activation of each feature over the index; 1 where it never fired."""
         with self._lock:
             if source not in self._maxima:
-                self._maxima[source] = self._place(maximum_of(self._sources[source], self._index))
+                self._maxima[source] = maximum_of(self._sources[source], self._index)
             return self._maxima[source]
 
-    def _look_up(self, chosen: SourceFilter) -> tuple[T, int]:
+    def _look_up(self, chosen: SourceFilter) -> tuple[BoolArray, int]:
         with self._lock:
             if chosen in self._kept:
                 self._kept.move_to_end(chosen)
                 return self._kept[chosen]
             mask = mask_of(chosen, self._sources[chosen.source], self._index)
-            entry = (self._place(mask), int(mask.sum()))
+            entry = (mask, int(mask.sum()))
             self._kept[chosen] = entry
             self._kept_bytes += self._size(chosen)
             while self._kept_bytes > KEPT_BYTES and len(self._kept) > 1:
@@ -72,13 +63,6 @@ class Filters(Generic[T]):
     def _size(self, chosen: SourceFilter) -> int:
         """Bytes that a mask takes, and the filter that it is kept under."""
         return self._sources[chosen.source].n_features + 40 * (len(chosen.only or ()) + len(chosen.without))
-
-
-class ArrayFilters(Filters[npt.NDArray[Any]]):
-    """Masks and maxima as arrays."""
-
-    def __init__(self, sources: Sequence[SourceInfo], index: RecordStore | None) -> None:
-        super().__init__(sources, index, lambda array: array)
 
 
 def mask_of(chosen: SourceFilter, info: SourceInfo, index: RecordStore | None) -> BoolArray:

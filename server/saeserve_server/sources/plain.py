@@ -1,0 +1,47 @@
+"""The plain way from activations to rows: every pre-activation as `sae.py` has it, then those that fire picked out."""
+
+from __future__ import annotations
+
+import numpy as np
+from torch import Tensor
+
+from saeserve_server.ranking.rows import Csr, SourceRows, stacked
+from saeserve_server.sources.sae import Sae
+
+ENTRIES_AT_ONCE = 2**22
+"""Activations that are held dense at a time (16 MiB); of one row there may be more."""
+
+
+class PlainKernel:
+    """An SAE's latents by one product of all weights with all rows."""
+
+    name = "plain"
+
+    def __init__(self, sae: Sae) -> None:
+        self._sae = sae
+
+    def rows(self, x: Tensor) -> SourceRows:
+        """See Kernel."""
+        step = max(1, ENTRIES_AT_ONCE // self._sae.d_sae)
+        return stacked([sparse(self._sae.encode(x[first : first + step])) for first in range(0, len(x), step)])
+
+
+def sparse(activations: Tensor) -> SourceRows:
+    """Latents [rows, d_sae] ≥ 0 as rows: those that fire, or all if they take less. Raises FloatingPointError for
+    NaN."""
+    count, d_sae = activations.shape
+    flat = activations.flatten()
+    if activations.is_cuda:  # what fires is little: that alone crosses to the host
+        places = flat.nonzero().squeeze(1)
+        place, data = places.cpu().numpy(), flat[places].cpu().numpy()
+    else:
+        place = np.flatnonzero(flat.numpy() != 0)  # NaN too
+        data = flat.numpy()[place]
+    if np.isnan(data).any():
+        raise FloatingPointError("the activations hold NaN")
+    if 2 * len(data) > activations.numel():
+        return activations.cpu().numpy()
+    row, index = np.divmod(place, d_sae)
+    indptr = np.zeros(count + 1, dtype=np.int64)
+    np.cumsum(np.bincount(row, minlength=count), out=indptr[1:])
+    return Csr(indptr, index.astype(np.uint32), data, d_sae)
