@@ -44,6 +44,12 @@ class ModelInfo:
     """Type in which the model runs; its activations are handed on in float32."""
     warnings: tuple[str, ...] = ()
 
+    @property
+    def kernel_class(self) -> str:
+        """The kind of device and the type in which the model runs: `cpu float32`. Answers computed in different classes
+        are the same to the user and differ in last bits, so caches and the revisions of indexes tell them apart."""
+        return f"{self.device.partition(':')[0]} {self.dtype}"
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SourceInfo:

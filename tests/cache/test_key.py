@@ -385,6 +385,18 @@ def test_another_revision_of_anything_the_answer_follows_from_is_another_key(
         known.append(found)
 
 
+def test_what_another_kind_of_device_answered_is_not_taken_for_ones_own(served: tuple[Catalog, RecordStore]) -> None:
+    catalog, index = served
+
+    def keys(**changes: str) -> tuple[bytes, bytes]:
+        return both(Keys(replace(catalog, model=replace(catalog.model, **changes)), index.revision))
+
+    on_cpu, on_gpu = keys(device="cpu", dtype="float32"), keys(device="cuda:0", dtype="float32")
+    in_half = keys(device="cuda:0", dtype="bfloat16")
+    assert all(len({*kind}) == 3 for kind in zip(on_cpu, on_gpu, in_half, strict=True))
+    assert keys(device="cuda:1", dtype="float32") == on_gpu  # which card it is does not matter
+
+
 def test_what_is_served_beside_it_does_not_matter(served: tuple[Catalog, RecordStore]) -> None:
     """So that replicas with more or fewer sources share what both can answer."""
     catalog, index = served

@@ -1,8 +1,9 @@
 """The digest of a question: everything that its answer follows from, and nothing else.
 
-Two questions with the same digest have the same answer, in every replica. So revisions are content
-hashes, names are resolved to sources, a text to its ids, and defaults to their values before anything is hashed. Tokens
-and their offsets are no part of what is cached: they are made anew for each request.
+Two questions with the same digest have the same answer, in every replica whose model runs on the same kind of device in
+the same type: others differ in last bits. So revisions are content hashes, names are resolved to sources, a text to its
+ids, and defaults to their values before anything is hashed. Tokens and their offsets are no part of what is cached:
+they are made anew for each request.
 """
 
 from __future__ import annotations
@@ -82,7 +83,7 @@ class Keys:
         self._sources = [_source(source) for source in catalog.sources]
         self._base = _Encoder()
         self._base.numbers(SCHEMA)
-        self._base.strings(catalog.model.revision, index_revision)
+        self._base.strings(catalog.model.revision, catalog.model.kernel_class, index_revision)
         self._asked = functools.lru_cache(maxsize=KEPT_QUESTIONS)(self._begin_encode)
 
     def search(self, work: SearchWork, positions: Sequence[int]) -> bytes:

@@ -130,7 +130,7 @@ def build_index(
             model_revision=model.revision,
             context=context,
             records_per_feature=records_per_feature,
-            kernel=f"{model.device.partition(':')[0]} {model.dtype}",
+            kernel=model.kernel_class,
             texts=corpus.texts,
             tokens=counted,
             sources=tuple(IndexedSource(s.id, s.revision, s.n_features) for s in reader.catalog.sources),
