@@ -63,6 +63,12 @@ class Metrics:
 
         self._batch_size = self._histogram("batch_size", "Requests in a batch", SIZES)
         self._batch_tokens = self._histogram("batch_tokens", "Tokens of a batch's requests", TOKENS)
+        self.gather_seconds = self._histogram(
+            "gather_duration_seconds", "Time a batch waits for callers who have just been answered", SECONDS
+        )
+        self.handover_seconds = self._histogram(
+            "handover_duration_seconds", "Time the worker waits between two batches though work is there", SECONDS
+        )
         self._stage_seconds = self._histogram(
             "stage_duration_seconds", "Time of a batch's stages in the worker", SECONDS, "stage"
         )

@@ -75,6 +75,8 @@ class Spent:
     """Of the rows that are given back to be kept."""
     memory_bytes: int = 0
     """Resident memory of the worker."""
+    idle_seconds: float = 0.0
+    """Since the batch before had been computed, until this one was there; 0 for a worker's first."""
 
     def add(self, other: Spent) -> None:
         """Counts in what another part of the batch took."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import time
 from multiprocessing.connection import Connection
 
 from saeserve_server.config import Config
@@ -69,9 +70,14 @@ def _serve(connection: Connection, config: Config) -> None:
     guarded = GuardedRunner(runner)
     mailbox = Mailbox(connection)
     connection.send(Ready(runner.catalog, index, is_passing(index)))
+    computed: float | None = None
     while True:
         batch = mailbox.next_batch()
-        connection.send(guarded.run(batch, mailbox.abandoned))
+        idle = 0.0 if computed is None else time.perf_counter() - computed
+        answer = guarded.run(batch, mailbox.abandoned)
+        computed = time.perf_counter()
+        answer.spent.idle_seconds = idle
+        connection.send(answer)
 
 
 class Mailbox:

@@ -87,6 +87,11 @@ class WorkQueue:
                 one.sweep()
             self._puts, self._swept_to = 0, sum(len(one) for one in self._waiting.values())
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing waits."""
+        return self._next() is None
+
     def oldest(self) -> float | None:
         """When the item that has waited longest arrived; None if none waits."""
         return min((item.arrived for lanes in self._waiting.values() for item in lanes if item.wanted), default=None)
@@ -104,6 +109,15 @@ class WorkQueue:
                 return batch
             self._arrival.clear()
             await self._arrival.wait()
+
+    def has_room(self, items: int, tokens: float) -> bool:
+        """Whether one batch would hold what waits and so much more, were no text there twice."""
+        for lanes in self._waiting.values():
+            for item in lanes:
+                items, tokens = items + item.wanted, tokens + item.tokens * item.wanted
+                if tokens > self._batch_tokens or (self._max_batch is not None and items > self._max_batch):
+                    return False
+        return True
 
     def newest(self, client: str) -> Iterator[Item]:
         """The unary items of a caller, who has waited least first."""

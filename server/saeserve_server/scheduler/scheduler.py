@@ -1,7 +1,8 @@
 """Where requests meet the engine: everyone submits, one task forms batches and hands back the answers.
 
-Work-conserving: whatever queued while the engine was busy is the next batch; nothing is held back to wait for more.
-What is over the budget is refused at once; what nobody waits for any more is not computed.
+Whatever queued while the engine was busy is the next batch. Nothing is held back to wait for more, but for callers who
+have just been answered and are expected back at once (`returning.py`). What is over the budget is refused at once; what
+nobody waits for any more is not computed.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from saeserve_server.ranking.work import Work
 from saeserve_server.scheduler.admission import STREAM_SHARE, Admission
 from saeserve_server.scheduler.cost import Cost, CostModel
 from saeserve_server.scheduler.queue import Item, Outcome, Priority, WorkQueue
+from saeserve_server.scheduler.returning import Returning
 from saeserve_server.scheduler.suspects import Suspects
 
 log = logging.getLogger(__name__)
@@ -40,6 +42,7 @@ class Scheduler:
         self._queue = queue
         self._admission = Admission(budget)
         self._suspects = Suspects()
+        self._returning = Returning()
         self._metrics = metrics
         self._batches = itertools.count()
         self._running: dict[Item, int] = {}  # place in the batch that the engine is at
@@ -102,6 +105,7 @@ class Scheduler:
             self._make_room(item)
         self._admission.take(cost, client)
         self._queue.put(item)
+        self._returning.came()
         try:
             return await future
         except asyncio.CancelledError:
@@ -159,6 +163,9 @@ class Scheduler:
 
     async def _dispatch(self) -> None:
         while True:
+            if held := await self._returning.wait(self._queue.has_room):
+                self._metrics.gather_seconds.observe(held)
+            work_waited = not self._queue.is_empty
             batch = [item for item in await self._queue.take(self._suspects.is_suspect) if self._is_admissible(item)]
             if not batch:
                 continue
@@ -172,6 +179,8 @@ class Scheduler:
                 answer = await self._engine.run(
                     Batch(next(self._batches), tuple(works), tuple(item.keep for item in batch))
                 )
+                if work_waited and answer.spent.idle_seconds:
+                    self._metrics.handover_seconds.observe(max(0.0, answer.spent.idle_seconds - held))
                 ran = [item for item, done in zip(batch, answer.done, strict=True) if not isinstance(done, Abandoned)]
                 self._suspects.survived([item.work for item in ran])
                 computed = sum({item.runs: item.cost.work for item in ran}.values())  # a text is run once
@@ -208,6 +217,8 @@ class Scheduler:
 
     def _hand_back(self, batch: list[Item], answer: BatchDone, began: float) -> None:
         """Has the answers delivered while the next batch is on its way."""
+        tokens = [item.tokens for item in batch if item.wanted]
+        ended = self._returning.begin(tokens, time.monotonic() - began)
 
         async def deliver() -> None:
             try:
@@ -216,6 +227,8 @@ class Scheduler:
                 log.exception("the engine's answer cannot be delivered")
                 for item in batch:
                     self._refuse(item, _fault(error))
+            if ended is not None:
+                self._returning.handed_back(ended)
 
         task = asyncio.create_task(deliver())
         self._deliveries.add(task)
