@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,16 +54,31 @@ def leave_nothing_behind() -> None:
 
 
 @contextmanager
-def served(folder: Path, patience: float, **settings: object) -> Iterator[Address]:
+def served(
+    folder: Path, patience: float, environment: Mapping[str, str] | None = None, /, **settings: object
+) -> Iterator[Address]:
     """A server with these settings, ready. Exits with its log if it does not become so, or ends under load."""
+    fixed: dict[str, object] = {"bind": "127.0.0.1:0", "metrics_bind": "127.0.0.1:0"}
+    fixed |= {"drain_delay": 0, "start_timeout": patience}
+    program = ["saeserve_server", "start"]
+    for name, value in (fixed | settings).items():
+        program += ["--" + name.replace("_", "-"), str(value)]
+    with started(program, folder, patience, environment) as address:
+        yield address
+
+
+@contextmanager
+def started(
+    program: Sequence[str], folder: Path, patience: float, environment: Mapping[str, str] | None = None
+) -> Iterator[Address]:
+    """A module with its arguments that serves, and says where in its `--port-file`; ready. Exits as `served` does."""
     folder.mkdir(parents=True, exist_ok=True)
     port_file, log = folder / "port", folder / "server.log"
-    fixed: dict[str, object] = {"bind": "127.0.0.1:0", "metrics_bind": "127.0.0.1:0", "port_file": port_file}
-    fixed |= {"drain_delay": 0, "start_timeout": patience}
-    command = [sys.executable, "-m", "saeserve_server", "start"]
-    for name, value in (fixed | settings).items():
-        command += ["--" + name.replace("_", "-"), str(value)]
-    with log.open("w") as output, subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT) as server:
+    command = [sys.executable, "-m", *program, "--port-file", str(port_file)]
+    with (
+        log.open("w") as output,
+        subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment) as server,
+    ):
         try:
             deadline = time.monotonic() + patience
             while not (port_file.exists() and (target := port_file.read_text().strip())):
