@@ -19,6 +19,7 @@ FORBIDDEN = {
     "cache": {"api", "scheduler", "models", "sources", "records", "text", "serving", "selection", *WIRE, *HEAVY},
     "engine": {"api", "scheduler", "cache", "serving", *WIRE},
     "models": {"api", "scheduler", "cache", "engine", "records", "serving", *WIRE},
+    "kernels": {"api", "scheduler", "cache", "engine", "models", "records", "serving", *WIRE},
     "sources": {"api", "scheduler", "cache", "engine", "models", "records", "serving", *WIRE},
     # Nothing above engine imports torch.
     "api": {"models", "sources", *HEAVY},

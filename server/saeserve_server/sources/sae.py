@@ -88,13 +88,18 @@ class Sae:
 
     def pre_activations(self, x: Tensor) -> Tensor:
         """p [rows, d_sae], float32: what the activation sees, rescaling included."""
+        return self.rescaled(self._linear(self.inputs(x)))
+
+    def inputs(self, x: Tensor) -> Tensor:
+        """What the linear map sees [rows, d_in], float32, of activations x: they after the input steps."""
         x = x.float()
         for step in self.steps:
             x = step(x)
-        p = self._linear(x)
-        if self.rescale and self.decoder_norm is not None:
-            p.mul_(self.decoder_norm)
-        return p
+        return x
+
+    def rescaled(self, p: Tensor) -> Tensor:
+        """What the activation sees of the linear map's p [rows, d_sae], which may be written into."""
+        return p.mul_(self.decoder_norm) if self.rescale and self.decoder_norm is not None else p
 
     def margins(self, x: Tensor) -> Tensor:
         """[rows, d_sae] how far each pre-activation is from the value at which the latent goes on or off.

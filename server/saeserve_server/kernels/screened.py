@@ -1,0 +1,152 @@
+"""Integers say what cannot fire, float32 computes the rest: the same latents as computing all, for less.
+
+Whatever else is in a batch, a row's values are the same to the bit: each is a sum of its own order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from saeserve_server.catalog import FloatArray
+from saeserve_server.errors import ConfigError
+from saeserve_server.kernels.bounds import LARGEST_D_IN, quantised_latents, quantised_rows
+from saeserve_server.kernels.compiled import CHUNK, Bytes, Indices, kth_best, rescore, screen, use_threads
+from saeserve_server.kernels.equalising import choose_scaling
+from saeserve_server.kernels.products import Fbgemm, exact_levels
+from saeserve_server.ranking.rows import Csr, IntArray, SourceRows, stacked
+from saeserve_server.sources.activations import GroupMax, TopK
+from saeserve_server.sources.sae import Sae, map_activation
+
+BLOCK_ELEMENTS = 48 * 2**15
+"""Values of a block of the integer product (6 MiB): caches hold them, and the allocator uses their memory again."""
+GROUP_ELEMENTS = 2**24
+"""Values out of which candidates are computed together: the more rows, the more share what is read of W_enc."""
+FEWEST_ROWS = 32
+"""Rows of a block, however many latents there are: with fewer, weights are read from memory too often."""
+
+
+@dataclass(slots=True)
+class Seen:
+    """What a kernel has been through."""
+
+    values: int = 0
+    """Rows times latents."""
+    candidates: int = 0
+    """Of these, computed exactly."""
+    entries: int = 0
+    """Of these, fired."""
+
+    def add(self, values: int, candidates: int, entries: int) -> None:
+        """Counts in."""
+        self.values += values
+        self.candidates += candidates
+        self.entries += entries
+
+
+class ScreenedKernel:
+    """An SAE's latents by way of an exact integer product and a proven bound.
+
+    `sample` [rows, d_in] are activations of the hook point, on which columns are equalised. Raises ConfigError for an
+    SAE or a machine that it does not suit.
+    """
+
+    def __init__(self, sae: Sae, product: type[Fbgemm] = Fbgemm, sample: Tensor | None = None) -> None:
+        if sae.W_enc.dtype != torch.float32 or sae.W_enc.device.type != "cpu":
+            raise ConfigError(f"W_enc: expected float32 on a CPU, got {sae.W_enc.dtype} on {sae.W_enc.device}")
+        if sae.d_in > LARGEST_D_IN:
+            raise ConfigError(f"d_in: expected at most {LARGEST_D_IN}, got {sae.d_in}")
+        self.name = product.name
+        self.seen = Seen()
+        self._sae = sae
+        self._W_enc: FloatArray = sae.W_enc.detach().contiguous().numpy()
+        self._scaling = choose_scaling(sae, exact_levels(product), sample)
+        q, self._latents = quantised_latents(sae, self._scaling)
+        self._product = product(q, self._scaling.row_levels)
+        match sae.activation:
+            case TopK(k):
+                self._kept, self._segments = k, 1
+            case GroupMax(groups):
+                self._kept, self._segments = 1, groups
+            case _:
+                self._kept, self._segments = 0, 1
+
+    @property
+    def candidate_share(self) -> float:
+        """Of all values so far, the share that had to be computed exactly."""
+        return self.seen.candidates / max(1, self.seen.values)
+
+    @torch.inference_mode()
+    def rows(self, x: Tensor) -> SourceRows:
+        """See Kernel."""
+        use_threads(torch.get_num_threads())
+        inputs: FloatArray = self._sae.inputs(x).contiguous().numpy()
+        return stacked([self._some(inputs[group]) for group in _blocks(len(inputs), GROUP_ELEMENTS // self._sae.d_sae)])
+
+    def _some(self, x: FloatArray) -> SourceRows:
+        """The rows of inputs x."""
+        rows, d_sae = len(x), self._sae.d_sae
+        lanes = np.empty((rows, d_sae), dtype=np.uint8)
+        counts = np.empty((rows, -(-d_sae // CHUNK)), dtype=np.uint8)
+        for block in _blocks(rows, BLOCK_ELEMENTS // d_sae):
+            self._screen(x[block], lanes[block], counts[block])
+        ends: IntArray = np.cumsum(counts, dtype=np.int64)
+        indices, values = np.empty(ends[-1], dtype=np.uint32), np.empty(ends[-1], dtype=np.float32)
+        starts: IntArray = (ends - counts.ravel()).reshape(counts.shape)
+        rescore(self._W_enc, x, counts, lanes, starts, indices, values)
+        row_of = np.repeat(np.arange(rows), counts.sum(axis=1, dtype=np.int64))
+        a = self._activations(row_of, indices.astype(np.int64), values)
+        fires = np.flatnonzero(a != 0)  # NaN too
+        self.seen.add(rows * d_sae, len(a), len(fires))
+        return _as_rows(np.bincount(row_of[fires], minlength=rows), indices[fires], a[fires], d_sae)
+
+    def _screen(self, x: FloatArray, lanes: Bytes, counts: Bytes) -> None:
+        """Writes which latents may fire on the inputs of a block: see `screen`."""
+        q, rows = quantised_rows(x, self._scaling)
+        products = self._product(q)
+        bars = np.zeros((len(x), self._segments), dtype=np.float32)
+        if self._kept:
+            kth_best(products, self._latents, rows, self._kept, bars)
+        screen(products, self._latents, rows, bars, bars.min(axis=1), lanes, counts)
+
+    def _activations(self, row_of: IntArray, index: IntArray, products: FloatArray) -> FloatArray:
+        """[candidates] what they are, 0 for those that do not fire: by row and latent of each, and its w·x."""
+        sae, latents = self._sae, torch.from_numpy(index)
+        p = torch.from_numpy(products).add_(sae.b_enc[latents])
+        if sae.rescale and sae.decoder_norm is not None:
+            p.mul_(sae.decoder_norm[latents])
+        if self._kept:
+            return _largest(p, row_of * self._segments + index // (sae.d_sae // self._segments), self._kept)
+        a: FloatArray = map_activation(sae.activation, lambda part: part[latents]).apply(p).numpy()
+        return a
+
+
+def _blocks(rows: int, size: int) -> Iterator[slice]:
+    """Slices of `size` rows, one at least, and no fewer rows than FEWEST_ROWS in each but the last."""
+    size = max(FEWEST_ROWS, size)
+    return (slice(first, first + size) for first in range(0, max(1, rows), size))
+
+
+def _as_rows(counts: IntArray, indices: Indices, values: FloatArray, columns: int) -> SourceRows:
+    """Entries by row, `counts` [rows] of each. Raises FloatingPointError for NaN."""
+    if np.isnan(values).any():
+        raise FloatingPointError("the activations hold NaN")
+    if 2 * len(values) > len(counts) * columns:
+        dense = np.zeros((len(counts), columns), dtype=np.float32)
+        dense[np.repeat(np.arange(len(counts)), counts), indices] = values
+        return dense
+    return Csr(np.append(0, counts.cumsum()), indices, values, columns)
+
+
+def _largest(p: Tensor, segment_of: IntArray, k: int) -> FloatArray:
+    """[candidates] relu(p) of the k largest of each segment, of equal ones the first, else 0. `segment_of` ascends."""
+    _, firsts, segment_of, counts = np.unique(segment_of, return_index=True, return_inverse=True, return_counts=True)
+    place = np.arange(len(p)) - firsts[segment_of]
+    padded = p.new_full((len(counts), counts.max(initial=1)), -torch.inf)
+    padded[segment_of, place] = p
+    a: FloatArray = TopK(k).apply(padded).numpy()[segment_of, place]
+    return a
