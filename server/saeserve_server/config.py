@@ -75,16 +75,24 @@ class ServerSettings(Section):
         default=4 * 1024 * 1024 - 64 * 1024, ge=65536, le=2**30, description="largest unary answer"
     )
     batch_tokens: int | None = Field(
-        default=None, ge=1, le=2**24, description="tokens that one batch holds; default: 512 on a CPU, 8192 on a GPU"
+        default=None,
+        ge=1,
+        le=2**24,
+        description="tokens that one batch holds; default: 512 on a CPU, on a GPU up to 8192, measured",
     )
     max_batch: int | None = Field(
         default=None, ge=1, le=2**16, description="most requests in one batch; default: as many as its tokens hold"
     )
-    queue_items: int = Field(default=1024, ge=1, le=2**20, description="most texts waiting for the model")
+    queue_items: int | None = Field(
+        default=None,
+        ge=1,
+        le=2**20,
+        description="most texts waiting for the model; default: 1024, on a GPU as many as it does in 10 s",
+    )
     queue_gflop: float | None = Field(
         default=None,
         gt=0,
-        description="most computation waiting or running, in GFLOP; default: 1000 on a CPU, 200000 on a GPU",
+        description="most computation waiting or running, in GFLOP; default: 1000, on a GPU what it does in 10 s",
     )
     queue_bytes: int = Field(
         default=512 * 1024 * 1024, ge=2**20, le=2**40, description="most memory that answers not yet given may take"

@@ -98,6 +98,7 @@ class Metrics:
         self.ready = self._gauge("ready", "1 while calls are answered")
         self.worker_restarts = self._counter("worker_restarts_total", "Workers started again after a death")
         self.worker_memory = self._gauge("worker_memory_bytes", "Resident memory of the worker process")
+        self._device_memory = self._gauge("worker_device_memory_bytes", "GPU memory of the worker, by kind", "kind")
 
     def request(self, method: str, code: str, reason: str, seconds: float) -> None:
         """A call has been answered with a status code, and a reason unless it is OK or gRPC's own."""
@@ -121,6 +122,12 @@ class Metrics:
         self._forward_tokens.inc(forward_tokens)
         self._encodes.inc(encodes)
         self._encode_tokens.inc(encode_tokens)
+
+    def device_memory(self, peak: int, reserved: int) -> None:
+        """GPU memory that a batch took at its peak, weights included, and that was held after it. A CPU has none."""
+        if reserved:
+            self._device_memory.labels("peak").set(peak)
+            self._device_memory.labels("reserved").set(reserved)
 
     def recovered(self, splits: int, out_of_memory: int) -> None:
         """What it took to answer a batch that failed."""

@@ -201,12 +201,13 @@ class FeatureServer:
         if ready.passing and ready.index is not None:
             shutil.rmtree(ready.index.parent, ignore_errors=True)
         if before is None:
-            self._servicer.serving = self._make_serving(ready.catalog, index)
+            self._servicer.serving = self._make_serving(ready, index)
         elif _revisions(before.catalog, before.index) != _revisions(ready.catalog, index):
             raise ConfigError("the files of model, sources or index have changed: the server must be started anew")
 
-    def _make_serving(self, catalog: Catalog, index: RecordStore | None) -> Serving:
-        limits = make_limits(self._config, catalog)
+    def _make_serving(self, ready: Ready, index: RecordStore | None) -> Serving:
+        catalog = ready.catalog
+        limits = make_limits(self._config, catalog, ready.capacity)
         if self._scheduler is None:
             queue = WorkQueue(limits.batch_tokens, limits.max_batch)
             self._scheduler = Scheduler(self._engine, CostModel(catalog), queue, limits.budget, self._metrics)
@@ -221,6 +222,7 @@ class FeatureServer:
             index,
             self._metrics,
             self._draining,
+            ready.capacity,
         )
 
     async def _set_ready(self, ready: bool) -> None:

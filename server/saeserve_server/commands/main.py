@@ -31,6 +31,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Before anything loads torch, and inherited by the worker: its threads sleep while they wait for each other. By
     # default they spin, which starves whatever shares their cores: the front end, to begin with.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Batches differ in size, and fixed segments of GPU memory that fit none of them add up. The older name is read too.
+    if "PYTORCH_CUDA_ALLOC_CONF" not in os.environ:
+        os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
     streams.prepare()
     try:
         status = _run(sys.argv[1:] if arguments is None else arguments)

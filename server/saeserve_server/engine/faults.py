@@ -35,6 +35,9 @@ class Fault(Enum):
     """What was asked of it."""
 
 
+OF_MEMORY = (Fault.MEMORY, Fault.MEMORY_OR_DEVICE)
+
+
 def fault_of(error: BaseException) -> Fault:
     """What failed, by the first in the chain of causes that tells."""
     found = (_fault_of_one(one) for one in _causes(error))

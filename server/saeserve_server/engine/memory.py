@@ -60,6 +60,20 @@ def memory_plan(model_bytes: int, source_bytes: int, device: torch.device) -> Me
     return MemoryPlan(model_bytes, source_bytes, free, str(device))
 
 
+def reset_device_peak() -> None:
+    """Begins to look for the peak anew, where this process computes on CUDA."""
+    if torch.cuda.is_initialized():
+        torch.cuda.reset_peak_memory_stats()
+
+
+def device_peak() -> tuple[int, int]:
+    """Bytes of CUDA memory that tensors took at most since it was last reset, and that torch holds now; (0, 0) where
+    this process does not compute on CUDA."""
+    if not torch.cuda.is_initialized():
+        return 0, 0
+    return torch.cuda.max_memory_allocated(), torch.cuda.memory_reserved()
+
+
 def free_host_bytes(root: Path = _ROOT) -> int | None:
     """Memory that this process may still take: what the machine has available, within the limits of its cgroups.
 

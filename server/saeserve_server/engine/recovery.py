@@ -12,7 +12,8 @@ from pathlib import Path
 
 import torch
 
-from saeserve_server.engine.faults import Fault, fault_of
+from saeserve_server.engine.faults import OF_MEMORY, Fault, fault_of
+from saeserve_server.engine.memory import device_peak, reset_device_peak
 from saeserve_server.engine.runner import BatchRunner, in_groups
 from saeserve_server.engine.work import Batch, BatchDone, Done, Failed, Spent, run_tokens, runs
 from saeserve_server.ranking.rows import KeptRows
@@ -22,8 +23,6 @@ log = logging.getLogger(__name__)
 CALM_BATCHES = 16
 """After so many batches that fitted, twice as much is tried again."""
 PAGE_BYTES = resource.getpagesize()
-
-_OF_MEMORY = (Fault.MEMORY, Fault.MEMORY_OR_DEVICE)
 
 Gone = Callable[[], Set[int]]
 
@@ -49,6 +48,7 @@ class GuardedRunner:
         done: dict[int, Done] = {}
         kept: dict[int, KeptRows | None] = {}
         spent = Spent()
+        reset_device_peak()
         waiting = deque([list(range(len(batch.works)))])
         freed_for: set[int] = set()
         while waiting:
@@ -59,7 +59,7 @@ class GuardedRunner:
                 spent.add(answer.spent)
                 done.update(zip(part, answer.done, strict=True))
                 kept.update(zip(part, answer.kept, strict=True))
-            elif fault_of(answer) in _OF_MEMORY and freed_for.isdisjoint(part):
+            elif fault_of(answer) in OF_MEMORY and freed_for.isdisjoint(part):
                 spent.out_of_memory += 1
                 self._shrink(batch, part)
                 if len(part) == 1:
@@ -76,6 +76,7 @@ class GuardedRunner:
                 done[part[0]] = _failed(answer)
         self._relax(spent)
         spent.memory_bytes = resident_bytes()
+        spent.device_bytes, spent.device_reserved_bytes = device_peak()
         places = range(len(batch.works))
         return BatchDone(tuple(done[place] for place in places), spent, tuple(kept.get(place) for place in places))
 
@@ -136,7 +137,7 @@ def resident_bytes() -> int:
 
 
 def _failed(error: Exception) -> Failed:
-    return Failed(f"{type(error).__name__}: {error}", "OUT_OF_MEMORY" if fault_of(error) in _OF_MEMORY else "INTERNAL")
+    return Failed(f"{type(error).__name__}: {error}", "OUT_OF_MEMORY" if fault_of(error) in OF_MEMORY else "INTERNAL")
 
 
 def _local(part: list[int], gone: Set[int]) -> set[int]:

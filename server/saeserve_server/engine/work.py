@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from saeserve_server.catalog import Catalog
+from saeserve_server.engine.capacity import Capacity
 from saeserve_server.ranking.rows import KeptRows
 from saeserve_server.ranking.work import EncodeDone, SearchDone, Work, needed
 
@@ -77,6 +78,10 @@ class Spent:
     """Resident memory of the worker."""
     idle_seconds: float = 0.0
     """Since the batch before had been computed, until this one was there; 0 for a worker's first."""
+    device_bytes: int = 0
+    """CUDA memory that tensors took at the batch's peak, weights included; 0 on a CPU."""
+    device_reserved_bytes: int = 0
+    """CUDA memory that torch held after it."""
 
     def add(self, other: Spent) -> None:
         """Counts in what another part of the batch took."""
@@ -107,6 +112,8 @@ class Ready:
     """Folder of the index of top activations; None without one."""
     passing: bool = False
     """Whether the index is kept nowhere: once it is open here too, its folder goes."""
+    capacity: Capacity | None = None
+    """What it can take, as measured on a GPU; None on a CPU."""
 
 
 T = TypeVar("T", SearchDone, EncodeDone)

@@ -55,11 +55,14 @@ def _serve(connection: Connection, config: Config) -> None:
     # Here, not above: the front end imports this module for its name, and must not import torch.
     from saeserve_server.engine.build import build_runner, pick_device
     from saeserve_server.engine.recovery import GuardedRunner
+    from saeserve_server.engine.warmup import warm_up
 
     try:
-        if pick_device(config).type == "cpu":  # before torch has threads of its own, which inherit it
+        device = pick_device(config)
+        if device.type == "cpu":  # before torch has threads of its own, which inherit it
             os.nice(NICENESS)
         runner, index = build_runner(config)
+        capacity = warm_up(runner, config) if device.type == "cuda" else None
     except ConfigError as error:
         connection.send(error)
         return
@@ -69,7 +72,7 @@ def _serve(connection: Connection, config: Config) -> None:
         return
     guarded = GuardedRunner(runner)
     mailbox = Mailbox(connection)
-    connection.send(Ready(runner.catalog, index, is_passing(index)))
+    connection.send(Ready(runner.catalog, index, is_passing(index), capacity))
     computed: float | None = None
     while True:
         batch = mailbox.next_batch()

@@ -240,6 +240,7 @@ class Scheduler:
         self._metrics.work(spent.forward_passes, spent.forward_tokens, spent.encodes, spent.encode_tokens)
         self._metrics.recovered(spent.splits, spent.out_of_memory)
         self._metrics.worker_memory.set(spent.memory_bytes)
+        self._metrics.device_memory(spent.device_bytes, spent.device_reserved_bytes)
         kept = answer.kept or (None,) * len(batch)
         for place, (item, done, rows) in enumerate(zip(batch, answer.done, kept, strict=True)):
             self._release(item)

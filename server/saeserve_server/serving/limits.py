@@ -8,10 +8,15 @@ from types import MappingProxyType
 
 from saeserve_server.catalog import Catalog
 from saeserve_server.config import Config
-from saeserve_server.scheduler.cost import Cost
+from saeserve_server.engine.capacity import (
+    DEFAULT_MOST_TOKENS,
+    USUAL_TOKENS,
+    Capacity,
+    longest_text,
+    search_of_everything,
+)
+from saeserve_server.scheduler.cost import Cost, CostModel
 
-DEFAULT_MOST_TOKENS = 2048
-"""Longest text of a model whose context holds more, unless `max_tokens` is set."""
 MAX_REQUEST_BYTES = 4 * 1024 * 1024
 """Of any method."""
 MAX_RECEIVED_BYTES = 2 * MAX_REQUEST_BYTES
@@ -27,10 +32,13 @@ ID_BYTES = 4
 TEXT_SLACK = 16
 """A text up to so many times too large is refused as that, not as a large message."""
 BATCH_TOKENS_CPU = 512
-BATCH_TOKENS_CUDA = 8192
 QUEUE_GFLOP_CPU = 1_000.0
-QUEUE_GFLOP_CUDA = 200_000.0
-"""About ten seconds of what two cores, or a large GPU, do in float32: what waits longer only runs into deadlines."""
+"""About ten seconds of what two cores do in float32: what waits longer only runs into deadlines."""
+QUEUE_SECONDS = 10.0
+"""The same on a GPU, whose rate is measured."""
+QUEUE_ITEMS = 1024
+MOST_QUEUE_ITEMS = 16384
+"""At any rate: each is a future, a place in a batch, and what it asks."""
 MAX_WATCHES = 256
 """Health watches at a time."""
 FRONT_END_BYTES = 384 * 1024 * 1024
@@ -98,18 +106,23 @@ class Limits:
         )
 
 
-def make_limits(config: Config, catalog: Catalog) -> Limits:
-    """The limits that follow from configuration and model."""
-    most = min(catalog.text_tokens, config.max_tokens or DEFAULT_MOST_TOKENS)
-    cuda = catalog.model.device.startswith("cuda")
+def make_limits(config: Config, catalog: Catalog, capacity: Capacity | None = None) -> Limits:
+    """The limits that follow from configuration and model, and on a GPU from what was measured there."""
+    batch_tokens, items, gflop = config.batch_tokens or BATCH_TOKENS_CPU, QUEUE_ITEMS, QUEUE_GFLOP_CPU
+    if capacity is not None:
+        batch_tokens = capacity.batch_tokens
+        texts = QUEUE_SECONDS * capacity.tokens_per_second / USUAL_TOKENS
+        items = min(max(QUEUE_ITEMS, round(texts)), MOST_QUEUE_ITEMS)
+        usual = CostModel(catalog).of(search_of_everything(catalog, (0,) * USUAL_TOKENS))
+        gflop = texts * usual.work / 1e9
     return Limits(
         max_text_bytes=config.max_text_bytes,
-        max_tokens=most,
+        max_tokens=longest_text(config, catalog),
         max_inputs=config.max_inputs,
         max_answer_bytes=config.max_answer_bytes,
-        batch_tokens=config.batch_tokens or (BATCH_TOKENS_CUDA if cuda else BATCH_TOKENS_CPU),
-        queue_items=config.queue_items,
-        queue_gflop=config.queue_gflop or (QUEUE_GFLOP_CUDA if cuda else QUEUE_GFLOP_CPU),
+        batch_tokens=batch_tokens,
+        queue_items=config.queue_items or items,
+        queue_gflop=config.queue_gflop or gflop,
         queue_bytes=config.queue_bytes,
         max_calls=config.max_calls,
         max_streams=config.max_streams,

@@ -11,6 +11,7 @@ from saeserve_server.cache.inner import InnerTier
 from saeserve_server.cache.key import Keys
 from saeserve_server.catalog import Catalog
 from saeserve_server.config import Config
+from saeserve_server.engine.capacity import Capacity
 from saeserve_server.errors import NotFound
 from saeserve_server.metrics import Metrics
 from saeserve_server.ranking.answer import answer_from
@@ -50,6 +51,7 @@ class Serving:
         index: RecordStore | None,
         metrics: Metrics,
         draining: asyncio.Event,
+        capacity: Capacity | None = None,
     ) -> None:
         self.catalog = catalog
         self.scheduler = scheduler
@@ -58,7 +60,7 @@ class Serving:
         self.answers = answers
         self.index = index
         self.draining = draining
-        self.limits = make_limits(config, catalog)
+        self.limits = make_limits(config, catalog, capacity)
         self.directory = Directory(catalog)
         self.tokenizer = Tokenizer(catalog.model.tokenizer_json, catalog.model.bos_id)
         self.texts = Texts(self.tokenizer, catalog.model.vocabulary, self.limits, desk)
