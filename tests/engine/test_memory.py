@@ -10,7 +10,8 @@ from saeserve_server.config import load_config
 from saeserve_server.engine import build, memory
 from saeserve_server.engine.memory import MemoryPlan, free_host_bytes, memory_plan
 from saeserve_server.errors import ConfigError
-from saeserve_server.models.load import Outline
+from saeserve_server.models.load import Outline, outline
+from saeserve_server.sources.registry import sae_bytes
 
 GIB = 2**30
 
@@ -79,6 +80,26 @@ def test_a_model_that_does_not_fit_is_refused_before_it_is_loaded(
         build.build_runner(load_config(tmp_path / "server.toml", {"device": "cpu"}, {}))
     assert "memory on cpu: model 5.8 GiB" in caplog.text
     assert memory_plan(GIB, 0, torch.device("cpu")).free_bytes == 5 * GIB
+
+
+@pytest.mark.parametrize(
+    ("name", "layers", "parameters", "weights_of_saes"),
+    [
+        ("gpt2-small", 12, 124_439_808, 12 * 32768 * 768),
+        ("gemma-2-2b", 26, 2_265_707_520, 26 * 16384 * 2304),
+        ("gemma-2-2b-65k", 26, 2_265_707_520, 26 * 65536 * 2304),
+        ("llama-8b", 32, 7_003_054_080, 32 * 32768 * 4096),
+    ],
+)
+def test_built_in_shapes_are_planned_without_being_made(
+    name: str, layers: int, parameters: int, weights_of_saes: int
+) -> None:
+    flags = {"model": f"synthetic:{name}", "model_dtype": "bfloat16", "dtype": "bfloat16"}
+    config = load_config(None, flags, {})
+    expected = outline(config)
+    assert (expected.n_layers, expected.weight_bytes) == (layers, 2 * parameters)
+    plan = memory_plan(expected.weight_bytes, sae_bytes(config, []), torch.device("cpu"))
+    assert 1 < plan.source_bytes / (2 * weights_of_saes) < 1.02  # biases, norms
 
 
 @pytest.mark.parametrize(

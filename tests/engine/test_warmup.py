@@ -160,7 +160,7 @@ def test_a_worker_is_ready_once_it_has_been_warmed_up(device: str, monkeypatch: 
     def gone() -> None:
         raise EOFError
 
-    monkeypatch.setattr(worker.Mailbox, "next_batch", lambda mailbox: gone())
+    monkeypatch.setattr(worker.Mailbox, "next_batch", lambda mailbox, **_: gone())
     ours, theirs = multiprocessing.Pipe()
     with ours, theirs:
         with pytest.raises(EOFError):
