@@ -134,8 +134,8 @@ class SyntheticSettings(Section):
 RESIDUAL = "blocks.{layer}.hook_resid_post"
 BUILT_IN_SHAPES = {
     "gpt2-small": SyntheticSettings(layers=12, d_model=768, heads=12),
-    # As wide and as deep as those models and their public SAEs, in GPT-2's architecture: MLPs of two matrices, 4 d_model
-    # wide, and as many heads of keys as of queries. Gemma's eight heads of 256 would not fill d_model: here are nine.
+    # As wide and as deep as those models and their public SAEs, in GPT-2's architecture: MLPs of two matrices,
+    # 4 d_model wide, and as many heads of keys as of queries. Gemma's eight heads of 256 would not fill d_model.
     "gemma-2-2b": SyntheticSettings(
         layers=26, d_model=2304, heads=9, vocabulary=256_000, context=8192, latents=16384, hook=RESIDUAL, l0=80.0
     ),
