@@ -17,9 +17,7 @@ from saeserve_server.catalog import FloatArray
 from saeserve_server.ranking.rows import IntArray
 
 CHUNK = 64
-"""Latents that a thread screens at a time for all rows, so that their weights are read from memory once."""
-LANES = 16
-"""Latents that are compared together."""
+"""Latents that a thread computes for all rows before it goes on."""
 SLACK = np.float32(2.0**-20)
 """More than float32 loses where a bias and a decoder norm are brought into a bound."""
 SMALLEST_BAR = np.float32(2.0**-100)
@@ -141,84 +139,103 @@ def replace_least(heap: FloatArray, value: float) -> None:
     heap[place] = value
 
 
+@compiled()
+def least(
+    products: Products, latents: Latents, scale: np.float32, reach: np.float32, error_reach: np.float32, out: FloatArray
+) -> None:
+    """Writes the least that each value [latents] of a row can be, bias included."""
+    scales, norm, error, offset = latents
+    for j in range(len(products)):
+        bound = scales[j] * (scale * np.float32(products[j])) - norm[j] * reach - error[j] * error_reach
+        out[j] = bound - (offset[j] + abs(offset[j]) * SLACK)
+
+
 @compiled(parallel=True)
 def kth_best(products: Products, latents: Latents, rows: Rows, k: int, bars: FloatArray) -> None:
     """For each row and segment of latents, what its k-th largest value is at least, 0 or more: `bars` [rows, segments].
 
     `products` [rows, latents] are those of the integers.
     """
-    segment = products.shape[1] // bars.shape[1]
-    scale, norm, error, offset = latents.scale, latents.norm, latents.error, latents.offset
+    width = products.shape[1] // bars.shape[1]
     for row in numba.prange(len(products)):
-        s, a, b = rows.scale[row], rows.reach[row], rows.error_reach[row]
-        best = np.zeros(k, dtype=np.float32)  # a heap, the least on top
-        for part in range(bars.shape[1]):
+        bounds = np.empty(products.shape[1], dtype=np.float32)
+        least(products[row], latents, rows.scale[row], rows.reach[row], rows.error_reach[row], bounds)
+        best = np.empty(k, dtype=np.float32)  # a heap, the least on top
+        for segment in range(bars.shape[1]):
             best[:] = 0
-            last = (part + 1) * segment
-            for start in range(part * segment, last, LANES):
-                end = min(start + LANES, last)
-                over = 0
-                for j in range(start, end):
-                    lower = scale[j] * (s * np.float32(products[row, j])) - norm[j] * a - error[j] * b
-                    over += lower - (offset[j] + abs(offset[j]) * SLACK) > best[0]
-                if over:
-                    for j in range(start, end):
-                        lower = scale[j] * (s * np.float32(products[row, j])) - norm[j] * a - error[j] * b
-                        lower -= offset[j] + abs(offset[j]) * SLACK
-                        if lower > best[0]:
-                            replace_least(best, lower)
-            bars[row, part] = best[0] * (1 - SLACK) if best[0] > SMALLEST_BAR else 0
+            for bound in bounds[segment * width : (segment + 1) * width]:
+                if bound > best[0]:
+                    replace_least(best, bound)
+            bars[row, segment] = best[0] * (1 - SLACK) if best[0] > SMALLEST_BAR else 0
+
+
+@compiled()
+def mark(
+    products: Products,
+    latents: Latents,
+    first: int,
+    scale: np.float32,
+    reach: np.float32,
+    error_reach: np.float32,
+    bar: np.float32,
+    marks: Bytes,
+) -> None:
+    """Writes for the latents from `first` on, of which these are a row's products, whether they may be over the bar."""
+    scales, norm, error, offset = latents
+    scales, norm, error, offset = scales[first:], norm[first:], error[first:], offset[first:]
+    for j in range(len(products)):
+        bound = scales[j] * (scale * np.float32(products[j])) + norm[j] * reach + error[j] * error_reach
+        marks[j] = not bound <= bar + offset[j]  # NaN too
 
 
 @compiled(parallel=True)
 def screen(
-    products: Products, latents: Latents, rows: Rows, bars: FloatArray, lowest: FloatArray, lanes: Bytes, counts: Bytes
+    products: Products, latents: Latents, rows: Rows, bars: FloatArray, found: Indices, counts: IntArray
 ) -> None:
-    """Finds the latents that the bound does not leave out.
+    """Finds the latents that the bound does not leave out, `bars` [rows, segments] held against it.
 
-    Of each row and chunk, `counts` [rows, chunks] says how many they are, and the first places of the chunk in `lanes`
-    [rows, latents] which. `bars` [rows, segments] are held against them; `lowest` [rows] is the least bar of a row.
+    They stand, ascending, in the first places of `found` [rows, latents]; `counts` [rows, chunks] are how many of each
+    chunk they are.
     """
-    segment = products.shape[1] // bars.shape[1]
-    scale, norm, error, offset = latents.scale, latents.norm, latents.error, latents.offset
-    for chunk in numba.prange(counts.shape[1]):
-        first = chunk * CHUNK
-        last = min(first + CHUNK, products.shape[1])
-        for row in range(len(products)):
-            s, a, b = rows.scale[row], rows.reach[row], rows.error_reach[row]
-            bar = lowest[row]
-            found = 0
-            for start in range(first, last, LANES):
-                end = min(start + LANES, last)
-                over = 0
-                for j in range(start, end):
-                    upper = scale[j] * (s * np.float32(products[row, j])) + norm[j] * a + error[j] * b
-                    over += not upper <= bar + offset[j]  # NaN too
-                if over:
-                    for j in range(start, end):
-                        upper = scale[j] * (s * np.float32(products[row, j])) + norm[j] * a + error[j] * b
-                        if not upper <= bars[row, j // segment] + offset[j]:
-                            lanes[row, first + found] = j - first
-                            found += 1
-            counts[row, chunk] = found
+    width = products.shape[1] // bars.shape[1]
+    for row in numba.prange(len(products)):
+        words = np.zeros(-(-products.shape[1] // 8), dtype=np.uint64)
+        marks = words.view(np.uint8)
+        for segment in range(bars.shape[1]):
+            first = segment * width
+            some, bar = products[row, first : first + width], bars[row, segment]
+            mark(some, latents, first, rows.scale[row], rows.reach[row], rows.error_reach[row], bar, marks[first:])
+        counts[row] = 0
+        place = 0
+        for word in range(len(words)):
+            if words[word]:  # one of eight
+                for j in range(8 * word, 8 * word + 8):
+                    if marks[j]:
+                        found[row, place] = j
+                        counts[row, j // CHUNK] += 1
+                        place += 1
 
 
 @compiled(parallel=True)
 def rescore(
     W_enc: FloatArray,
     x: FloatArray,
-    counts: Bytes,
-    lanes: Bytes,
+    found: Indices,
+    counts: IntArray,
     starts: IntArray,
     indices: Indices,
     values: FloatArray,
 ) -> None:
-    """Writes the latents found, ascending for each row, and their w·x: those of a row and chunk from `starts` on."""
+    """Writes the latents found on inputs x, row after row, and their w·x.
+
+    `starts` [rows, chunks] is where those of a row and chunk begin. Chunk by chunk for all rows: so weights are read
+    from memory once.
+    """
     for chunk in numba.prange(counts.shape[1]):
-        first = chunk * CHUNK
         for row in range(len(x)):
             start = starts[row, chunk]
+            before = start - starts[row, 0]
             for place in range(counts[row, chunk]):
-                j = first + lanes[row, first + place]
+                j = found[row, before + place]
                 indices[start + place] = j
                 values[start + place] = dot(W_enc[j], x[row])

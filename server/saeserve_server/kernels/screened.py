@@ -15,7 +15,7 @@ from torch import Tensor
 from saeserve_server.catalog import FloatArray
 from saeserve_server.errors import ConfigError
 from saeserve_server.kernels.bounds import LARGEST_D_IN, quantised_latents, quantised_rows
-from saeserve_server.kernels.compiled import CHUNK, Bytes, Indices, kth_best, rescore, screen, use_threads
+from saeserve_server.kernels.compiled import CHUNK, Indices, kth_best, rescore, screen, use_threads
 from saeserve_server.kernels.equalising import choose_scaling
 from saeserve_server.kernels.products import Fbgemm, exact_levels
 from saeserve_server.ranking.rows import Csr, IntArray, SourceRows, stacked
@@ -90,28 +90,28 @@ class ScreenedKernel:
     def _some(self, x: FloatArray) -> SourceRows:
         """The rows of inputs x."""
         rows, d_sae = len(x), self._sae.d_sae
-        lanes = np.empty((rows, d_sae), dtype=np.uint8)
-        counts = np.empty((rows, -(-d_sae // CHUNK)), dtype=np.uint8)
+        found = np.empty((rows, d_sae), dtype=np.uint32)
+        counts = np.empty((rows, -(-d_sae // CHUNK)), dtype=np.int64)
         for block in _blocks(rows, BLOCK_ELEMENTS // d_sae):
-            self._screen(x[block], lanes[block], counts[block])
-        ends: IntArray = np.cumsum(counts, dtype=np.int64)
+            self._screen(x[block], found[block], counts[block])
+        ends = counts.cumsum()
         indices, values = np.empty(ends[-1], dtype=np.uint32), np.empty(ends[-1], dtype=np.float32)
-        starts: IntArray = (ends - counts.ravel()).reshape(counts.shape)
-        rescore(self._W_enc, x, counts, lanes, starts, indices, values)
-        row_of = np.repeat(np.arange(rows), counts.sum(axis=1, dtype=np.int64))
+        starts = (ends - counts.ravel()).reshape(counts.shape)
+        rescore(self._W_enc, x, found, counts, starts, indices, values)
+        row_of = np.repeat(np.arange(rows), counts.sum(axis=1))
         a = self._activations(row_of, indices.astype(np.int64), values)
         fires = np.flatnonzero(a != 0)  # NaN too
         self.seen.add(rows * d_sae, len(a), len(fires))
         return _as_rows(np.bincount(row_of[fires], minlength=rows), indices[fires], a[fires], d_sae)
 
-    def _screen(self, x: FloatArray, lanes: Bytes, counts: Bytes) -> None:
+    def _screen(self, x: FloatArray, found: Indices, counts: IntArray) -> None:
         """Writes which latents may fire on the inputs of a block: see `screen`."""
         q, rows = quantised_rows(x, self._scaling)
         products = self._product(q)
         bars = np.zeros((len(x), self._segments), dtype=np.float32)
         if self._kept:
             kth_best(products, self._latents, rows, self._kept, bars)
-        screen(products, self._latents, rows, bars, bars.min(axis=1), lanes, counts)
+        screen(products, self._latents, rows, bars, found, counts)
 
     def _activations(self, row_of: IntArray, index: IntArray, products: FloatArray) -> FloatArray:
         """[candidates] what they are, 0 for those that do not fire: by row and latent of each, and its w·x."""
