@@ -10,7 +10,9 @@ TORCH ?= torch==2.13.0
 DEVICE ?= cpu
 # Processes that share the tests, each with its own servers: about 3 GB each. 0: none but pytest's own, as --pdb needs it.
 WORKERS ?= 2
-# More arguments for `make test`, `serve`, `loadtest` and `loadsweep`, for example ARGS="-k search -x".
+# A revision that `make bench` measures too, for example BASE=HEAD~10.
+BASE ?=
+# More arguments for `make test`, `serve`, `loadtest`, `loadsweep` and `bench`, for example ARGS="-k search -x".
 ARGS ?=
 
 TEST = SAESERVE_TEST_DEVICE=$(DEVICE) $(BIN)/python -m pytest -n $(WORKERS) --no-loadscope-reorder
@@ -19,7 +21,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test test-quick lint format proto hazards loadtest loadsweep constraints clean
+.PHONY: help setup demo serve test test-quick lint format proto hazards loadtest loadsweep bench constraints clean
 # A recipe that fails leaves no half-made file behind.
 .DELETE_ON_ERROR:
 
@@ -73,6 +75,9 @@ loadtest: $(READY) ## twenty seconds of load on a server and a Valkey of its own
 
 loadsweep: $(READY) ## what batching buys, and where the server bends: tables and a picture
 	@$(BIN)/python -m loadtests.sweep $(ARGS)
+
+bench: $(READY) ## this checkout beside the plain way and the floor, and with BASE=REVISION beside that one: five minutes
+	@$(BIN)/python -m loadtests.bench $(if $(BASE),--base $(BASE)) $(ARGS)
 
 constraints: ## write constraints.txt anew from the newest releases
 	$(PYTHON) server/tools/freeze_constraints.py --torch "$(TORCH)"

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
+from loadtests.bench.usage import come_to_rest
 from loadtests.processes import Address, served, started
 from loadtests.sweep import LIMITS_AWAY, ROOT, UNCACHED
 
@@ -19,7 +20,10 @@ PLAIN, OURS, BASE = "plain", "ours", "base"
 
 @contextmanager
 def sides(model: str, base: str | None, folder: Path, patience: float) -> Iterator[dict[str, Address]]:
-    """All of them, ready. Exits with a log if one does not become so."""
+    """All of them, ready and at rest. Exits with a log if one does not become so.
+
+    Raises TimeoutError if one goes on to compute.
+    """
     settings: dict[str, object] = {**UNCACHED, **LIMITS_AWAY, "model": model, "device": "cpu"}
     with contextlib.ExitStack() as stack:
         program = ["loadtests.bench.plain", "--model", model]
@@ -32,6 +36,9 @@ def sides(model: str, base: str | None, folder: Path, patience: float) -> Iterat
             starting[BASE] = served(folder / BASE, patience, _paths(tree), **settings)
         with ThreadPoolExecutor(len(starting)) as pool:  # a start is most of a minute
             addresses = list(pool.map(stack.enter_context, starting.values()))
+        for address in addresses:
+            if address.pid is not None:
+                come_to_rest(address.pid, patience)
         yield dict(zip(starting, addresses, strict=True))
 
 
@@ -53,7 +60,7 @@ def revision_of(name: str) -> str:
 def _git(words: Sequence[str]) -> str:
     found = subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True)  # noqa: S607
     if found.returncode:
-        sys.exit(f"git {words[0]}: {found.stderr.strip()}")
+        sys.exit(f"git {' '.join(words)}: {found.stderr.strip()}")
     return found.stdout.strip()
 
 

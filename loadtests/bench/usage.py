@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,10 @@ from pathlib import Path
 PROC = Path("/proc")
 TICKS = os.sysconf("SC_CLK_TCK")
 """A second of CPU time, as the kernel counts it."""
+WATCHED = 2.0
+"""Seconds for which a server is watched that should be at rest."""
+AT_REST = 0.05
+"""Of a core: the most that it may take then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,14 +47,27 @@ def cpu_seconds(pids: Iterable[int]) -> float:
 
 
 def memory(pids: Iterable[int]) -> Memory:
-    """What processes hold now. A clean private page is a file's: only what was written to is nobody else's."""
+    """What processes hold now. They share no memory but files': a page is of one of these, or its process' own."""
     private = mapped = 0
     for pid in pids:
         page = (PROC / str(pid) / "smaps_rollup").read_text()
         size = {name: 1024 * int(kilobytes) for name, kilobytes in re.findall(r"(\w+): +(\d+) kB", page)}
-        private += size["Private_Dirty"] + size["Private_Hugetlb"]
-        mapped += size["Private_Clean"] + size["Shared_Clean"] + size["Shared_Dirty"]
+        private += size["Anonymous"] + size["Private_Hugetlb"]
+        mapped += size["Rss"] - size["Anonymous"]
     return Memory(private, mapped)
+
+
+def come_to_rest(pid: int, patience: float) -> None:
+    """Waits until a process and all that it started take next to nothing for a while: kernels that a server compiles,
+    times and chooses after its start are chosen then. Raises TimeoutError."""
+    deadline = time.monotonic() + patience
+    while time.monotonic() < deadline:
+        pids = processes(pid)
+        before = cpu_seconds(pids)
+        time.sleep(WATCHED)
+        if cpu_seconds(pids) - before <= AT_REST * WATCHED:
+            return
+    raise TimeoutError(f"process {pid} still computes after {patience:g} s though nobody asks it for anything")
 
 
 def _fields(pid: int) -> list[str] | None:

@@ -28,6 +28,8 @@ class Fake(feature_service_pb2_grpc.FeatureServiceServicer):
         self.texts: list[str] = []
         self.callers: set[str] = set()
         """What they named themselves."""
+        self.results: list[pb.FeatureResult] = []
+        """Of each search."""
 
     async def let_in(self, context) -> None:
         sent = dict(context.invocation_metadata())
@@ -42,7 +44,7 @@ class Fake(feature_service_pb2_grpc.FeatureServiceServicer):
             await self.behaviour(len(self.texts))
         except Refusal:
             await refuse(context)
-        return pb.SearchResponse(call_info=types_pb2.CallInfo(cache=types_pb2.CACHE_TIER_NONE))
+        return pb.SearchResponse(call_info=types_pb2.CallInfo(cache=types_pb2.CACHE_TIER_NONE), results=self.results)
 
     async def Tokenize(self, request, context):
         await self.let_in(context)
