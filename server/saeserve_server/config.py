@@ -149,6 +149,12 @@ class ServerSettings(Section):
     auth_token_file: Path | None = Field(
         default=None, description="file with the bearer token that every call must carry; read again when it changes"
     )
+    kernel: Literal["auto", "plain", "onednn", "onnxruntime", "fbgemm-int8", "onnxruntime-int8"] = Field(
+        default="auto", description="how latents are computed; auto: whatever is fastest here, which is measured once"
+    )
+    deterministic: bool = Field(
+        default=False, description="give answers that are the same to the bit whatever else is computed beside them"
+    )
     threads: int | None = Field(default=None, ge=1, le=1024, description="CPU threads of the model; default: all cores")
     start_timeout: float = Field(
         default=600.0, gt=0, le=MOST_SECONDS, description="seconds within which the worker must be ready"
@@ -173,6 +179,13 @@ class ServerSettings(Section):
     @classmethod
     def _bos_is_a_token(cls, value: object) -> object:
         return check_bos(value)
+
+    @field_validator("deterministic")
+    @classmethod
+    def _kernels_go_by_row(cls, value: bool, info: ValidationInfo) -> bool:
+        if value and info.data.get("kernel") in ("plain", "onednn", "onnxruntime"):
+            raise ValueError("it takes kernel auto, fbgemm-int8 or onnxruntime-int8, which compute each row by itself")
+        return value
 
     @field_validator("bind")
     @classmethod

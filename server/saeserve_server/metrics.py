@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter as Counted
+from collections.abc import Mapping
 from enum import StrEnum
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -99,6 +101,18 @@ class Metrics:
         self.worker_restarts = self._counter("worker_restarts_total", "Workers started again after a death")
         self.worker_memory = self._gauge("worker_memory_bytes", "Resident memory of the worker process")
         self._device_memory = self._gauge("worker_device_memory_bytes", "GPU memory of the worker, by kind", "kind")
+
+        self._kernels = self._gauge("sources_by_kernel", "SAEs whose latents are computed by that kernel", "kernel")
+        self.kernel_fallbacks = self._gauge(
+            "kernel_fallbacks", "SAEs for which screening was given up: more was left than pays"
+        )
+
+    def kernels(self, names: Mapping[str, str], fallbacks: int) -> None:
+        """Sources, by id, are computed by these kernels from now on."""
+        self._kernels.clear()
+        for kernel, count in Counted(names.values()).items():
+            self._kernels.labels(kernel).set(count)
+        self.kernel_fallbacks.set(fallbacks)
 
     def request(self, method: str, code: str, reason: str, seconds: float) -> None:
         """A call has been answered with a status code, and a reason unless it is OK or gRPC's own."""

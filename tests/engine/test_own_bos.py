@@ -45,14 +45,14 @@ class Ruled:
 @pytest.fixture(scope="module")
 def runner() -> BatchRunner:
     built, _ = build_runner(load_config(None, {"device": DEVICE}, {}), with_index=False)
-    sources = [Ruled(source, OWN[rank]) if rank in OWN else source for rank, source in enumerate(built._sources)]
+    sources = [Ruled(source, OWN[rank]) if rank in OWN else source for rank, source in enumerate(built.sources)]
     return BatchRunner(built._model, sources, None)
 
 
 @torch.inference_mode()
 def plain(runner: BatchRunner, rank: int, ids: tuple[int, ...]) -> np.ndarray:
     """[1 + ids, n_features]: what one source gives on the text behind its BOS; without one, zeros for it."""
-    source, model = runner._sources[rank], runner._model
+    source, model = runner.sources[rank], runner._model
     bos, hook = source.info.bos_id, source.info.hook_name
     (read,) = model.forward.run([ids if bos is None else (bos, *ids)], {hook: model.place(hook)})
     rows = dense(source.rows(read[hook]))
@@ -88,7 +88,7 @@ def test_the_rules_give_different_answers(runner: BatchRunner) -> None:
     """Else the other tests would show nothing."""
     model = runner.catalog.model
     for rank in OWN:
-        followed = BatchRunner(runner._model, [Ruled(runner._sources[rank], model.bos_id)], None)
+        followed = BatchRunner(runner._model, [Ruled(runner.sources[rank], model.bos_id)], None)
         assert np.abs(plain(followed, 0, TEXT) - plain(runner, rank, TEXT))[1:].max() > 0.1
 
 

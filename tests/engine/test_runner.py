@@ -41,7 +41,7 @@ class Counting:
             return run(sequences, places)
 
         monkeypatch.setattr(forward, "run", counted_run)
-        monkeypatch.setattr(runner, "_sources", [CountingSource(source, self) for source in runner._sources])
+        monkeypatch.setattr(runner, "sources", [CountingSource(source, self) for source in runner.sources])
 
 
 class CountingSource:
@@ -210,7 +210,7 @@ def test_a_source_that_fires_on_nearly_everything_is_not_kept_and_neither_is_its
     runner: BatchRunner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     counting = Counting(runner, monkeypatch)
-    sources = list(runner._sources)
+    sources = list(runner.sources)
     sources[2] = Loud(sources[2], counting)
     loud = BatchRunner(runner._model, sources, None)
     works = [search(), search(sources=(0,)), search(sources=(2,)), EncodeWork(TEXT, False, (2,))]

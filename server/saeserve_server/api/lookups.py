@@ -119,6 +119,8 @@ async def get_server_info(serving: Serving, request: service.GetServerInfoReques
         ),
         device=model.device,
         source_count=len(serving.catalog.sources),
+        kernels=serving.kernels,
+        deterministic=serving.deterministic,
         feature_count=sum(source.n_features for source in serving.catalog.sources),
         limits=service.Limits(
             max_text_bytes=limits.max_text_bytes,

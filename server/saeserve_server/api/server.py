@@ -28,7 +28,7 @@ from saeserve_server.cache.answers import make_answer_cache
 from saeserve_server.catalog import Catalog
 from saeserve_server.config import Config
 from saeserve_server.engine.process import ProcessEngine
-from saeserve_server.engine.work import Ready
+from saeserve_server.engine.work import Kernels, Ready
 from saeserve_server.errors import ConfigError
 from saeserve_server.metrics import Metrics
 from saeserve_server.records.store import RecordStore
@@ -86,7 +86,7 @@ class FeatureServer:
         self._leaving = False
         self._ready = False
         self._watchers = WatchPort(self._metrics.registry, lambda: self._ready)
-        self._engine = ProcessEngine(config, self._on_state)
+        self._engine = ProcessEngine(config, self._on_state, self._on_kernels)
         self._answers = make_answer_cache(config, self._metrics)
         self._scheduler: Scheduler | None = None
         self._pending: set[asyncio.Task[None]] = set()
@@ -204,6 +204,12 @@ class FeatureServer:
             self._servicer.serving = self._make_serving(ready, index)
         elif _revisions(before.catalog, before.index) != _revisions(ready.catalog, index):
             raise ConfigError("the files of model, sources or index have changed: the server must be started anew")
+        self._on_kernels(Kernels(ready.kernels, 0))
+
+    def _on_kernels(self, kernels: Kernels) -> None:
+        if self._servicer.serving is not None:
+            self._servicer.serving.computed_by(kernels.names)
+        self._metrics.kernels(kernels.names, kernels.fallbacks)
 
     def _make_serving(self, ready: Ready, index: RecordStore | None) -> Serving:
         catalog = ready.catalog

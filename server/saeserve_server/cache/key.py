@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from saeserve_server.catalog import Catalog, SourceInfo
 from saeserve_server.ranking.work import EncodeWork, SearchWork, SourceFilter
@@ -80,11 +80,17 @@ class Keys:
     """Digests of questions to one model with its sources and index."""
 
     def __init__(self, catalog: Catalog, index_revision: str) -> None:
-        self._sources = [_source(source) for source in catalog.sources]
+        self._catalog = catalog
+        self._sources = [_source(source, "") for source in catalog.sources]
         self._base = _Encoder()
         self._base.numbers(SCHEMA)
         self._base.strings(catalog.model.revision, catalog.model.kernel_class, index_revision)
         self._asked = functools.lru_cache(maxsize=KEPT_QUESTIONS)(self._begin_encode)
+
+    def computed_by(self, kernels: Mapping[str, str]) -> None:
+        """Sources are computed by these kernels, by id, from now on: last bits differ among them."""
+        self._sources = [_source(source, kernels.get(source.id, "")) for source in self._catalog.sources]
+        self._asked.cache_clear()
 
     def search(self, work: SearchWork, positions: Sequence[int]) -> bytes:
         """32 bytes. `positions` are the rows that the sort tokens named; those of them that are a BOS do not rank."""
@@ -166,12 +172,11 @@ class _Encoder:
         self._hash.update(kind + struct.pack("<q", count))
 
 
-def _source(source: SourceInfo) -> str:
-    """What is told of a source in answers, and what its activations follow from."""
+def _source(source: SourceInfo, kernel: str) -> str:
+    """What is told of a source in answers, and what its activations follow from, to the last bit."""
     encoder = _Encoder()
-    encoder.strings(
-        source.id, source.revision, source.hook_name, source.architecture, source.normalization, source.kind.name
-    )
+    encoder.strings(source.id, source.revision, source.hook_name, source.architecture, source.normalization)
+    encoder.strings(source.kind.name, kernel)
     encoder.numbers(source.layer, source.d_in, source.n_features, source.fold_decoder_norm)
     encoder.optional_numbers(None if source.bos_id is None else (source.bos_id,))
     return encoder.digest().hex()

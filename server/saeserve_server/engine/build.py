@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import shutil
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from saeserve_server.config import Config
 from saeserve_server.engine.memory import memory_plan
 from saeserve_server.engine.runner import BatchRunner
 from saeserve_server.errors import ConfigError
+from saeserve_server.kernels.chooser import AUTO, Chooser
 from saeserve_server.models.load import load_model, outline
 from saeserve_server.models.loaded import LoadedModel
 from saeserve_server.models.locate import DEMO_FOLDER
@@ -22,13 +25,20 @@ from saeserve_server.records.locate import demo_index_folder
 from saeserve_server.records.store import RecordStore, StoreError
 from saeserve_server.records.unfinished import passing_folder, sweep, sweep_passing
 from saeserve_server.records.writer import CannotWrite
+from saeserve_server.sources.plain import RowKernel
 from saeserve_server.sources.plan import plan_saes
 from saeserve_server.sources.registry import load_sources, sae_bytes
-from saeserve_server.sources.source import Source
+from saeserve_server.sources.source import SaeSource, Source
 from saeserve_server.text.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
 
+PASSAGES = DEMO_FOLDER / "passages.jsonl"
+DETERMINISTIC = "fbgemm-int8"
+"""Kernel of a server whose answers are to be the same to the bit: a row's values depend on that row alone. So they do
+with any other that screens."""
+SAMPLE_TEXTS, SAMPLE_TOKENS = 4, 24
+"""Of the passages, on which kernels are timed and fitted; of each text the first tokens."""
 NVIDIA_DEVICES = ("/dev/nvidiactl", "/dev/nvidia0", "/dev/dxg")
 """Files that are there where an NVIDIA GPU is, the last under WSL."""
 
@@ -55,6 +65,7 @@ def build_runner(config: Config, *, with_index: bool = True) -> tuple[BatchRunne
     model = load_model(config, device)
     sources = load_sources(config, planned, model.info, model, device)
     model.seal()
+    model.forward.alone = config.deterministic
     log.info(
         "serving %d sources, %d features, on %s",
         len(sources),
@@ -73,6 +84,32 @@ def build_runner(config: Config, *, with_index: bool = True) -> tuple[BatchRunne
     if without:
         log.warning("the index %s has no records for %s", folder, ", ".join(without))
     return runner, folder
+
+
+def make_chooser(config: Config, runner: BatchRunner) -> Chooser:
+    """What chooses the kernels of the runner's SAEs."""
+    saes = [source for source in runner.sources if isinstance(source, SaeSource)]
+    if config.deterministic:
+        wanted = DETERMINISTIC if config.kernel == AUTO else config.kernel
+        return Chooser(saes, Sample(runner), wanted, RowKernel)
+    return Chooser(saes, Sample(runner), config.kernel)
+
+
+class Sample:
+    """Activations at hook points on a shipped passage: what kernels are timed and fitted on."""
+
+    def __init__(self, runner: BatchRunner) -> None:
+        self._runner = runner
+        self._read: dict[str, Tensor] = {}
+
+    def __call__(self, hook_name: str) -> Tensor:
+        """[rows, d_in] at the hook point of an SAE; the model runs once for all of them."""
+        if not self._read:
+            model, tokens = self._runner.catalog.model, SAMPLE_TOKENS
+            tokenizer = Tokenizer(model.tokenizer_json, model.bos_id)
+            texts = itertools.islice(Corpus([PASSAGES]), SAMPLE_TEXTS)
+            self._read = self._runner.read([ids[:tokens] for ids in tokenizer.ids(list(texts)) if ids])
+        return self._read[hook_name]
 
 
 def pick_device(config: Config) -> torch.device:
@@ -114,16 +151,14 @@ def demo_index(runner: BatchRunner) -> Path:
     """
     tokenizer = Tokenizer(runner.catalog.model.tokenizer_json, runner.catalog.model.bos_id)
 
-    passages = DEMO_FOLDER / "passages.jsonl"
-
     def build(folder: Path) -> Path:
         log.info("building the demo's index")
-        build_index(runner, tokenizer.ids, Corpus([passages]), folder)
+        build_index(runner, tokenizer.ids, Corpus([PASSAGES]), folder)
         return folder
 
     sweep_passing()
     try:
-        folder = demo_index_folder(runner.catalog, passages)
+        folder = demo_index_folder(runner.catalog, PASSAGES)
         sweep(folder.parent)
         return folder if _is_sound(folder) else build(folder)
     except (CannotWrite, OSError) as error:

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from saeserve_server.config import Config
 from saeserve_server.engine.link import Link
-from saeserve_server.engine.work import Abandon, Batch, BatchDone, Ready
+from saeserve_server.engine.work import Abandon, Batch, BatchDone, Kernels, Ready
 from saeserve_server.errors import ConfigError, Unavailable
 
 log = logging.getLogger(__name__)
@@ -46,10 +46,14 @@ class Engine(Protocol):
 class ProcessEngine:
     """A worker process, and whoever keeps it alive."""
 
-    def __init__(self, config: Config, on_state: Callable[[Ready | None], None]) -> None:
-        """`on_state` is called in the event loop with Ready when the worker is up, with None when it is not."""
+    def __init__(
+        self, config: Config, on_state: Callable[[Ready | None], None], on_kernels: Callable[[Kernels], None]
+    ) -> None:
+        """`on_state` is called in the event loop with Ready when the worker is up, with None when it is not, and
+        `on_kernels` when it has come to compute sources in other ways."""
         self._config = config
         self._on_state = on_state
+        self._on_kernels = on_kernels
         self._link: Link | None = None
         self._up = False
         self._first: asyncio.Future[Ready] | None = None
@@ -123,6 +127,8 @@ class ProcessEngine:
         if isinstance(message, BatchDone):
             if self._answer is not None and not self._answer.done():
                 self._answer.set_result(message)
+        elif isinstance(message, Kernels):
+            self._on_kernels(message)
         elif self._first is not None and not self._first.done():
             if isinstance(message, ConfigError):
                 self._first.set_exception(message)

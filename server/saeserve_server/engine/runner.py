@@ -69,7 +69,7 @@ class BatchRunner:
 
     def __init__(self, model: LoadedModel, sources: Sequence[Source], index: RecordStore | None) -> None:
         self._model = model
-        self._sources = sources
+        self.sources = sources
         self._filters = Filters([source.info for source in sources], index)
         self.catalog = Catalog(model.info, tuple(source.info for source in sources))
 
@@ -96,7 +96,7 @@ class BatchRunner:
         texts = self._forward([job.work for job in jobs], spent)
         self._synchronize()
         forwarded = time.perf_counter()
-        for rank in range(len(self._sources)):
+        for rank in range(len(self.sources)):
             if left := gone():
                 done.update({job.place: Abandoned("encode") for job in jobs if job.place in left})
                 jobs = [job for job in jobs if job.place not in left]
@@ -111,16 +111,25 @@ class BatchRunner:
         return BatchDone(tuple(done[place] for place in places), spent, tuple(kept.get(place) for place in places))
 
     @torch.inference_mode()
+    def read(self, blocks: Sequence[Sequence[int]]) -> dict[str, Tensor]:
+        """By hook point of the sources its activations [tokens of all blocks, d_in], read behind the model's BOS."""
+        bos = self.catalog.model.bos_id
+        hooks = {source.info.hook_name for source in self.sources}
+        places = {hook: self._model.place(hook) for hook in hooks}
+        read = self._model.forward.run([_sequence((bos, tuple(block))) for block in blocks], places)
+        return {hook: torch.cat([text[hook][bos is not None :] for text in read]) for hook in hooks}
+
+    @torch.inference_mode()
     def encode_blocks(self, blocks: Sequence[Sequence[int]]) -> Iterator[tuple[int, SourceRows]]:
         """For each source its rank and its rows on the tokens of all blocks, block after block.
 
         `blocks` are ids without BOS; each is run with that of the source, whose row is left out.
         """
-        for bos, hooks in self._hooks(range(len(self._sources))).items():
+        for bos, hooks in self._hooks(range(len(self.sources))).items():
             places = {hook: self._model.place(hook) for hook in hooks}
             read = self._model.forward.run([_sequence((bos, tuple(block))) for block in blocks], places)
             lead = 0 if bos is None else 1
-            for rank, source in enumerate(self._sources):
+            for rank, source in enumerate(self.sources):
                 if source.info.bos_id == bos:
                     yield rank, source.rows(torch.cat([text[source.info.hook_name][lead:] for text in read]))
 
@@ -128,7 +137,7 @@ class BatchRunner:
         """The hook points of some sources, by the BOS with which these read a text."""
         hooks: dict[int | None, set[str]] = defaultdict(set)
         for rank in ranks:
-            info = self._sources[rank].info
+            info = self.sources[rank].info
             hooks[info.bos_id].add(info.hook_name)
         return hooks
 
@@ -163,7 +172,7 @@ class BatchRunner:
             rankings.add(rank, rows, searches)
         for job in asking:
             own = cut(rows, begins[job.place], ends[job.work.ids])
-            if self._sources[rank].info.kind is Kind.LATENT:
+            if self.sources[rank].info.kind is Kind.LATENT:
                 own = as_csr(own)
             if isinstance(job.taking, Encoding):
                 job.taking.add(rank, own)
@@ -174,7 +183,7 @@ class BatchRunner:
         self, rank: int, heights: Mapping[tuple[int, ...], int], texts: Mapping[Run, _Text], spent: Spent
     ) -> SourceRows:
         """A source's rows on texts, so many of the last of each; a row for a BOS that it does not read is blank."""
-        source = self._sources[rank]
+        source = self.sources[rank]
         bos, hook = source.info.bos_id, source.info.hook_name
         read = [texts[bos, ids].read[hook] for ids in heights]
         wanted = list(heights.values())
@@ -189,7 +198,7 @@ class BatchRunner:
 
     def _keep(self, job: _Job, rank: int, rows: SourceRows, spent: Spent) -> None:
         """Notes rows to be given back, or none of the job's if these are not worth it."""
-        info = self._sources[rank].info
+        info = self.sources[rank].info
         is_worth_it = (
             rows.nbytes <= KEPT_SHARE * 4 * info.d_in * height(rows)
             and job.kept_bytes + rows.nbytes <= MOST_KEPT_BYTES

@@ -6,8 +6,8 @@ among the sources asked: a single one while they all follow the model.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
@@ -110,10 +110,22 @@ class Ready:
     catalog: Catalog
     index: Path | None
     """Folder of the index of top activations; None without one."""
+    kernels: Mapping[str, str] = field(default_factory=dict)
+    """How the latents of each SAE are computed, by source id."""
     passing: bool = False
     """Whether the index is kept nowhere: once it is open here too, its folder goes."""
     capacity: Capacity | None = None
     """What it can take, as measured on a GPU; None on a CPU."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kernels:
+    """What a worker says when sources have come to be computed by other kernels."""
+
+    names: Mapping[str, str]
+    """By source id."""
+    fallbacks: int
+    """Sources for which screening was given up."""
 
 
 T = TypeVar("T", SearchDone, EncodeDone)

@@ -10,11 +10,12 @@ import logging
 import os
 import signal
 import time
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 
 from saeserve_server.config import Config
 from saeserve_server.engine.lifeline import leave, tie
-from saeserve_server.engine.work import Abandon, Batch, Ready
+from saeserve_server.engine.work import Abandon, Batch, Kernels, Ready
 from saeserve_server.errors import ConfigError
 from saeserve_server.logs import configure_logging
 from saeserve_server.records.unfinished import is_passing, remove_unfinished
@@ -53,7 +54,7 @@ def _serve(connection: Connection, config: Config) -> None:
     # Nothing is downloaded behind the operator's back, whatever a library would look up: read when it is imported.
     os.environ["HF_HUB_OFFLINE"] = "1"
     # Here, not above: the front end imports this module for its name, and must not import torch.
-    from saeserve_server.engine.build import build_runner, pick_device
+    from saeserve_server.engine.build import build_runner, make_chooser, pick_device
     from saeserve_server.engine.recovery import GuardedRunner
     from saeserve_server.engine.warmup import warm_up
 
@@ -63,6 +64,8 @@ def _serve(connection: Connection, config: Config) -> None:
             os.nice(NICENESS)
         runner, index = build_runner(config)
         capacity = warm_up(runner, config) if device.type == "cuda" else None
+        chooser = make_chooser(config, runner)
+        chooser.begin()
     except ConfigError as error:
         connection.send(error)
         return
@@ -72,15 +75,27 @@ def _serve(connection: Connection, config: Config) -> None:
         return
     guarded = GuardedRunner(runner)
     mailbox = Mailbox(connection)
-    connection.send(Ready(runner.catalog, index, is_passing(index), capacity))
+    told = chooser.names
+    connection.send(Ready(runner.catalog, index, told, is_passing(index), capacity))
+
+    def choose() -> bool:
+        nonlocal told
+        more = chooser.step()
+        if chooser.names != told:
+            told = chooser.names
+            connection.send(Kernels(told, chooser.fallbacks))
+        return more
+
     computed: float | None = None
     while True:
-        batch = mailbox.next_batch()
+        batch = mailbox.next_batch(meanwhile=choose)
         idle = 0.0 if computed is None else time.perf_counter() - computed
         answer = guarded.run(batch, mailbox.abandoned)
         computed = time.perf_counter()
         answer.spent.idle_seconds = idle
         connection.send(answer)
+        chooser.judge()
+        choose()
 
 
 class Mailbox:
@@ -91,8 +106,10 @@ class Mailbox:
         self._number = -1
         self._abandoned: set[int] = set()
 
-    def next_batch(self) -> Batch:
-        """Waits for a batch."""
+    def next_batch(self, meanwhile: Callable[[], bool] = lambda: False) -> Batch:
+        """Waits for a batch; until one comes `meanwhile` is called, as long as it says that it has more to do."""
+        while not self._connection.poll() and meanwhile():
+            pass
         while not isinstance(message := self._receive(), Batch):
             pass  # about a batch that is done
         self._number, self._abandoned = message.number, set()

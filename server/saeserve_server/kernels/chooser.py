@@ -110,9 +110,7 @@ class Chooser:
                 self._watched[place] = _Watch(seen.values, seen.candidates)
                 if candidates > MOST_CANDIDATES * values:
                     share = candidates / values
-                    log.warning(
-                        "%s: screening leaves %.0f%% of its latents and is given up", source.info.name, 100 * share
-                    )
+                    log.warning("%s: screening leaves %.0f%% of the latents: given up", source.info.name, 100 * share)
                     self._fallbacks.add(place)
                     self._use(source, "onednn")
 
@@ -187,9 +185,10 @@ def fastest(times: Mapping[str, Sequence[float]]) -> str:
 def _compile() -> None:
     """Has the loops compiled, or read from where they were kept."""
     generator = torch.Generator().manual_seed(0)
-    W_enc, x = torch.randn(64, 8, generator=generator), torch.randn(3, 8, generator=generator)
+    # As large as what is fitted on a part of the SAE and of the sample: it is compiled for other strides.
+    W_enc, x = torch.randn(2048, 8, generator=generator), torch.randn(200, 8, generator=generator)
     for activation in (ReLU(), TopK(2)):
-        kernel = build("fbgemm-int8", Sae(W_enc=W_enc, b_enc=torch.zeros(64), activation=activation), x)
+        kernel = build("fbgemm-int8", Sae(W_enc=W_enc, b_enc=torch.zeros(2048), activation=activation), x)
         if kernel is not None:
             kernel.rows(x)
 

@@ -33,6 +33,8 @@ class HookedForward:
         self._device = device
         self._vocabulary: int = model.get_input_embeddings().num_embeddings  # type: ignore[operator]
         self._context = context_tokens
+        self.alone = False
+        """Whether each sequence is run by itself, so that no other has a bearing on its last bits."""
         settings: Any = model.config
         heads = int(getattr(settings.get_text_config(), "num_attention_heads", 1))  # a model may have no attention
         self._most_scores = ATTENTION_BYTES // (4 * heads)
@@ -50,7 +52,9 @@ class HookedForward:
         for ids in sequences:
             self._check(ids)
         results: list[dict[str, Tensor]] = [{} for _ in sequences]
-        for group in group_by_length([len(ids) for ids in sequences], self._most_scores):
+        lengths = [len(ids) for ids in sequences]
+        groups = [[place] for place in range(len(lengths))]
+        for group in groups if self.alone else group_by_length(lengths, self._most_scores):
             width = max(len(sequences[place]) for place in group)
             padded = [[*sequences[place], *[0] * (width - len(sequences[place]))] for place in group]
             seen = self._read(torch.tensor(padded, device=self._device), places)

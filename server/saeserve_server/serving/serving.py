@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from saeserve_server.cache.answer import Spending, Tier
@@ -66,7 +67,15 @@ class Serving:
         self.texts = Texts(self.tokenizer, catalog.model.vocabulary, self.limits, desk)
         self.keys = Keys(catalog, index.revision if index else "")
         self._inner = InnerTier(config.inner_cache_bytes, metrics) if config.inner_cache_bytes else None
+        self.deterministic = config.deterministic
+        self.kernels: Mapping[str, str] = {}
+        """How the latents of each SAE are computed, by source id."""
         self._filters = Filters(catalog.sources, index)
+
+    def computed_by(self, kernels: Mapping[str, str]) -> None:
+        """The worker computes SAEs in these ways now, by source id."""
+        self.kernels = kernels
+        self.keys.computed_by(kernels)
 
     async def compute(self, work: Work, *, client: str, deadline: float | None) -> Computed:
         """What the engine answers: from activations kept of the same text, at the desk, else computed. Raises

@@ -19,11 +19,22 @@ class PlainKernel:
 
     def __init__(self, sae: Sae) -> None:
         self._sae = sae
+        self._rows_at_once = max(1, ENTRIES_AT_ONCE // sae.d_sae)
 
     def rows(self, x: Tensor) -> SourceRows:
         """See Kernel."""
-        step = max(1, ENTRIES_AT_ONCE // self._sae.d_sae)
+        step = self._rows_at_once
         return stacked([sparse(self._sae.encode(x[first : first + step])) for first in range(0, len(x), step)])
+
+
+class RowKernel(PlainKernel):
+    """The same, a row at a time: slow, and the same to the bit whatever other rows are there."""
+
+    name = "plain-by-row"
+
+    def __init__(self, sae: Sae) -> None:
+        super().__init__(sae)
+        self._rows_at_once = 1
 
 
 def sparse(activations: Tensor) -> SourceRows:

@@ -178,6 +178,8 @@ def server_info(answer: service.GetServerInfoResponse) -> results.ServerInfo:
         version=answer.version,
         model=convert.model(answer.model),
         device=answer.device,
+        kernels=dict(answer.kernels),
+        deterministic=answer.deterministic,
         source_count=answer.source_count,
         feature_count=answer.feature_count,
         index=convert.index(answer.index) if answer.HasField("index") else None,

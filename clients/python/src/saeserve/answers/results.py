@@ -286,6 +286,10 @@ class ServerInfo:
     model: Model
     device: str
     """`cpu`, `cuda:0`."""
+    kernels: Mapping[str, str]
+    """How the latents of each SAE are computed now, by source id: `plain`, `fbgemm-int8`, …"""
+    deterministic: bool
+    """Whether answers are the same to the bit whatever else is computed beside them."""
     source_count: int
     feature_count: int
     index: Index | None

@@ -1434,6 +1434,26 @@ class GetServerInfoResponse(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class KernelsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     CALL_INFO_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
@@ -1442,6 +1462,8 @@ class GetServerInfoResponse(_message.Message):
     FEATURE_COUNT_FIELD_NUMBER: _builtins.int
     INDEX_FIELD_NUMBER: _builtins.int
     LIMITS_FIELD_NUMBER: _builtins.int
+    KERNELS_FIELD_NUMBER: _builtins.int
+    DETERMINISTIC_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     """Version of the server software."""
     device: _builtins.str
@@ -1450,6 +1472,8 @@ class GetServerInfoResponse(_message.Message):
     """Number of sources."""
     feature_count: _builtins.int
     """Number of features in all sources."""
+    deterministic: _builtins.bool
+    """Whether answers are the same to the bit whatever else is computed beside them."""
     @_builtins.property
     def call_info(self) -> _types_pb2.CallInfo:
         """What the call cost."""
@@ -1466,6 +1490,13 @@ class GetServerInfoResponse(_message.Message):
     def limits(self) -> Global___Limits:
         """The limits."""
 
+    @_builtins.property
+    def kernels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """How the latents of each SAE are computed now, by source id: `plain`, `onednn`, `onnxruntime` compute every latent;
+        `fbgemm-int8`, `onnxruntime-int8` leave out what provably cannot fire. All give the same activations up to the
+        rounding of float32.
+        """
+
     def __init__(
         self,
         *,
@@ -1477,10 +1508,12 @@ class GetServerInfoResponse(_message.Message):
         feature_count: _builtins.int = ...,
         index: Global___IndexInfo | None = ...,
         limits: Global___Limits | None = ...,
+        kernels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        deterministic: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["call_info", b"call_info", "index", b"index", "limits", b"limits", "model", b"model"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["call_info", b"call_info", "device", b"device", "feature_count", b"feature_count", "index", b"index", "limits", b"limits", "model", b"model", "source_count", b"source_count", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["call_info", b"call_info", "deterministic", b"deterministic", "device", b"device", "feature_count", b"feature_count", "index", b"index", "kernels", b"kernels", "limits", b"limits", "model", b"model", "source_count", b"source_count", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
