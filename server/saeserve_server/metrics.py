@@ -42,6 +42,7 @@ class Metrics:
             "requests_total", "Calls answered, by method, status code and reason", "method", "code", "reason"
         )
         self._request_seconds = self._histogram("request_duration_seconds", "Time to answer a call", SECONDS, "method")
+        self._ends: dict[tuple[str, str, str], tuple[Counter, Histogram]] = {}
         self.in_flight = self._gauge("requests_in_flight", "Calls being answered")
         self.streams = self._gauge("streams_in_flight", "EncodeStreams being answered")
 
@@ -55,9 +56,10 @@ class Metrics:
         self.front_seconds = self._histogram(
             "front_queue_duration_seconds", "Time a piece of the front end's work waits for its thread", SECONDS
         )
-        self._front_work = self._histogram(
+        front_work = self._histogram(
             "front_work_duration_seconds", "Time of a piece of the front end's work, by place", SECONDS, "where"
         )
+        self._front_work = {where: front_work.labels(where) for where in ("loop", "quick", "slow")}
         self.answer_bytes = self._gauge("answer_bytes", "Memory of answers that have not left yet")
         self.stalled = self._counter(
             "stalled_total", "Calls ended since their caller did not send or read, by what ended them", "by"
@@ -116,12 +118,16 @@ class Metrics:
 
     def request(self, method: str, code: str, reason: str, seconds: float) -> None:
         """A call has been answered with a status code, and a reason unless it is OK or gRPC's own."""
-        self._requests.labels(method, code, reason).inc()
-        self._request_seconds.labels(method).observe(seconds)
+        end = self._ends.get((method, code, reason))
+        if end is None:  # to look labels up costs as much as to count
+            end = self._requests.labels(method, code, reason), self._request_seconds.labels(method)
+            self._ends[method, code, reason] = end
+        end[0].inc()
+        end[1].observe(seconds)
 
     def front_work(self, where: str, seconds: float) -> None:
         """The front end has done a piece of work."""
-        self._front_work.labels(where).observe(seconds)
+        self._front_work[where].observe(seconds)
 
     def batch(self, items: int, tokens: int, forward_seconds: float, encode_seconds: float) -> None:
         """A batch has been computed."""

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from saeserve_server.cache.local import ENTRY_OVERHEAD, LARGEST_SHARE, LocalTier
+from saeserve_server.cache.bounded import LARGEST_SHARE
+from saeserve_server.cache.local import ENTRY_OVERHEAD, LocalTier
 from saeserve_server.metrics import Metrics
 
 

@@ -107,6 +107,6 @@ def test_every_run_of_tokens_finds_itself_by_its_text(shape: str, text: str, dat
 
 
 def test_tokens_cut_off_are_not_looked_for() -> None:
-    text = made("byte-level").tokenize("red is red").cut(2)
+    text = made("byte-level").tokenize("red is red", 2)
     assert found(text, " is red") == []
     assert found(text, "red") == [0]

@@ -6,12 +6,13 @@ import functools
 from dataclasses import dataclass
 
 import numpy as np
-from google.protobuf.message import Message
 
 import saeserve_server
 from saeserve.v1 import feature_service_pb2 as service
 from saeserve.v1 import types_pb2 as types
+from saeserve_server.api import wire
 from saeserve_server.api.call import current_call
+from saeserve_server.api.texts import token_field
 from saeserve_server.cache.answer import Spending, Tier
 from saeserve_server.catalog import DEAD_DENSITY, FloatArray, Kind, SourceInfo
 from saeserve_server.ranking.rows import Csr
@@ -19,7 +20,7 @@ from saeserve_server.records.density import Origin, density_of, origin_of
 from saeserve_server.records.match import Match, UsualPieces
 from saeserve_server.records.store import FeatureStatistics, PeakTokens, Record
 from saeserve_server.serving.serving import Serving
-from saeserve_server.text.tokenizer import Token, TokenizedText
+from saeserve_server.text.tokenizer import Token
 
 KEPT_FACTS = 16_384
 """Features whose facts are remembered, at about 1 KiB each."""
@@ -90,9 +91,19 @@ def token_message(token: Token) -> types.Token:
     return types.Token(id=token.id, piece=token.piece, display=token.display, start=token.start, end=token.end)
 
 
-def row_tokens(serving: Serving, text: TokenizedText, bos: int | None) -> list[Token]:
-    """The tokens that an answer's rows stand for: the text's, led by the BOS if there is a row for it."""
-    return list(text.tokens) if bos is None else [serving.tokenizer.token(bos), *text.tokens]
+def bos_token(serving: Serving, bos: int | None) -> bytes:
+    """The leading row's token as one of an answer's `tokens`, serialised; nothing if there is no row for it."""
+    return b"" if bos is None else token_field(serving.tokenizer.token(bos))
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What answers say of a feature."""
+
+    facts: bytes
+    """A FeatureFacts, serialised, led by its length."""
+    pieces: UsualPieces
+    """Of its usual tokens."""
 
 
 class FactsBuilder:
@@ -102,16 +113,24 @@ class FactsBuilder:
         self._serving = serving
         self._known = functools.lru_cache(maxsize=KEPT_FACTS)(self._look_up)
 
-    def facts(self, rank: int, index: int) -> types.FeatureFacts:
-        """Facts of one feature; not to be changed."""
-        return self._known(rank, index)[0]
+    def facts(self, rank: int, index: int) -> bytes:
+        """Facts of one feature, serialised and led by their length."""
+        return self._known(rank, index).facts
+
+    def message(self, rank: int, index: int) -> types.FeatureFacts:
+        """Facts of one feature."""
+        return self._make(rank, index)
 
     def match(self, rank: int, index: int, token_id: int) -> types.Match.ValueType:
         """Whether the token is one on which a feature usually fires. By its id: what is cached knows no text."""
-        return _MATCHES[self._known(rank, index)[1].match(self._serving.tokenizer.piece(token_id))]
+        return _MATCHES[self._known(rank, index).pieces.match(self._serving.tokenizer.piece(token_id))]
 
-    def _look_up(self, rank: int, index: int) -> tuple[types.FeatureFacts, UsualPieces]:
-        """The facts, and the pieces of the usual tokens."""
+    def _look_up(self, rank: int, index: int) -> Known:
+        facts = self._make(rank, index)
+        pieces = UsualPieces([token.token.piece for token in facts.usual_tokens])
+        return Known(wire.sized(facts.SerializeToString()), pieces)
+
+    def _make(self, rank: int, index: int) -> types.FeatureFacts:
         serving = self._serving
         source = serving.catalog.sources[rank]
         facts = types.FeatureFacts(
@@ -127,7 +146,7 @@ class FactsBuilder:
         if serving.index is not None and serving.index.covers(source.id):
             facts.index_max_activation = float(serving.index.maximum(source.id)[index])
             facts.usual_tokens.extend(usual_tokens(serving, serving.index.usual_tokens(source.id, index)))
-        return facts, UsualPieces([token.token.piece for token in facts.usual_tokens])
+        return facts
 
 
 @functools.lru_cache(maxsize=1)
@@ -207,14 +226,6 @@ def record_message(serving: Serving, record: Record) -> types.ActivationRecord:
         text_index=record.text_index,
         text_position=record.text_position,
     )
-
-
-def joined(response: Message, payload: bytes) -> bytes:
-    """A response's bytes: call information, tokens and flags, and the cached rest.
-
-    No field may stand in both, and those of the rest have the higher numbers: then the bytes are those of the whole.
-    """
-    return response.SerializeToString() + payload
 
 
 def sparse_message(source: str, rows: Csr) -> service.SparseActivations:

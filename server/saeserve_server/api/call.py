@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import random
 import time
-import uuid
 from collections.abc import Iterable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -52,7 +52,7 @@ def enter_call(metadata: Iterable[tuple[str, str | bytes]], remaining: float | N
         elif key == CLIENT_KEY:
             client = client or _printable(value, LONGEST_CLIENT)
     deadline = None if remaining is None else time.monotonic() + remaining
-    call = Call(request_id or uuid.uuid4().hex, client, peer, deadline)
+    call = Call(request_id or f"{random.getrandbits(128):032x}", client, peer, deadline)
     _current.set(call)
     return call
 

@@ -15,16 +15,16 @@ import numpy as np
 from saeserve.v1 import feature_service_pb2 as service
 from saeserve_server.api.build import (
     Timing,
+    bos_token,
     call_info,
     dense_message,
-    row_tokens,
     sparse_message,
-    token_message,
 )
 from saeserve_server.api.cached import read_at_desk, reads_as_encode
 from saeserve_server.api.call import Call, current_call
 from saeserve_server.api.large import refuse_large_answer
 from saeserve_server.api.parse import check_count, parse_features, parse_input
+from saeserve_server.api.texts import Shown
 from saeserve_server.cache.answer import Answer
 from saeserve_server.catalog import Kind
 from saeserve_server.engine.work import expect, leading_bos
@@ -33,7 +33,6 @@ from saeserve_server.ranking.rows import Csr, as_csr, stacked
 from saeserve_server.ranking.work import EncodeDone, EncodeWork, row_count
 from saeserve_server.serving.serving import Serving
 from saeserve_server.serving.texts import TOKEN_SECONDS
-from saeserve_server.text.tokenizer import TokenizedText
 
 BYTE_SECONDS = 2e-9
 """Of a core, for a byte of activations to be packed."""
@@ -75,7 +74,7 @@ def parse_wanted(serving: Serving, given: service.EncodeRequest | service.Encode
     )
 
 
-def work_on(wanted: Wanted, text: TokenizedText) -> EncodeWork:
+def work_on(wanted: Wanted, text: Shown) -> EncodeWork:
     """What the engine is asked about a text that has been tokenised."""
     return EncodeWork(
         ids=text.ids,
@@ -85,11 +84,11 @@ def work_on(wanted: Wanted, text: TokenizedText) -> EncodeWork:
     )
 
 
-def text_message(serving: Serving, wanted: Wanted, text: TokenizedText, truncated: bool) -> service.EncodedText:
+def text_message(serving: Serving, wanted: Wanted, text: Shown, truncated: bool) -> service.EncodedText:
     """A text's tokens, as an answer has them."""
-    tokens = row_tokens(serving, text, wanted.bos)
+    shown = b"" if wanted.omit_tokens else bos_token(serving, wanted.bos) + text.tokens
     return service.EncodedText(
-        tokens=[] if wanted.omit_tokens else [token_message(token) for token in tokens],
+        tokens=service.SearchResponse.FromString(shown).tokens,
         bos_included=wanted.bos is not None,
         truncated=truncated,
     )
@@ -126,7 +125,7 @@ async def encode(serving: Serving, request: service.EncodeRequest) -> service.En
 def _response(
     serving: Serving,
     wanted: Wanted,
-    texts: list[tuple[TokenizedText, bool]],
+    texts: list[tuple[Shown, bool]],
     works: list[EncodeWork],
     answers: list[Answer],
 ) -> service.EncodeResponse:

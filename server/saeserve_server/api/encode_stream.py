@@ -21,6 +21,7 @@ from saeserve_server.api.encode import Wanted, parse_wanted, text_message, work_
 from saeserve_server.api.errors import to_status
 from saeserve_server.api.parse import parse_input
 from saeserve_server.api.rpc import current_rpc
+from saeserve_server.api.texts import Shown
 from saeserve_server.cache.answer import Spending
 from saeserve_server.catalog import FloatArray, Kind
 from saeserve_server.engine.work import expect
@@ -31,7 +32,6 @@ from saeserve_server.scheduler.held import Holding
 from saeserve_server.scheduler.queue import Priority
 from saeserve_server.serving.serving import Serving
 from saeserve_server.serving.texts import TOKEN_SECONDS
-from saeserve_server.text.tokenizer import TokenizedText
 
 Requests = AsyncIterator[service.EncodeStreamRequest]
 
@@ -152,7 +152,9 @@ class _Stream:
         began = time.perf_counter()
         holding: Holding | None = None
         try:
-            text, truncated = await parse_input(self._serving, item.input, self._wanted.truncate, "item.input")
+            text, truncated = await parse_input(
+                self._serving, item.input, self._wanted.truncate, "item.input", remember=False
+            )
             seconds = time.perf_counter() - began
             holding = await self._hold(self._row_bytes * (len(text.ids) + 1))
             encoded = await self._compute(text, truncated)
@@ -176,7 +178,7 @@ class _Stream:
             self._holdings.discard(holding)
             holding.release()
 
-    async def _compute(self, text: TokenizedText, truncated: bool) -> _Encoded:
+    async def _compute(self, text: Shown, truncated: bool) -> _Encoded:
         """Past the caches: a data set would only push out what others come back to."""
         work = work_on(self._wanted, text)
         outcome = await self._serving.scheduler.submit(work, Priority.STREAM, client=self._client)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import grpc
@@ -25,6 +26,7 @@ from saeserve_server.api.messages import forgiving, parse
 from saeserve_server.api.places import Places, Seats
 from saeserve_server.api.rpc import Rpc, current_rpc
 from saeserve_server.api.security import BearerToken
+from saeserve_server.api.stalls import Stalls
 from saeserve_server.errors import Internal, ServeError, Unauthenticated, Unavailable
 from saeserve_server.metrics import Metrics
 from saeserve_server.scheduler.desk import Desk
@@ -65,8 +67,9 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         self._held = held
         self._token = token
         self._requests = requests
-        self._stall_timeout = stall_timeout
         self._log_texts = log_texts
+        self._methods: dict[str, _Method] = {}
+        self._stalls = Stalls(stall_timeout, metrics)
         self._places = Places(max_calls, metrics)
         self._streams = Seats(max_streams, "streams", "TOO_MANY_STREAMS")
         self._watches = Seats(MAX_WATCHES, "health watches and reflections", "TOO_MANY_WATCHES")
@@ -85,33 +88,23 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
     async def intercept_service(self, continuation: Callable[[Any], Awaitable[Handler]], details: Any) -> Handler:
         handler = await continuation(details)
-        method: str = details.method
-        name = OTHER if handler is None else method.rpartition("/")[2]
+        path: str = details.method
         rpc = current_rpc()
-        if method not in HEALTH:
+        if path not in HEALTH:
             refused = self._refused(details, rpc, known=handler is not None)
             if refused is not None:
-                return self._refusal(name, refused)
+                return self._refusal(OTHER if handler is None else _name_of(path), refused)
         if handler is None:
-            self._metrics.request(name, "UNIMPLEMENTED", "", 0.0)
+            self._metrics.request(OTHER, "UNIMPLEMENTED", "", 0.0)
             return None
         # Whoever calls and sends nothing holds a place.
-        timer = self._end_after_stall(rpc)
-        ours = method.startswith(OURS)
-        behaviour = next(
-            one
-            for one in (handler.unary_unary, handler.unary_stream, handler.stream_unary, handler.stream_stream)
-            if one is not None
-        )
-        if handler.response_streaming:
-            answer = self._streaming(method, behaviour, rpc, timer)
-        else:
-            answer = self._unary(method, behaviour, rpc, timer, handler.response_serializer)
-        return _handler_like(
-            handler,
-            answer,
-            None if ours else forgiving(handler.request_deserializer, SMALL_REQUEST_BYTES),
-        )
+        self._stalls.waits(rpc)
+        rpc.on_end(lambda: self._stalls.works(rpc))
+        method = self._methods.get(path)
+        if method is None:
+            method = self._methods[path] = _method(path, handler)
+        answer = self._streaming(method, rpc) if method.response_streaming else self._unary(method, rpc)
+        return method.make(answer, method.deserialize, method.serialize)
 
     def _refused(self, details: Any, rpc: Rpc, *, known: bool) -> ServeError | None:
         """Why a call is not let in; None if it is, and then it has a place."""
@@ -135,38 +128,31 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
         return grpc.stream_stream_rpc_method_handler(refuse)
 
-    def _unary(
-        self,
-        method: str,
-        behaviour: Any,
-        rpc: Rpc,
-        timer: asyncio.TimerHandle,
-        serialize: Callable[[Any], bytes],
-    ) -> Callable[[Any, Context], Awaitable[Any]]:
-        name = method.rpartition("/")[2]
-
+    def _unary(self, method: _Method, rpc: Rpc) -> Callable[[Any, Context], Awaitable[Any]]:
         async def answer(request: Any, context: Context) -> Any:
-            timer.cancel()
+            self._stalls.works(rpc)
             call = _enter(context)
             self._places.works(rpc, call.lane)
             try:
-                response = await _maybe_await(behaviour(await self._received(method, call, request), context))
-                if method not in HEALTH:
-                    response = response if isinstance(response, bytes) else serialize(response)
+                response = method.behaviour(await self._received(method, call, request), context)
+                if hasattr(response, "__await__"):
+                    response = await response
+                if method.has_place:
+                    response = method.serialize(response)
                     self._hold(len(response), call, rpc)
             except asyncio.CancelledError as cancelled:
                 refused = self._places.refusal(rpc)
                 if refused is None:
-                    self._ended(name, call, _why_cancelled(context))
+                    self._ended(method.name, call, _why_cancelled(context))
                     raise
                 _go_on()
-                await self._refuse(name, call, context, refused)
+                await self._refuse(method.name, call, context, refused)
                 raise cancelled  # not reached: abort raises
             except Exception as error:
                 self._places.waits(rpc, call.lane)
-                await self._refuse(name, call, context, error)
+                await self._refuse(method.name, call, context, error)
                 raise  # not reached: abort raises
-            self._ended(name, call, _code_of(context))
+            self._ended(method.name, call, _code_of(context))
             return response
 
         return answer
@@ -176,49 +162,32 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         holding = self._held.take(size, call.lane, rpc.end)
         holding.leaves()
         self._places.waits(rpc, call.lane)
-        self._end_after_stall(rpc)
+        self._stalls.waits(rpc)
         rpc.on_end(holding.release)
 
-    def _end_after_stall(self, rpc: Rpc) -> asyncio.TimerHandle:
-        """Has the call end after a while, unless it has ended by then or what is returned is cancelled."""
-        timer = self._stall_timer(rpc)
-        rpc.on_end(timer.cancel)
-        return timer
-
-    def _stall_timer(self, rpc: Rpc) -> asyncio.TimerHandle:
-        def end() -> None:
-            self._metrics.stalled.labels("time").inc()
-            rpc.end()
-
-        return asyncio.get_running_loop().call_later(self._stall_timeout, end)
-
-    def _streaming(
-        self, method: str, behaviour: Any, rpc: Rpc, timer: asyncio.TimerHandle
-    ) -> Callable[[Any, Context], Awaitable[None]]:
-        name = method.rpartition("/")[2]
-        ours = method.startswith(OURS)
-
+    def _streaming(self, method: _Method, rpc: Rpc) -> Callable[[Any, Context], Awaitable[None]]:
         async def answer(request: Any, context: Context) -> None:
-            timer.cancel()
+            self._stalls.works(rpc)
             self._places.works(rpc)
             call = _enter(context)
             try:
                 requests = self._received_all(method, call, request) if hasattr(request, "__aiter__") else request
-                writing = self._write_all(behaviour, _raised(requests), context, rpc)
-                await self._seated(writing, self._streams if ours else self._watches, call.lane if ours else call.peer)
+                writing = self._write_all(method, _raised(requests), context, rpc)
+                seats, who = (self._streams, call.lane) if method.ours else (self._watches, call.peer)
+                await self._seated(writing, seats, who)
             except asyncio.CancelledError:
-                self._ended(name, call, _why_cancelled(context))
+                self._ended(method.name, call, _why_cancelled(context))
                 raise
             except grpc.aio.InternalError:  # a write failed: the caller has left
-                self._ended(name, call, _why_cancelled(context))
+                self._ended(method.name, call, _why_cancelled(context))
                 raise asyncio.CancelledError from None
             except Exception as error:  # noqa: BLE001 (every fault becomes a status)
-                await self._refuse(name, call, context, error)
+                await self._refuse(method.name, call, context, error)
             finally:
                 await _let_go(request)
             self._places.waits(rpc, call.lane)
-            self._end_after_stall(rpc)  # what was written last may not have left
-            self._ended(name, call, _code_of(context))
+            self._stalls.waits(rpc)  # what was written last may not have left
+            self._ended(method.name, call, _code_of(context))
 
         return answer
 
@@ -241,39 +210,39 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             seats.leave(seat)
             task.cancel()
 
-    async def _write_all(self, behaviour: Any, requests: Any, context: Context, rpc: Rpc) -> None:
-        responses = behaviour(requests, context)  # not before there is a seat: what is never awaited is complained of
+    async def _write_all(self, method: _Method, requests: Any, context: Context, rpc: Rpc) -> None:
+        # Not before there is a seat: what is never awaited is complained of.
+        responses = method.behaviour(requests, context)
         if not hasattr(responses, "__aiter__"):  # health's Watch writes to the context itself
             await responses
             return
         async with contextlib.aclosing(responses):
             async for response in responses:
-                timer = self._stall_timer(rpc)
+                self._stalls.waits(rpc)
                 try:
                     await context.write(response)
                 finally:
-                    timer.cancel()
+                    self._stalls.works(rpc)
 
-    async def _received(self, method: str, call: Call, request: Any) -> Any:
+    async def _received(self, method: _Method, call: Call, request: Any) -> Any:
         """The request, in its caller's turn. Raises InvalidArgument for one that cannot be parsed."""
-        if not method.startswith(OURS):
+        if not method.ours:
             return _raised(request)
         self._held.check(call.lane)
         if self._places.taken > 1:
             await self._desk.turn(call.lane)
         return self._parsed(method, call, request)
 
-    def _parsed(self, method: str, call: Call, data: bytes) -> Any:
-        name = method.rpartition("/")[2]
-        kind, most = self._requests[name]
+    def _parsed(self, method: _Method, call: Call, data: bytes) -> Any:
+        kind, most = self._requests[method.name]
         request = self._desk.at_once(parse, data, kind, most, MAX_FIELDS)
         if self._log_texts:
-            log_request(name, call, request)
+            log_request(method.name, call, request)
         return request
 
-    async def _received_all(self, method: str, call: Call, requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    async def _received_all(self, method: _Method, call: Call, requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
         async for request in requests:
-            yield self._parsed(method, call, request) if method.startswith(OURS) else _raised(request)
+            yield self._parsed(method, call, request) if method.ours else _raised(request)
 
     async def _refuse(self, name: str, call: Call, context: Context, error: Exception) -> None:
         if isinstance(error, grpc.aio.AbortError):  # a handler that is not ours has answered by itself
@@ -295,15 +264,46 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         return Unavailable("the server is going away", reason="DRAINING", retry_after=1.0)
 
 
-def _handler_like(handler: Handler, behaviour: Any, deserialize: Callable[[bytes], Any] | None) -> Handler:
-    """A handler of the same kind, with another behaviour. What it answers may be bytes already."""
-    make = {
-        (False, False): grpc.unary_unary_rpc_method_handler,
-        (False, True): grpc.unary_stream_rpc_method_handler,
-        (True, False): grpc.stream_unary_rpc_method_handler,
-        (True, True): grpc.stream_stream_rpc_method_handler,
-    }[handler.request_streaming, handler.response_streaming]
-    return make(behaviour, deserialize, _sparing(handler.response_serializer))
+def _name_of(path: str) -> str:
+    return path.rpartition("/")[2]
+
+
+@dataclass(frozen=True, slots=True)
+class _Method:
+    """What is the same in all calls of a method."""
+
+    name: str
+    ours: bool
+    has_place: bool
+    """Health checks have none."""
+    behaviour: Callable[[Any, Context], Any]
+    response_streaming: bool
+    make: Callable[..., Handler]
+    """A handler of the same kind out of a behaviour, a deserialiser and a serialiser."""
+    deserialize: Callable[[bytes], Any] | None
+    """None where the interceptor parses."""
+    serialize: Callable[[Any], bytes]
+
+
+def _method(path: str, handler: Handler) -> _Method:
+    kinds = {
+        (False, False): (grpc.unary_unary_rpc_method_handler, handler.unary_unary),
+        (False, True): (grpc.unary_stream_rpc_method_handler, handler.unary_stream),
+        (True, False): (grpc.stream_unary_rpc_method_handler, handler.stream_unary),
+        (True, True): (grpc.stream_stream_rpc_method_handler, handler.stream_stream),
+    }
+    make, behaviour = kinds[handler.request_streaming, handler.response_streaming]
+    ours = path.startswith(OURS)
+    return _Method(
+        name=_name_of(path),
+        ours=ours,
+        has_place=path not in HEALTH,
+        behaviour=behaviour,
+        response_streaming=handler.response_streaming,
+        make=make,
+        deserialize=None if ours else forgiving(handler.request_deserializer, SMALL_REQUEST_BYTES),
+        serialize=_sparing(handler.response_serializer),
+    )
 
 
 def _enter(context: Context) -> Call:
@@ -333,12 +333,8 @@ async def _let_go(requests: Any) -> None:
 
 
 def _sparing(serializer: Callable[[Any], bytes]) -> Callable[[Any], bytes]:
-    """Answers from the cache are bytes already."""
+    """Some answers are bytes already."""
     return lambda response: response if isinstance(response, bytes) else serializer(response)
-
-
-async def _maybe_await(value: Any) -> Any:
-    return await value if hasattr(value, "__await__") else value
 
 
 def _why_cancelled(context: Context) -> str:

@@ -6,7 +6,6 @@ import time
 
 import saeserve_server
 from saeserve.v1 import feature_service_pb2 as service
-from saeserve.v1 import types_pb2 as types
 from saeserve_server.api.build import (
     Timing,
     call_info,
@@ -14,17 +13,14 @@ from saeserve_server.api.build import (
     record_message,
     source_message,
     statistics_message,
-    token_message,
 )
-from saeserve_server.api.call import current_call
-from saeserve_server.api.parse import parse_count, parse_feature, parse_text
+from saeserve_server.api.parse import parse_count, parse_feature
+from saeserve_server.api.texts import show_text
 from saeserve_server.catalog import DEAD_DENSITY
 from saeserve_server.errors import FailedPrecondition
 from saeserve_server.records.density import density_of
 from saeserve_server.records.page import decode_page_token, encode_page_token
 from saeserve_server.serving.serving import Serving
-from saeserve_server.serving.texts import TOKEN_SECONDS
-from saeserve_server.text.tokenizer import TokenizedText
 
 
 async def top_activations(serving: Serving, request: service.TopActivationsRequest) -> service.TopActivationsResponse:
@@ -46,7 +42,7 @@ async def top_activations(serving: Serving, request: service.TopActivationsReque
         )
     offset = decode_page_token(request.page_token, store.revision, source.id, index)
     response = service.TopActivationsResponse(
-        facts=facts_builder(serving).facts(rank, index),
+        facts=facts_builder(serving).message(rank, index),
         statistics=statistics_message(serving, store.statistics(source.id, index)),
         records=[record_message(serving, record) for record in store.records(source.id, index, offset, size)],
     )
@@ -69,7 +65,7 @@ async def get_feature(serving: Serving, request: service.GetFeatureRequest) -> s
     rank, index = serving.directory.feature(parse_feature(request.feature))
     source, store = serving.catalog.sources[rank], serving.index
     response = service.GetFeatureResponse(
-        facts=facts_builder(serving).facts(rank, index), source=source_message(serving, source)
+        facts=facts_builder(serving).message(rank, index), source=source_message(serving, source)
     )
     if store is not None and store.covers(source.id):
         response.statistics.CopyFrom(statistics_message(serving, store.statistics(source.id, index)))
@@ -82,25 +78,18 @@ async def get_feature(serving: Serving, request: service.GetFeatureRequest) -> s
     return response
 
 
-async def tokenize(serving: Serving, request: service.TokenizeRequest) -> service.TokenizeResponse:
-    """A text's tokens."""
+async def tokenize(serving: Serving, request: service.TokenizeRequest) -> bytes:
+    """A text's tokens: a serialised TokenizeResponse."""
     serving.check_model(request.model)
     began = time.perf_counter()
-    text = await parse_text(serving, request.input)
+    text = await show_text(serving, request.input)
     timing = Timing(tokenize=time.perf_counter() - began)
-    tokens = await serving.desk.do(
-        _token_messages, text, seconds=len(text.tokens) * TOKEN_SECONDS, client=current_call().lane
+    rest = service.TokenizeResponse(
+        bos_id=serving.catalog.model.bos_id, over_limit=len(text.ids) > serving.limits.max_tokens
     )
-    return service.TokenizeResponse(
-        tokens=tokens,
-        bos_id=serving.catalog.model.bos_id,
-        over_limit=len(text.ids) > serving.limits.max_tokens,
-        call_info=call_info(serving, timing),
-    )
-
-
-def _token_messages(text: TokenizedText) -> list[types.Token]:
-    return [token_message(token) for token in text.tokens]
+    # Joined in the order of their numbers, none in two of them: then the bytes are those of the whole.
+    info = service.TokenizeResponse(call_info=call_info(serving, timing))
+    return info.SerializeToString() + text.tokens + rest.SerializeToString()
 
 
 async def get_server_info(serving: Serving, request: service.GetServerInfoRequest) -> service.GetServerInfoResponse:

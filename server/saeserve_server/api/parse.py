@@ -7,35 +7,22 @@ from collections.abc import Sequence, Sized
 
 from saeserve.v1 import feature_service_pb2 as service
 from saeserve.v1 import types_pb2 as types
-from saeserve_server.api.call import current_call
+from saeserve_server.api.texts import Shown, show_text
 from saeserve_server.catalog import Kind
 from saeserve_server.errors import InvalidArgument
 from saeserve_server.selection import FeatureFilter, NamedFeature, Selector
 from saeserve_server.serving.limits import Limits
 from saeserve_server.serving.serving import Serving
-from saeserve_server.text.tokenizer import TokenizedText
 
 _KINDS = {types.FEATURE_KIND_LATENT: Kind.LATENT, types.FEATURE_KIND_NEURON: Kind.NEURON}
 
 
 async def parse_input(
-    serving: Serving, given: types.Input, truncate: bool, field: str = "input"
-) -> tuple[TokenizedText, bool]:
+    serving: Serving, given: types.Input, truncate: bool, field: str = "input", *, remember: bool = True
+) -> tuple[Shown, bool]:
     """The tokens of an input, and whether they were cut to the limit. Raises InvalidArgument."""
-    text = await parse_text(serving, given, field, serving.limits.max_tokens)
-    return serving.texts.fit(text, truncate, field)
-
-
-async def parse_text(
-    serving: Serving, given: types.Input, field: str = "input", most: int | None = None
-) -> TokenizedText:
-    """The tokens of an input, no more than the first `most`. Raises InvalidArgument."""
-    which, lane = given.WhichOneof("input"), current_call().lane
-    if which == "text":
-        return await serving.texts.tokenize(given.text, lane, most, f"{field}.text")
-    if which == "token_ids":
-        return await serving.texts.detokenize(given.token_ids.ids, lane, most, f"{field}.token_ids.ids")
-    raise InvalidArgument.field(field, "missing; text or token_ids is expected")
+    text = await show_text(serving, given, field, serving.limits.max_tokens, remember=remember)
+    return text, serving.texts.fit(text.count, truncate, field)
 
 
 def parse_filter(given: service.Filter, limits: Limits) -> FeatureFilter:

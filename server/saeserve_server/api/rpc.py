@@ -33,6 +33,12 @@ class Rpc:
         """False with a gRPC that runs its calls otherwise than is expected here."""
         return self._task is not None
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether its answer has left, or its caller has."""
+        task = self._task or self._handler
+        return task is None or task.done()
+
     def end(self) -> None:
         """Drops the call and whatever it has not sent: its caller gets CANCELLED. Its handler is cancelled too."""
         for task in (self._handler, self._task):

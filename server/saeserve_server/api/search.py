@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Sequence
 from functools import partial
 
 from saeserve.v1 import feature_service_pb2 as service
-from saeserve.v1 import types_pb2 as types
-from saeserve_server.api.build import Timing, call_info, facts_builder, joined, row_tokens, token_message
+from saeserve_server.api import wire
+from saeserve_server.api.build import Timing, bos_token, call_info
 from saeserve_server.api.cached import read_at_desk, reads_as_search
 from saeserve_server.api.call import Call, current_call
 from saeserve_server.api.large import refuse_large_answer
 from saeserve_server.api.parse import check_count, parse_count, parse_filter, parse_input
+from saeserve_server.api.results import describe
+from saeserve_server.api.texts import Shown
 from saeserve_server.cache.answer import Answer
 from saeserve_server.engine.work import expect, leading_bos
 from saeserve_server.errors import FailedPrecondition, InvalidArgument
@@ -20,7 +23,6 @@ from saeserve_server.ranking.work import Aggregate, SearchDone, SearchWork, Sour
 from saeserve_server.serving.limits import Limits
 from saeserve_server.serving.serving import Serving
 from saeserve_server.text.sort_tokens import SortTokens
-from saeserve_server.text.tokenizer import TokenizedText
 
 DEFAULT_MIN_FIRES = 10
 MATCH_SECONDS = 0.6e-6
@@ -32,6 +34,15 @@ one of a token's top features. About what was measured."""
 ENTRY_BYTES = 7
 """What a feature takes at least in a token's top K: its place in the table, value and match."""
 VALUE_BYTES = 4
+KEPT_FILTERS = 256
+KEPT_FILTER_BYTES = 256
+"""Filters that are remembered, and how large the largest of them is, as a message."""
+_CALL_INFO = wire.key(service.SearchResponse, "call_info")
+_FLAGS = {
+    (bos, cut): service.SearchResponse(bos_included=bos, truncated=cut).SerializeToString()
+    for bos in (False, True)
+    for cut in (False, True)
+}
 _RANKINGS = (service.RANKING_UNSPECIFIED, service.RANKING_RAW, service.RANKING_RELATIVE_TO_MAX)
 
 
@@ -43,21 +54,13 @@ async def search(serving: Serving, request: service.SearchRequest) -> bytes:
         request.limit if request.HasField("limit") else None, limits.default_limit, limits.max_limit, "limit"
     )
     relative, min_fires = _parse_ranking(request)
-    filters = serving.directory.select(parse_filter(request.filter, limits), min_fires if relative else None)
+    filters = _select(serving, request, min_fires if relative else None)
     if relative:
         _need_index(serving, filters)
     began = time.perf_counter()
     text, truncated = await parse_input(serving, request.input, request.truncate)
     timing = Timing(tokenize=time.perf_counter() - began)
-    check_count(request.sort_tokens, "sort_tokens", limits.max_sort_tokens, "sort tokens")
-    chosen = await serving.desk.do(
-        _sort_positions,
-        text,
-        request.sort_tokens,
-        limits,
-        seconds=len(request.sort_tokens) * len(text.tokens) * MATCH_SECONDS,
-        client=current_call().lane,
-    )
+    chosen = await _sort_positions(serving, request, text)
 
     bos = leading_bos(serving.catalog, (one.source for one in filters)) if request.include_bos else None
     lead = 0 if bos is None else 1
@@ -86,13 +89,9 @@ async def search(serving: Serving, request: service.SearchRequest) -> bytes:
         payload = answer.payload
     else:
         payload = service.SearchResponse(sort_positions=positions).SerializeToString()
-    response = service.SearchResponse(
-        call_info=call_info(serving, timing),
-        tokens=[token_message(token) for token in row_tokens(serving, text, bos)],
-        bos_included=work.bos_row,
-        truncated=truncated,
-    )
-    return joined(response, payload)
+    # Joined in the order of their numbers, none in two of them: then the bytes are those of the whole.
+    info = _CALL_INFO + wire.sized(call_info(serving, timing).SerializeToString())
+    return b"".join((info, bos_token(serving, bos), text.tokens, _FLAGS[bos is not None, truncated], payload))
 
 
 async def _compute(serving: Serving, work: SearchWork, positions: list[int], call: Call) -> Answer:
@@ -105,7 +104,7 @@ async def _compute(serving: Serving, work: SearchWork, positions: list[int], cal
         seconds = found * (ENTRY_SECONDS + FACTS_SECONDS / 10)  # many tokens share a feature
     else:
         seconds = found * (FACTS_SECONDS + row_count(work) * VALUE_SECONDS)
-    payload = await serving.desk.do(_describe, serving, work, done, positions, seconds=seconds, client=call.lane)
+    payload = await serving.desk.do(describe, serving, work, done, positions, seconds=seconds, client=call.lane)
     return Answer(payload, computed.tier, computed.spent)
 
 
@@ -118,17 +117,6 @@ def _refuse_what_cannot_fit(serving: Serving, work: SearchWork) -> None:
     each = work.aggregate is Aggregate.EACH
     values = limit * (len(work.rows) * ENTRY_BYTES if each else row_count(work) * VALUE_BYTES)
     refuse_large_answer(serving, values, LESS)
-
-
-def _describe(serving: Serving, work: SearchWork, done: SearchDone, positions: list[int]) -> bytes:
-    response = service.SearchResponse(
-        sort_positions=positions,
-        sources_considered=[serving.catalog.sources[one.source].id for one in work.filters],
-        features_considered=done.considered,
-    )
-    add = _add_token_results if work.aggregate is Aggregate.EACH else _add_results
-    add(serving, response, work, done)
-    return response.SerializeToString()
 
 
 def _parse_ranking(request: service.SearchRequest) -> tuple[bool, int]:
@@ -153,11 +141,36 @@ def _need_index(serving: Serving, filters: tuple[SourceFilter, ...]) -> None:
         )
 
 
-def _sort_positions(text: TokenizedText, given: Sequence[service.SortToken], limits: Limits) -> list[int] | None:
+def _select(serving: Serving, request: service.SearchRequest, min_fires: int | None) -> tuple[SourceFilter, ...]:
+    """The sources that take part. What most ask, nothing or little, is remembered."""
+    asked = request.filter.SerializeToString() if request.HasField("filter") else b""
+    if len(asked) > KEPT_FILTER_BYTES:
+        return serving.directory.select(parse_filter(request.filter, serving.limits), min_fires)
+    return _selected(serving, asked, min_fires)
+
+
+@functools.lru_cache(maxsize=KEPT_FILTERS)
+def _selected(serving: Serving, asked: bytes, min_fires: int | None) -> tuple[SourceFilter, ...]:
+    return serving.directory.select(parse_filter(service.Filter.FromString(asked), serving.limits), min_fires)
+
+
+async def _sort_positions(serving: Serving, request: service.SearchRequest, text: Shown) -> list[int] | None:
     """Positions in the text that the sort tokens name, ascending; None where none are given."""
+    given = request.sort_tokens
     if not given:
         return None
-    tokens = SortTokens(text.tokens, text.data)
+    check_count(given, "sort_tokens", serving.limits.max_sort_tokens, "sort tokens")
+    data = request.input.text.encode() if request.input.HasField("text") else None
+    seconds = len(given) * len(text.ids) * MATCH_SECONDS
+    return await serving.desk.do(
+        _positions, text, data, given, serving.limits, seconds=seconds, client=current_call().lane
+    )
+
+
+def _positions(text: Shown, data: bytes | None, given: Sequence[service.SortToken], limits: Limits) -> list[int]:
+    """The same. `data` is the text; None for ids, whose tokens are all there is."""
+    tokens = text.read() if any(sort.HasField("text") for sort in given) else []
+    named = SortTokens(tokens, data)
     positions: set[int] = set()
     for place, sort in enumerate(given):
         field = f"sort_tokens[{place}]"
@@ -178,10 +191,10 @@ def _sort_positions(text: TokenizedText, given: Sequence[service.SortToken], lim
                 f"{size} bytes; at most {limits.max_sort_text_bytes} are taken",
                 reason="TEXT_TOO_LARGE",
             )
-        found = tokens.match(sort.text)
+        found = named.match(sort.text)
         if not found:
-            listed = ", ".join(f"'{token.display}'" for token in text.tokens[:40])  # as it can be asked for
-            more = f", … ({len(text.tokens)} in all)" if len(text.tokens) > 40 else ""
+            listed = ", ".join(f"'{token.display}'" for token in tokens[:40])  # as it can be asked for
+            more = f", … ({len(tokens)} in all)" if len(tokens) > 40 else ""
             raise InvalidArgument.field(
                 f"{field}.text",
                 f"{sort.text[:80]!r} is none of the tokens {listed}{more}",
@@ -189,45 +202,3 @@ def _sort_positions(text: TokenizedText, given: Sequence[service.SortToken], lim
             )
         positions.update(found)
     return sorted(positions)
-
-
-def _add_results(serving: Serving, response: service.SearchResponse, work: SearchWork, done: SearchDone) -> None:
-    if not done.ranked or done.activations is None:
-        return
-    facts = facts_builder(serving)
-    bos, lead = serving.catalog.model.bos_id, int(work.bos_row)
-    scored = [place + lead for place, token_id in enumerate(work.ids) if token_id != bos]  # a BOS is no maximum
-    ranked = done.ranked[0]
-    peaks = done.activations[:, scored].argmax(axis=1).tolist()
-    for rank, index, value, activations, peak in zip(
-        ranked.source.tolist(), ranked.index.tolist(), ranked.value.tolist(), done.activations, peaks, strict=True
-    ):
-        row = scored[peak]
-        known = facts.facts(rank, index)
-        response.results.append(
-            service.FeatureResult(
-                facts=known,
-                value=value,
-                activations=activations.tolist(),
-                max_activation=float(activations[row]),
-                max_position=row,
-                match=facts.match(rank, index, work.ids[row - lead]),
-            )
-        )
-
-
-def _add_token_results(serving: Serving, response: service.SearchResponse, work: SearchWork, done: SearchDone) -> None:
-    facts = facts_builder(serving)
-    table: dict[tuple[int, int], int] = {}
-    for row, ranked in zip(work.rows, done.ranked, strict=True) if done.ranked else ():
-        places: list[int] = []
-        matches: list[types.Match.ValueType] = []
-        for feature in zip(ranked.source.tolist(), ranked.index.tolist(), strict=True):
-            if feature not in table:
-                table[feature] = len(table)
-                response.features.append(facts.facts(*feature))
-            places.append(table[feature])
-            matches.append(facts.match(*feature, work.ids[row - work.bos_row]))
-        response.token_results.append(
-            service.TokenResult(position=row, features=places, values=ranked.value.tolist(), matches=matches)
-        )

@@ -74,6 +74,8 @@ NOT_IN_KEY = {
 
 KEPT_QUESTIONS = 16
 """Of Encode, whose beginnings are remembered."""
+KEPT_FILTERS = 256
+"""Of Search, remembered as they enter the key."""
 
 
 class Keys:
@@ -86,6 +88,7 @@ class Keys:
         self._base.numbers(SCHEMA)
         self._base.strings(catalog.model.revision, catalog.model.kernel_class, index_revision)
         self._asked = functools.lru_cache(maxsize=KEPT_QUESTIONS)(self._begin_encode)
+        self._chosen = functools.lru_cache(maxsize=KEPT_FILTERS)(self._filters)
 
     def computed_by(self, kernels: Mapping[str, str]) -> None:
         """Sources are computed by these kernels, by id, from now on: last bits differ among them."""
@@ -100,8 +103,7 @@ class Keys:
         encoder.numbers(*work.ids)
         encoder.numbers(*work.rows)
         encoder.numbers(*positions)
-        for chosen in work.filters:
-            self._filter(encoder, chosen)
+        encoder.more(self._chosen(work.filters))
         return encoder.digest()
 
     def encode(self, work: EncodeWork) -> bytes:
@@ -120,37 +122,42 @@ class Keys:
         encoder.numbers(*(index for _, index in features))
         return encoder
 
-    def _filter(self, encoder: _Encoder, chosen: SourceFilter) -> None:
-        encoder.strings(self._sources[chosen.source])
-        encoder.optional_numbers(chosen.only)
-        encoder.numbers(*chosen.without)
-        encoder.optional_float(chosen.min_density)
-        encoder.optional_float(chosen.max_density)
-        encoder.optional_numbers(None if chosen.min_fires is None else (chosen.min_fires,))
+    def _filters(self, filters: tuple[SourceFilter, ...]) -> bytes:
+        """What the sources that take part add to a key."""
+        encoder = _Encoder()
+        for chosen in filters:
+            encoder.strings(self._sources[chosen.source])
+            encoder.optional_numbers(chosen.only)
+            encoder.numbers(*chosen.without)
+            encoder.optional_float(chosen.min_density)
+            encoder.optional_float(chosen.max_density)
+            encoder.optional_numbers(None if chosen.min_fires is None else (chosen.min_fires,))
+        return encoder.written()
 
 
 class _Encoder:
-    """Hashes values one after another, each with its kind and length, so that no two sequences run together."""
+    """Writes values one after another, each with its kind and length, so that no two sequences run together."""
 
-    def __init__(self) -> None:
-        self._hash = hashlib.sha256()
+    def __init__(self, parts: Sequence[bytes] = ()) -> None:
+        self._parts = list(parts)
 
     def copy(self) -> _Encoder:
         """Another that goes on from here."""
-        other = _Encoder()
-        other._hash = self._hash.copy()
-        return other
+        return _Encoder((self.written(),))
+
+    def more(self, written: bytes) -> None:
+        """What another encoder has written."""
+        self._parts.append(written)
 
     def strings(self, *values: str) -> None:
         self._head(b"s", len(values))
         for value in values:
             data = value.encode()
             self._head(b"b", len(data))
-            self._hash.update(data)
+            self._parts.append(data)
 
     def numbers(self, *values: int) -> None:
-        self._head(b"n", len(values))
-        self._hash.update(struct.pack(f"<{len(values)}q", *values))
+        self._parts.append(b"n" + struct.pack(f"<{1 + len(values)}q", len(values), *values))
 
     def optional_numbers(self, values: Sequence[int] | None) -> None:
         if values is None:
@@ -163,13 +170,16 @@ class _Encoder:
             self._head(b"-", 0)
         else:
             self._head(b"f", 1)
-            self._hash.update(struct.pack("<d", value))
+            self._parts.append(struct.pack("<d", value))
+
+    def written(self) -> bytes:
+        return b"".join(self._parts)
 
     def digest(self) -> bytes:
-        return self._hash.digest()
+        return hashlib.sha256(self.written()).digest()
 
     def _head(self, kind: bytes, count: int) -> None:
-        self._hash.update(kind + struct.pack("<q", count))
+        self._parts.append(kind + struct.pack("<q", count))
 
 
 def _source(source: SourceInfo, kernel: str) -> str:

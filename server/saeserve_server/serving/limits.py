@@ -41,6 +41,8 @@ MOST_QUEUE_ITEMS = 16384
 """At any rate: each is a future, a place in a batch, and what it asks."""
 MAX_WATCHES = 256
 """Health watches at a time."""
+KEPT_TEXT_BYTES = 16 * 1024 * 1024
+"""Of texts whose tokens are remembered."""
 FRONT_END_BYTES = 384 * 1024 * 1024
 """What the front end takes with nothing to do: interpreter, libraries, tokenizer, names and facts of features."""
 CALL_BYTES = 32 * 1024
@@ -131,7 +133,7 @@ def make_limits(config: Config, catalog: Catalog, capacity: Capacity | None = No
         front_seconds=config.front_seconds,
         answer_bytes=config.answer_bytes,
         stall_timeout=config.stall_timeout,
-        cache_bytes=config.cache_bytes + config.inner_cache_bytes,
+        cache_bytes=config.cache_bytes + config.inner_cache_bytes + KEPT_TEXT_BYTES,
         methods=request_limits(config),
         max_batch=config.max_batch,
     )

@@ -61,6 +61,7 @@ class Serving:
         self.answers = answers
         self.index = index
         self.draining = draining
+        self.metrics = metrics
         self.limits = make_limits(config, catalog, capacity)
         self.directory = Directory(catalog)
         self.tokenizer = Tokenizer(catalog.model.tokenizer_json, catalog.model.bos_id)

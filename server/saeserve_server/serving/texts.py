@@ -69,17 +69,15 @@ class Texts:
         seconds = len(ids) * ID_SECONDS + tokens * TOKEN_SECONDS
         return await self._desk.do(self.tokenizer.detokenize, ids, most, seconds=seconds, client=client)
 
-    def fit(self, text: TokenizedText, truncate: bool, field: str) -> tuple[TokenizedText, bool]:
-        """The text within the token limit, and whether it was cut. Raises InvalidArgument if it may not be."""
+    def fit(self, count: int, truncate: bool, field: str) -> bool:
+        """Whether a text of so many tokens must be cut to the limit. Raises InvalidArgument if it may not be."""
         most = self._limits.max_tokens
-        if text.count == 0:
+        if count == 0:
             raise InvalidArgument.field(
                 field, "no tokens; at least one beside the BOS is expected", reason="TEXT_EMPTY"
             )
-        if text.count <= most:
-            return text, False
-        if not truncate:
+        if count > most and not truncate:
             raise InvalidArgument.field(
-                field, f"{text.count} tokens; at most {most} are taken unless truncate is set", reason="TOO_MANY_TOKENS"
+                field, f"{count} tokens; at most {most} are taken unless truncate is set", reason="TOO_MANY_TOKENS"
             )
-        return text.cut(most), True
+        return count > most

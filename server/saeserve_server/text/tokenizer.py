@@ -45,10 +45,6 @@ class TokenizedText:
     led_by_bos: bool
     count: int
 
-    def cut(self, count: int) -> TokenizedText:
-        """The first `count` tokens."""
-        return TokenizedText(self.ids[:count], self.tokens[:count], self.data, self.led_by_bos, self.count)
-
 
 class Tokenizer:
     """A model's tokenizer and its BOS rule."""

@@ -1,0 +1,85 @@
+"""What a search found, as the bytes of its answer: facts are serialised once for each feature, and joined."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from saeserve.v1 import feature_service_pb2 as service
+from saeserve_server.api import wire
+from saeserve_server.api.build import FactsBuilder, facts_builder
+from saeserve_server.ranking.work import Aggregate, SearchDone, SearchWork
+from saeserve_server.serving.serving import Serving
+
+_RESULTS = wire.key(service.SearchResponse, "results")
+_TOKEN_RESULTS = wire.key(service.SearchResponse, "token_results")
+_FEATURES = wire.key(service.SearchResponse, "features")
+
+_FACTS = wire.key(service.FeatureResult, "facts")
+_VALUE = wire.key(service.FeatureResult, "value")
+_ACTIVATIONS = wire.key(service.FeatureResult, "activations")
+_MAX_ACTIVATION = wire.key(service.FeatureResult, "max_activation")
+_MAX_POSITION = wire.key(service.FeatureResult, "max_position")
+_MATCH = wire.key(service.FeatureResult, "match")
+
+_POSITION = wire.key(service.TokenResult, "position")
+_PLACES = wire.key(service.TokenResult, "features")
+_VALUES = wire.key(service.TokenResult, "values")
+_MATCHES = wire.key(service.TokenResult, "matches")
+
+_ZERO = bytes(4)
+"""A float that is left out."""
+
+
+def describe(serving: Serving, work: SearchWork, done: SearchDone, positions: Sequence[int]) -> bytes:
+    """All of a SearchResponse but call information, tokens and flags, which have the lower numbers."""
+    rest = service.SearchResponse(
+        sort_positions=positions,
+        sources_considered=[serving.catalog.sources[one.source].id for one in work.filters],
+        features_considered=done.considered,
+    )
+    find = token_results if work.aggregate is Aggregate.EACH else results
+    return b"".join(find(facts_builder(serving), work, done, serving.catalog.model.bos_id)) + rest.SerializeToString()
+
+
+def results(facts: FactsBuilder, work: SearchWork, done: SearchDone, bos_id: int | None) -> Iterator[bytes]:
+    """`results`: the features of the text. The BOS, wherever it stands, is no maximum."""
+    if not done.ranked or done.activations is None:
+        return
+    lead = int(work.bos_row)
+    scored = np.array([place + lead for place, token_id in enumerate(work.ids) if token_id != bos_id])
+    ranked, rows = done.ranked[0], done.activations.shape[1]
+    peaks = scored[done.activations[:, scored].argmax(axis=1)] if len(ranked.index) else scored[:0]
+    values = ranked.value.astype("<f4", copy=False).tobytes()
+    activations = np.ascontiguousarray(done.activations, "<f4").tobytes()
+    lead_of_row = _ACTIVATIONS + wire.varint(4 * rows)
+    for place, (rank, index, row) in enumerate(
+        zip(ranked.source.tolist(), ranked.index.tolist(), peaks.tolist(), strict=True)
+    ):
+        first = 4 * place * rows
+        body = _FACTS + facts.facts(rank, index) + _VALUE + values[4 * place : 4 * place + 4]
+        body += lead_of_row + activations[first : first + 4 * rows]
+        peak = activations[first + 4 * row : first + 4 * row + 4]
+        if peak != _ZERO:
+            body += _MAX_ACTIVATION + peak
+        if row:
+            body += _MAX_POSITION + wire.varint(row)
+        yield _RESULTS + wire.sized(body + _MATCH + wire.varint(facts.match(rank, index, work.ids[row - lead])))
+
+
+def token_results(facts: FactsBuilder, work: SearchWork, done: SearchDone, bos_id: int | None) -> Iterator[bytes]:
+    """`token_results` and then `features`: the features of each token, and one table of their facts."""
+    table: dict[tuple[int, int], int] = {}
+    for row, ranked in zip(work.rows, done.ranked, strict=True) if done.ranked else ():
+        features = list(zip(ranked.source.tolist(), ranked.index.tolist(), strict=True))
+        places = [table.setdefault(feature, len(table)) for feature in features]
+        token_id = work.ids[row - work.bos_row]
+        body = _POSITION + wire.varint(row) if row else b""
+        if features:
+            body += _PLACES + wire.sized(b"".join(map(wire.varint, places)))
+            body += _VALUES + wire.sized(ranked.value.astype("<f4", copy=False).tobytes())
+            body += _MATCHES + wire.sized(bytes(facts.match(*feature, token_id) for feature in features))
+        yield _TOKEN_RESULTS + wire.sized(body)
+    for feature in table:
+        yield _FEATURES + facts.facts(*feature)
