@@ -12,6 +12,7 @@ from saeserve_server.metrics import Metrics
 from saeserve_server.ranking.work import EncodeDone, EncodeWork, Work
 from saeserve_server.scheduler.cost import Cost, CostModel
 from saeserve_server.scheduler.queue import Outcome, Priority, WorkQueue
+from saeserve_server.scheduler.returning import Returning
 from saeserve_server.scheduler.scheduler import Scheduler
 
 CATALOG = Catalog(
@@ -91,6 +92,14 @@ class SlowEngine:
             self.end()
 
 
+class WaitsForNobody(Returning):
+    """On the stage a batch takes as long as the telling, and who comes back is the teller's to say."""
+
+    @property
+    def patience(self) -> float:
+        return 0.0
+
+
 Story = Callable[[SlowEngine, Scheduler], Awaitable[None]]
 
 
@@ -104,6 +113,7 @@ def run(
         engine = parts.get("engine") or SlowEngine()
         assert isinstance(engine, SlowEngine)
         scheduler = Scheduler(engine, COSTS, WorkQueue(batch_tokens, max_batch), room, metrics)
+        scheduler._returning = WaitsForNobody()
         scheduler.start()
         try:
             await asyncio.wait_for(story(engine, scheduler), 10)

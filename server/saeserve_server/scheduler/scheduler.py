@@ -184,7 +184,9 @@ class Scheduler:
                 ran = [item for item, done in zip(batch, answer.done, strict=True) if not isinstance(done, Abandoned)]
                 self._suspects.survived([item.work for item in ran])
                 computed = sum({item.runs: item.cost.work for item in ran}.values())  # a text is run once
-                self._admission.measured(computed, time.monotonic() - began, saturated=left_behind)
+                seconds = time.monotonic() - began
+                self._admission.measured(computed, seconds, saturated=left_behind)
+                self._returning.ended(computed, seconds, [item.tokens for item in batch if item.wanted])
                 for item in batch:
                     self._computed(item)
                 self._hand_back(batch, answer, began)
@@ -217,8 +219,6 @@ class Scheduler:
 
     def _hand_back(self, batch: list[Item], answer: BatchDone, began: float) -> None:
         """Has the answers delivered while the next batch is on its way."""
-        tokens = [item.tokens for item in batch if item.wanted]
-        ended = self._returning.begin(tokens, time.monotonic() - began)
 
         async def deliver() -> None:
             try:
@@ -227,8 +227,6 @@ class Scheduler:
                 log.exception("the engine's answer cannot be delivered")
                 for item in batch:
                     self._refuse(item, _fault(error))
-            if ended is not None:
-                self._returning.handed_back(ended)
 
         task = asyncio.create_task(deliver())
         self._deliveries.add(task)
