@@ -112,7 +112,7 @@ def quantised(
     q = np.empty(vectors.shape, dtype=np.int8)
     scale = np.empty(count, dtype=np.float32)
     norm, error = np.empty(count), np.empty(count)
-    quantise(vectors, columns, factors, float(levels), FLOOR, CEILING, q, scale, norm, error)
+    quantise(np.ascontiguousarray(vectors), columns, factors, float(levels), FLOOR, CEILING, q, scale, norm, error)
     return q, scale, norm, error
 
 

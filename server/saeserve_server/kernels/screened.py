@@ -17,7 +17,8 @@ from saeserve_server.errors import ConfigError
 from saeserve_server.kernels.bounds import LARGEST_D_IN, quantised_latents, quantised_rows
 from saeserve_server.kernels.compiled import CHUNK, Indices, kth_best, rescore, screen, use_threads
 from saeserve_server.kernels.equalising import choose_scaling
-from saeserve_server.kernels.products import Fbgemm, exact_levels
+from saeserve_server.kernels.packed import check_float32
+from saeserve_server.kernels.products import ExactProduct, Fbgemm, exact_levels
 from saeserve_server.ranking.rows import Csr, IntArray, SourceRows, stacked
 from saeserve_server.sources.activations import GroupMax, TopK
 from saeserve_server.sources.sae import Sae, map_activation
@@ -55,9 +56,8 @@ class ScreenedKernel:
     SAE or a machine that it does not suit.
     """
 
-    def __init__(self, sae: Sae, product: type[Fbgemm] = Fbgemm, sample: Tensor | None = None) -> None:
-        if sae.W_enc.dtype != torch.float32 or sae.W_enc.device.type != "cpu":
-            raise ConfigError(f"W_enc: expected float32 on a CPU, got {sae.W_enc.dtype} on {sae.W_enc.device}")
+    def __init__(self, sae: Sae, product: type[ExactProduct] = Fbgemm, sample: Tensor | None = None) -> None:
+        check_float32(sae)
         if sae.d_in > LARGEST_D_IN:
             raise ConfigError(f"d_in: expected at most {LARGEST_D_IN}, got {sae.d_in}")
         self.name = product.name
