@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from saeserve_server.catalog import ModelInfo
 from saeserve_server.errors import ConfigError
 from saeserve_server.models.forward import MAX_PADDING, HookedForward
 from saeserve_server.models.hooks import HookNames, HookPlace
+from saeserve_server.models.packed import pack_linears, unpack_linears
+
+log = logging.getLogger(__name__)
 
 PROBE_TOKENS = 48
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 6e-2}
@@ -40,9 +44,32 @@ class LoadedModel:
         self._samples: dict[str, Tensor] = {}
 
     def seal(self) -> None:
-        """Drops the bridge and the probes: from here on only hook points already asked for can be read."""
+        """Drops the bridge, the probes and what is never run: from here on only hook points already asked for can be
+        read. On a CPU linear layers are packed, if all that was asked for is then as it was."""
         self._bridge = self._names = None  # type: ignore[assignment]
+        base: nn.Module = self._plain.base_model
+        for name, child in list(self._plain.named_children()):
+            if base is not self._plain and child is not base:  # the unembedding
+                delattr(self._plain, name)
+        if self._places and (count := pack_linears(base)):
+            changed = self._changed()
+            if changed is None:
+                log.info("model %s: %d linear layers are packed by oneDNN", self.info.name, count)
+            else:
+                unpack_linears(base)
+                log.warning("model %s: linear layers stay plain, which is slower: %s", self.info.name, changed)
         self._samples.clear()
+
+    def _changed(self) -> str | None:
+        """What is wrong with the hook points asked for, as they are read now; None if all are as they were."""
+        try:
+            [read] = self.forward.run([self._probe_ids()], self._places)
+        except Exception as error:  # noqa: BLE001 - as of a layer that wants to see the weight of another
+            return f"packed they cannot be run: {type(error).__name__}: {error}"
+        for name, activations in read.items():
+            if not _close(activations[1:], self._samples[name], KERNEL_TOLERANCE[torch.float32]):
+                return f"packed they change {name}"
+        return None
 
     def place(self, hook_name: str) -> HookPlace:
         """Where a hook point that a source asked for while loading lies."""
@@ -104,11 +131,8 @@ class LoadedModel:
 
         They are what TransformerLens gives there, and a text in a padded batch has those that it has alone.
         """
-        generator = torch.Generator().manual_seed(0)
-        count = min(PROBE_TOKENS, self.info.context_tokens)
-        ids = torch.randint(self.info.vocabulary, (count,), generator=generator).tolist()
-        if self.info.bos_id is not None:
-            ids[0] = self.info.bos_id
+        ids = self._probe_ids()
+        count = len(ids)
         shorter = ids[: math.ceil(count * (1 - MAX_PADDING))]  # near enough to share a batch
         dtype = getattr(torch, self.info.dtype)
         try:
@@ -145,6 +169,15 @@ class LoadedModel:
                     f"model {self.info.name}: tokens see what stands after them; only causal models can be served"
                 )
         return {name: activations[1:] for name, activations in ours.items()}
+
+    def _probe_ids(self) -> list[int]:
+        """Random tokens, the same at every call, behind the BOS."""
+        generator = torch.Generator().manual_seed(0)
+        count = min(PROBE_TOKENS, self.info.context_tokens)
+        ids: list[int] = torch.randint(self.info.vocabulary, (count,), generator=generator).tolist()
+        if self.info.bos_id is not None:
+            ids[0] = self.info.bos_id
+        return ids
 
 
 def _close(one: Tensor, other: Tensor, tolerance: float) -> bool:
