@@ -11,7 +11,7 @@ WIRE = {"google", "grpc", "saeserve"}
 FORBIDDEN = {
     # Nothing below api knows protobuf or gRPC.
     "text": {"api", "scheduler", "cache", "engine", "models", "sources", "records", "serving", *WIRE, "torch"},
-    "records": {"api", "scheduler", "cache", "engine", "models", "sources", "text", "serving", *WIRE},
+    "records": {"api", "scheduler", "cache", "engine", "models", "sources", "text", "serving", *WIRE, *HEAVY},
     # What worker and front end share: NumPy, and what the index knows of features.
     "ranking": {"api", "scheduler", "cache", "engine", "models", "sources", "text", "serving", *WIRE, *HEAVY},
     "scheduler": {"api", "models", "sources", "records", "text", "serving", *WIRE, *HEAVY},

@@ -8,9 +8,10 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-import torch
+import numpy as np
 
-from saeserve_server.catalog import Catalog, Kind, ModelInfo, SourceInfo
+from saeserve_server.catalog import Catalog, FloatArray, Kind, ModelInfo, SourceInfo
+from saeserve_server.ranking.rows import SourceRows, as_csr
 
 BOS = 0
 MODEL = ModelInfo(
@@ -66,19 +67,22 @@ class FakeReader:
         value = self._by_token[rank][token][feature] + self._by_place[place % 7][feature]
         return max(value, 0.0) if self.catalog.sources[rank].kind is Kind.LATENT else value
 
-    def encode_blocks(self, blocks: Sequence[Sequence[int]]) -> Iterator[tuple[int, torch.Tensor]]:
+    def dense(self, rank: int, blocks: Sequence[Sequence[int]]) -> FloatArray:
+        """Every activation of a source: [sum of the blocks' lengths, n_features]."""
+        n_features = self.catalog.sources[rank].n_features
+        return np.array(
+            [
+                [self.value(rank, token, place, feature) for feature in range(n_features)]
+                for block in blocks
+                for place, token in enumerate(block)
+            ],
+            dtype=np.float32,
+        )
+
+    def encode_blocks(self, blocks: Sequence[Sequence[int]]) -> Iterator[tuple[int, SourceRows]]:
         for rank in reversed(range(len(self.catalog.sources))):
-            n_features = self.catalog.sources[rank].n_features
-            yield (
-                rank,
-                torch.tensor(
-                    [
-                        [self.value(rank, token, place, feature) for feature in range(n_features)]
-                        for block in blocks
-                        for place, token in enumerate(block)
-                    ]
-                ).reshape(-1, n_features),
-            )
+            rows = self.dense(rank, blocks)
+            yield rank, as_csr(rows) if self.catalog.sources[rank].kind is Kind.LATENT else rows
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
@@ -128,7 +127,7 @@ def test_index_does_not_depend_on_batches_even_where_values_tie(tmp_path):
 def test_work_cut_into_pieces_gives_the_same_index(tmp_path, monkeypatch):
     texts = ["bcdefgh" * 5, "hgfedcb" * 5, "bbbb"]
     whole = build_index(FakeReader(), tokenise, texts, tmp_path / "whole")
-    monkeypatch.setattr("saeserve_server.records.builder._CELLS", 70)
+    monkeypatch.setattr("saeserve_server.records.tally._ENTRIES", 70)
     assert build_index(FakeReader(), tokenise, texts, tmp_path / "pieces").content == whole.content
 
 
@@ -255,6 +254,35 @@ def test_an_activation_that_is_not_finite_is_refused(tmp_path, value):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_latent_that_is_not_finite_is_refused(tmp_path):
+    class Broken(FakeReader):
+        def value(self, rank: int, token: int, place: int, feature: int) -> float:
+            return float("inf") if (rank, place, feature) == (0, 2, 3) else 1.0
+
+    with pytest.raises(ConfigError, match="source 0-fake: an activation is not finite"):
+        build_index(Broken(), tokenise, ["bcdef"], tmp_path / "index")
+    assert not list(tmp_path.iterdir())
+
+
+def test_latents_that_the_reader_finds_to_be_nan_are_refused(tmp_path):
+    class Broken(FakeReader):
+        def encode_blocks(self, blocks):
+            yield from itertools.islice(super().encode_blocks(blocks), 1)
+            raise FloatingPointError("the activations hold NaN")
+
+    with pytest.raises(ConfigError, match="the activations hold NaN: the weights of a source do not suit this model"):
+        build_index(Broken(), tokenise, ["bcdef"], tmp_path / "index")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("rows", [np.zeros((4, 5), np.float32), np.zeros((5, 4), np.float32), np.zeros((5, 5))])
+def test_rows_of_another_shape_or_type_are_found_at_once(tmp_path, rows):
+    reader = FakeReader()
+    reader.encode_blocks = lambda blocks: iter([(0, rows)])
+    with pytest.raises(ValueError, match="source 0-fake: rows of float"):
+        build_index(reader, tokenise, ["bcdef"], tmp_path / "index")
+
+
 def test_a_text_with_a_token_beyond_the_embedding_is_refused_before_it_is_read(tmp_path):
     vocabulary = {letter: place for place, letter in enumerate("abcdefgh")}
     words = Tokenizer(WordLevel(vocabulary, unk_token="a")).to_str()
@@ -274,16 +302,15 @@ def test_a_reader_that_leaves_a_source_out_is_found_at_once(tmp_path):
         build_index(Lazy(), tokenise, ["bcdef"], tmp_path / "index")
 
 
-def test_activations_may_lie_in_any_memory_order(tmp_path):
-    class Transposed(FakeReader):
+@pytest.mark.parametrize("layout", [np.ascontiguousarray, np.asfortranarray])
+def test_rows_may_be_sparse_or_dense_in_any_memory_order(tmp_path, layout):
+    class Dense(FakeReader):
         def encode_blocks(self, blocks):
-            for rank, activations in super().encode_blocks(blocks):
-                yield rank, activations.T.contiguous().T
+            yield from ((rank, layout(self.dense(rank, blocks))) for rank in range(2))
 
-    texts = ["bcdefgh" * 3, "hgab"]
-    plain = build_index(FakeReader(), tokenise, texts, tmp_path / "plain")
-    with torch.inference_mode():
-        assert build_index(Transposed(), tokenise, texts, tmp_path / "other").revision == plain.revision
+    texts = ["bcdefgh" * 3, "hgab", "abacad" * 9]
+    sparse = build_index(FakeReader(), tokenise, texts, tmp_path / "sparse")
+    assert build_index(Dense(), tokenise, texts, tmp_path / "dense").content == sparse.content
 
 
 class Shaken(FakeReader):

@@ -4,12 +4,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
-import torch
-from torch import Tensor
 
 from saeserve_server.api.build import record_message, usual_tokens
 from saeserve_server.catalog import Catalog
+from saeserve_server.ranking.rows import SourceRows, as_csr
 from saeserve_server.records.builder import build_index
 from saeserve_server.records.match import Match, UsualPieces
 from tests.records.reference import MODEL, source
@@ -32,14 +32,14 @@ class Reader:
         self.catalog = Catalog(
             replace(MODEL, context_tokens=64, vocabulary=10_000, bos_id=None), (source("0-fake", len(watched)),)
         )
-        self._watched = torch.tensor(watched)
+        self._watched = np.array(watched)
         self._seen = 0
 
-    def encode_blocks(self, blocks: Sequence[Sequence[int]]) -> Iterator[tuple[int, Tensor]]:
-        ids = torch.tensor([one for block in blocks for one in block])
-        rank = torch.arange(self._seen + 1, self._seen + len(ids) + 1)
+    def encode_blocks(self, blocks: Sequence[Sequence[int]]) -> Iterator[tuple[int, SourceRows]]:
+        ids = np.array([one for block in blocks for one in block])
+        rank = np.arange(self._seen + 1, self._seen + len(ids) + 1)
         self._seen += len(ids)
-        yield 0, (ids[:, None] == self._watched).float() * rank[:, None]
+        yield 0, as_csr(((ids[:, None] == self._watched) * rank[:, None]).astype(np.float32))
 
 
 @pytest.mark.parametrize("shape", ["Gemma", "Llama 2", "Metaspace first", "byte-level", "NFC (Pythia)"])
