@@ -30,10 +30,12 @@ def passages(count: int) -> list[str]:
 
 @pytest.fixture(scope="module")
 def zoo(zoo_config: tuple[Path, Reference]) -> Iterator[tuple[saeserve.Client, Reference]]:
-    """A server that computes every answer."""
+    """A server that computes every answer, its latents screened."""
     config, reference = zoo_config
     uncached = {"cache_bytes": 0, "inner_cache_bytes": 0}
-    with saeserve.local(config=config, device=DEVICE, timeout=START_TIMEOUT, **uncached) as client:
+    with saeserve.local(
+        config=config, device=DEVICE, kernel="fbgemm-int8", timeout=START_TIMEOUT, **uncached
+    ) as client:
         yield client, reference
 
 
