@@ -13,18 +13,19 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from random import Random
 
 from loadtests import connect
-from loadtests.bench.floor import Floor
+from loadtests.bench.floor import Floor, Floored, beside
 from loadtests.bench.report import Cell, describe, describe_memory
 from loadtests.bench.same import Differs, compare
 from loadtests.bench.sides import OURS, revision_of, sides
 from loadtests.bench.usage import memory, processes
-from loadtests.bench.windows import Load, Unanswered, measure
+from loadtests.bench.windows import Load, Ran, Unanswered, measure
 from loadtests.percentiles import digits
 from loadtests.processes import Address, leave_nothing_behind
 from loadtests.rates import abba
@@ -53,6 +54,7 @@ def main() -> None:
             found = run(asked, servers, ends)
         except (Differs, Unanswered, connect.CannotConnectError) as error:
             sys.exit(str(error))
+        chosen = kernels(servers[OURS].server)
         held = {name: memory(processes(address.pid)) for name, address in servers.items() if address.pid}
     revisions = {"ours": revision_of("HEAD"), "base": base}
     print(f"\n{describe(found)}\n\n{describe_memory(held)}\n")
@@ -60,11 +62,13 @@ def main() -> None:
         "machine": machine(),
         "settings": {name: str(value) if isinstance(value, Path) else value for name, value in vars(asked).items()},
         "revisions": revisions,
+        "kernels": chosen,
         "memory": {name: asdict(one) for name, one in held.items()},
         "cells": [cell.numbers() for cell in found],
     }
     file.write_text(json.dumps(numbers, indent=1))
-    print(f"ours {revisions['ours']}, base {base}; numbers: {file}")
+    by = ", ".join(f"{count} of its sources by {kernel}" for kernel, count in chosen.items())
+    print(f"ours {revisions['ours']}, {by}; base {base}; numbers: {file}")
 
 
 def run(asked: argparse.Namespace, servers: Mapping[str, Address], ends: float) -> list[Cell]:
@@ -74,17 +78,28 @@ def run(asked: argparse.Namespace, servers: Mapping[str, Address], ends: float) 
     asyncio.run(compare({name: address.server for name, address in servers.items()}, texts))
     print(f"{', '.join(servers)}: the same features for {len(texts)} texts", flush=True)
     sources = encoders(servers[OURS].server)
-    floor = Floor(asked.model, sources)
     cells = [Cell(words, callers) for words in asked.tokens for callers in asked.callers]
     left = list(cells)
-    while left:
-        for cell in left:
-            another(asked, servers, cell, floor, len(sources))
-        left = [cell for cell in left if time.monotonic() + cell.took < ends]
+    with beside() as thread:
+        floor = thread.submit(Floor, asked.model, sources).result()
+
+        def products(ran: Ran) -> Floored:
+            return thread.submit(floor.measure, round(ran.model_rows), round(ran.encoder_rows)).result()
+
+        while left:
+            for cell in left:
+                another(asked, servers, cell, products, len(sources))
+            left = [cell for cell in left if time.monotonic() + cell.took < ends]
     return cells
 
 
-def another(asked: argparse.Namespace, servers: Mapping[str, Address], cell: Cell, floor: Floor, sources: int) -> None:
+def another(
+    asked: argparse.Namespace,
+    servers: Mapping[str, Address],
+    cell: Cell,
+    products: Callable[[Ran], Floored],
+    sources: int,
+) -> None:
     """A window of each side, and the floor after ours. Sides begin in turn. Raises Unanswered."""
     began, number = time.monotonic(), len(cell.floors)
     load = Load(cell.callers, cell.words, asked.window, asked.patience, asked.seed + number)
@@ -92,12 +107,19 @@ def another(asked: argparse.Namespace, servers: Mapping[str, Address], cell: Cel
         window = asyncio.run(measure(servers[name], load, sources))
         cell.add(name, window)
         if name == OURS and window.ran is not None:
-            rows = (round(window.ran.model_rows), round(window.ran.encoder_rows))
-            cell.floors.append((window.ran.batch, floor.measure(*rows)))
+            cell.floors.append((window.ran.batch, products(window.ran)))
         print(
             f"  {cell.words} tokens, {cell.callers} callers, {name}: {digits(window.rate)} texts a second", flush=True
         )
     cell.took = time.monotonic() - began
+
+
+def kernels(server: connect.Server) -> dict[str, int]:
+    """How many sources a server computes by which kernel, as it says."""
+    with connect.channel(server) as channel:
+        stub = feature_service_pb2_grpc.FeatureServiceStub(channel)
+        info = stub.GetServerInfo(pb.GetServerInfoRequest(), timeout=30, metadata=tuple(server.headers()(0)))
+    return dict(Counter(info.kernels.values()))
 
 
 def encoders(server: connect.Server) -> list[tuple[str, int, int]]:

@@ -13,11 +13,13 @@ would otherwise stay in the processor's cache, where those of a dozen SAEs do no
 
 from __future__ import annotations
 
+import os
 import statistics
 import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeAlias
@@ -29,6 +31,7 @@ from torch.nn.modules.module import register_module_forward_hook
 from transformers.pytorch_utils import Conv1D
 
 from saeserve_server.config import load_config
+from saeserve_server.engine.worker import NICENESS
 from saeserve_server.models.load import load_model
 
 COPIES = 3
@@ -62,6 +65,12 @@ class Floored:
     model: Cost
     encoders: Mapping[str, Cost]
     """All of them, by each kernel."""
+
+
+def beside() -> ThreadPoolExecutor:
+    """A thread in which to make and measure a floor: it, and those that torch starts from it, give way to others as the
+    worker does. On Linux a niceness is a thread's own."""
+    return ThreadPoolExecutor(1, initializer=os.nice, initargs=(NICENESS,))
 
 
 class Floor:

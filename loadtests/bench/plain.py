@@ -7,6 +7,7 @@ compared; it knows no other question, no cache and no batch.
 from __future__ import annotations
 
 import argparse
+import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,6 +22,7 @@ from loadtests.processes import SERVICE
 from saeserve.v1 import feature_service_pb2 as pb
 from saeserve.v1 import types_pb2 as types
 from saeserve_server.config import load_config
+from saeserve_server.engine.worker import NICENESS
 from saeserve_server.models.load import load_model
 from saeserve_server.sources.plan import plan_saes
 from saeserve_server.sources.registry import load_sources
@@ -91,6 +93,7 @@ def main() -> None:
     parser.add_argument("--model", default="demo", help="demo or synthetic:NAME (default %(default)s)")
     parser.add_argument("--port-file", type=Path, required=True, help="where to write HOST:PORT once it serves")
     asked = parser.parse_args()
+    os.nice(NICENESS)  # as the worker does: where others compute too, both give way alike
     server = grpc.server(ThreadPoolExecutor(CALLS))
     server.add_generic_rpc_handlers((handler(Plain(asked.model)),))
     alive = health.HealthServicer()

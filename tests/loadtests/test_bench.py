@@ -41,6 +41,7 @@ def test_all_sides_answer_alike_and_are_measured_beside_each_other(tmp_path, mon
     assert "plain, ours, base: the same features for 8 texts" in printed
     found = json.loads((tmp_path / "bench-demo.json").read_text())
     assert [(cell["tokens"], cell["callers"]) for cell in found["cells"]] == [(6, 1), (6, 3), (9, 1), (9, 3)]
+    assert sum(found["kernels"].values()) == 4
     for cell in found["cells"]:
         assert cell["sides"].keys() == {"plain", "ours", "base"}
         assert all(side["rate"] > 0 and side["cpu_seconds"] > 0 for side in cell["sides"].values())
