@@ -88,14 +88,12 @@ def test_other_shapes_are_measured_for_themselves(folder: Path) -> None:
     assert choosing.names == {"0-x": "onednn", "1-x": "fbgemm-int8"}
 
 
-@pytest.mark.parametrize(
-    "what", ["a file where the folder would be", "garbage", "another machine's", "a kernel of old"]
-)
+@pytest.mark.parametrize("what", ["a file in place of the folder", "garbage", "another machine's", "a kernel of old"])
 def test_what_cannot_be_remembered_or_read_is_measured_again(
     folder: Path, what: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shape = shape_of(source_of(0))
-    if what == "a file where the folder would be":
+    if what == "a file in place of the folder":
         (folder / "saeserve").write_text("")
     else:
         Choices().put(shape, "magic" if what == "a kernel of old" else "onednn")
