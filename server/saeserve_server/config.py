@@ -149,7 +149,7 @@ class ServerSettings(Section):
     auth_token_file: Path | None = Field(
         default=None, description="file with the bearer token that every call must carry; read again when it changes"
     )
-    kernel: Literal["auto", "plain", "onednn", "onnxruntime", "fbgemm-int8", "onnxruntime-int8"] = Field(
+    kernel: Literal["auto", "plain", "onednn", "onnxruntime", "fbgemm-int8", "onnxruntime-int8", "cuda-bf16"] = Field(
         default="auto", description="how latents are computed; auto: whatever is fastest here, which is measured once"
     )
     deterministic: bool = Field(

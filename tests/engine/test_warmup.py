@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 from collections.abc import Callable, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -154,7 +155,10 @@ def test_a_worker_is_ready_once_it_has_been_warmed_up(device: str, monkeypatch: 
     found = Capacity(1024, 5.0)
     monkeypatch.setattr(build, "pick_device", lambda config: torch.device(device))
     monkeypatch.setattr(build, "build_runner", lambda config: (FakeRunner(), None))
-    monkeypatch.setattr(warmup, "warm_up", lambda runner, config: found)
+    steps: list[str] = []
+    monkeypatch.setattr(warmup, "warm_up", lambda runner, config: steps.append("warmed up") or found)
+    chooser = SimpleNamespace(begin=lambda: steps.append("begun"), finish=lambda: steps.append("chosen"), names={})
+    monkeypatch.setattr(build, "make_chooser", lambda config, runner: chooser)
     monkeypatch.setattr(worker.os, "nice", lambda by: 0)
 
     def gone() -> None:
@@ -168,6 +172,7 @@ def test_a_worker_is_ready_once_it_has_been_warmed_up(device: str, monkeypatch: 
         ready = ours.recv()
     assert isinstance(ready, Ready)
     assert ready.capacity == (found if device == "cuda:0" else None)
+    assert steps == (["begun", "chosen", "warmed up"] if device == "cuda:0" else ["begun"])
 
 
 def test_what_a_batch_took_of_a_gpu_s_memory_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

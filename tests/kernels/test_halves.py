@@ -14,9 +14,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from saeserve_server.errors import ConfigError
-from saeserve_server.kernels import cuda
+from saeserve_server.kernels import cuda, ways
 from saeserve_server.kernels.bounds import gamma
-from saeserve_server.kernels.cuda import HalfKernel, rows_many
+from saeserve_server.kernels.cuda import HalfKernel, fitted, rows_many
 from saeserve_server.ranking.rows import Csr
 from saeserve_server.sources.activations import JumpReLU, ReLU
 from saeserve_server.sources.plain import PlainKernel
@@ -164,6 +164,37 @@ def test_rows_near_the_end_of_the_range_are_computed_exactly(largest: float) -> 
 def test_an_sae_too_wide_for_the_bound_is_refused() -> None:
     with pytest.raises(ConfigError, match="d_in: expected at most 65536, got 65537"):
         HalfKernel(Sae(torch.zeros(1, 2**16 + 1), torch.zeros(1)))
+
+
+# Tried before it is used
+
+
+def test_a_kernel_is_tried_and_without_loops_that_fail(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken() -> None:
+        raise RuntimeError("no compiler")
+
+    monkeypatch.setattr(cuda.triton_loops, "is_there", lambda weights: True)
+    monkeypatch.setattr(cuda.triton_loops, "load", broken)
+    kernel = fitted(hard_sae("jumprelu", 2), hard_rows(2))
+    assert kernel._loops is None
+    assert kernel.seen.values == 0
+
+
+def test_one_that_is_wrong_is_refused(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    right = HalfKernel.finish
+
+    def wrong(kernel: HalfKernel, *parts: Any) -> Any:
+        rows = right(kernel, *parts)
+        return rows * np.float32(1.1) if isinstance(rows, np.ndarray) else replace(rows, data=rows.data * 1.1)
+
+    monkeypatch.setattr(HalfKernel, "finish", wrong)
+    with pytest.raises(ConfigError, match="fails or is wrong on this device"):
+        fitted(hard_sae("relu", 2), hard_rows(2))
+    assert "of what fires differs" in caplog.text
+
+
+def test_it_is_for_gpus_only() -> None:
+    assert ways.build("cuda-bf16", hard_sae("relu", 2), hard_rows(2)) is None
 
 
 # Waiting for the device

@@ -53,6 +53,7 @@ def build_runner(config: Config, *, with_index: bool = True) -> tuple[BatchRunne
         torch.cuda.set_device(device)  # before anything else: it would open a context on the first GPU too
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     if config.device == "auto" and device.type == "cpu":

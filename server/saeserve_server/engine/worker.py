@@ -63,9 +63,12 @@ def _serve(connection: Connection, config: Config) -> None:
         if device.type == "cpu":  # before torch has threads of its own, which inherit it
             os.nice(NICENESS)
         runner, index = build_runner(config)
-        capacity = warm_up(runner, config) if device.type == "cuda" else None
         chooser = make_chooser(config, runner)
         chooser.begin()
+        capacity = None
+        if device.type == "cuda":  # what is measured is what will be served with, and its memory
+            chooser.finish()
+            capacity = warm_up(runner, config)
     except ConfigError as error:
         connection.send(error)
         return

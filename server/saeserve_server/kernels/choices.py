@@ -25,7 +25,8 @@ LIBRARIES = ("torch", "numba", "onnxruntime")
 def shape_of(source: SaeSource) -> str:
     """What sources have in common that one choice serves: sizes, activation, storage, and the kind of hook point."""
     sae, hook = source.sae, source.info.hook_name.rpartition(".")[2]
-    return f"{sae.d_in} to {sae.d_sae} {sae.activation.name} {sae.W_enc.dtype} {hook}".replace("torch.", "")
+    where = f" on {torch.cuda.get_device_name(sae.W_enc.device)}" if sae.W_enc.is_cuda else ""
+    return f"{sae.d_in} to {sae.d_sae} {sae.activation.name} {sae.W_enc.dtype} {hook}{where}".replace("torch.", "")
 
 
 class Choices:

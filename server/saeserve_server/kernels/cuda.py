@@ -11,6 +11,7 @@ torch's own operations is the reference, and what is used without it, for TopK a
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -24,10 +25,12 @@ from saeserve_server.kernels.bounds import LARGEST_D_IN
 from saeserve_server.kernels.compiled import SLACK, SMALLEST_BAR
 from saeserve_server.kernels.halves import half_latents, half_rows, products, slack
 from saeserve_server.kernels.screened import Seen
-from saeserve_server.ranking.rows import Csr, SourceRows
+from saeserve_server.ranking.rows import Csr, SourceRows, columns, width
 from saeserve_server.sources.activations import GroupMax, TopK
 from saeserve_server.sources.plain import PlainKernel
 from saeserve_server.sources.sae import Sae, map_activation
+
+log = logging.getLogger(__name__)
 
 FIRST_CAPACITY = 128
 """Candidates of a row that there is room for at first, on average over a batch's rows."""
@@ -35,6 +38,10 @@ SPARE = 4096
 """And so many more, for few rows."""
 PRODUCTS_AT_ONCE = 2**25
 """That torch's operations write down at a time (128 MiB); a single row may have more."""
+TRIED_ROWS = 64
+"""Of a sample, on which a kernel is tried before it is used."""
+MOST_DIFFERING = 0.01
+"""Share of what fires that may be otherwise than the plain way has it: what is at the bar, and no more."""
 NUMBERS_AT_ONCE = 2**26
 """Weights that torch's operations gather at a time (256 MiB in float32)."""
 
@@ -183,6 +190,31 @@ class HalfKernel:
         sorted_segment = segment[order]
         place = torch.arange(len(p), device=p.device) - torch.searchsorted(sorted_segment, sorted_segment)
         return torch.zeros_like(p).scatter_(0, order, torch.where(place < self._kept, p[order].relu(), 0.0))
+
+
+def fitted(sae: Sae, sample: Tensor) -> HalfKernel:
+    """A kernel for the SAE, tried on activations `sample` [rows, d_in] against the plain way: with Triton's loops
+    where they can be had and are right, else without. Raises ConfigError if neither is.
+    """
+    for loops in (None, False):
+        try:
+            kernel = HalfKernel(sae, loops=loops)
+            differing = _differing(kernel.rows(sample[:TRIED_ROWS]), PlainKernel(sae).rows(sample[:TRIED_ROWS]))
+        except Exception as error:  # noqa: BLE001 - compilers and drivers raise anything
+            log.warning("screening in bfloat16 on %s: %s: %s", sae.W_enc.device, type(error).__name__, error)
+            continue
+        if differing <= MOST_DIFFERING:
+            kernel.seen = Seen()
+            return kernel
+        log.warning("screening in bfloat16 on %s: %.1f%% of what fires differs", sae.W_enc.device, 100 * differing)
+    raise ConfigError("screening in bfloat16 fails or is wrong on this device")
+
+
+def _differing(one: SourceRows, other: SourceRows) -> float:
+    """The share of what fires in either that fires in one only, or has a value of its own."""
+    first, second = (torch.from_numpy(columns(rows, np.arange(width(rows)))) for rows in (one, other))
+    fires = (first != 0) | (second != 0)
+    return float((fires & ~torch.isclose(first, second, rtol=1e-3, atol=1e-3)).sum() / fires.sum().clamp_min(1))
 
 
 @torch.inference_mode()

@@ -49,12 +49,21 @@ def _onnxruntime_int8(sae: Sae, sample: Tensor) -> Kernel:
     return ScreenedKernel(sae, OnnxRuntime, sample)
 
 
+def _cuda_bf16(sae: Sae, sample: Tensor) -> Kernel:
+    from saeserve_server.kernels.cuda import fitted
+
+    if not sae.W_enc.is_cuda:
+        raise ConfigError(f"W_enc: expected a GPU, got {sae.W_enc.device}")
+    return fitted(sae, sample)
+
+
 WAYS: Mapping[str, Build] = {
     "plain": _plain,
     "onednn": _onednn,
     "onnxruntime": _onnxruntime,
     "fbgemm-int8": _fbgemm_int8,
     "onnxruntime-int8": _onnxruntime_int8,
+    "cuda-bf16": _cuda_bf16,
 }
 """By name."""
 
