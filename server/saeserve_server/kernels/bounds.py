@@ -43,6 +43,8 @@ UNIT = 2.0**-24
 """u: how far float32 rounds a number from it, in shares of it."""
 FLOOR, CEILING = 2.0**-50, 2.0**50
 """Lengths of vectors between which they are quantised."""
+ROUNDING = 8 * UNIT
+"""What becomes of an integer product in float32 may be off by so much, in shares of |ŵ| |x̂|."""
 INFLATION = 1 + 2.0**-20
 """What the bound itself may lose in float32."""
 LARGEST_D_IN = 2**16
@@ -68,9 +70,9 @@ def quantised_rows(x: FloatArray, scaling: Scaling) -> tuple[Integers, Rows]:
     """Inputs x [rows, d_in] as integers, and what the bound needs of them."""
     q, scale, norm, error = quantised(x, scaling.columns, np.ones(len(x)), scaling.row_levels)
     length = norm + error  # at least |x̂|
-    reach = (error + gamma(x.shape[1]) * norm + 8 * UNIT * length) * INFLATION
+    reach = (error + gamma(x.shape[1]) * norm + ROUNDING * length) * INFLATION
     reach[norm > 0] += FLOOR
-    return q, Rows(scale, _up(reach), _up(length * (1 + 8 * UNIT) * INFLATION))
+    return q, Rows(scale, _up(reach), _up(length * (1 + ROUNDING) * INFLATION))
 
 
 def quantised_latents(sae: Sae, scaling: Scaling) -> tuple[Integers, Latents]:

@@ -34,10 +34,12 @@ def choose_scaling(sae: Sae, levels: Sequence[tuple[int, int]], sample: Tensor |
     W_enc, factors = sae.W_enc[some].float().cpu().numpy(), factors_of(sae)[some]
 
     def bound(scaling: Scaling) -> float:
-        """Mean over rows and latents."""
+        """Mean over the rows and latents that are quantised."""
         _, _, norm, error = quantised(W_enc, 1 / scaling.columns, factors, scaling.weight_levels)
         _, rows = quantised_rows(x, scaling)
         usual, told = np.isfinite(norm), np.isfinite(rows.reach)
+        if not (usual.any() and told.any()):
+            return 0.0
         return float(norm[usual].mean() * rows.reach[told].mean() + error[usual].mean() * rows.error_reach[told].mean())
 
     columns = [alike.columns, *(_columns(x, W_enc * factors[:, None], share) for share in SHARES)]

@@ -95,7 +95,8 @@ class ScreenedKernel:
         for block in _blocks(rows, BLOCK_ELEMENTS // d_sae):
             self._screen(x[block], found[block], counts[block])
         ends = counts.cumsum()
-        indices, values = np.empty(ends[-1], dtype=np.uint32), np.empty(ends[-1], dtype=np.float32)
+        total = int(counts.sum())
+        indices, values = np.empty(total, dtype=np.uint32), np.empty(total, dtype=np.float32)
         starts = (ends - counts.ravel()).reshape(counts.shape)
         rescore(self._W_enc, x, found, counts, starts, indices, values)
         row_of = np.repeat(np.arange(rows), counts.sum(axis=1))
