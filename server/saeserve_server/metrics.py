@@ -11,6 +11,7 @@ from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+TURNS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 TOKENS = (16, 64, 256, 1024, 4096, 16384)
 
@@ -51,6 +52,9 @@ class Metrics:
         self.queue_load = self._gauge("queue_load_ratio", "Share of the admission budget that is taken, 0 to 1")
         self.queue_seconds = self._histogram("queue_duration_seconds", "Time a text waits for its batch", SECONDS)
 
+        self.loop_turn_seconds = self._histogram(
+            "loop_turn_duration_seconds", "Time of a turn of the event loop, of which some are measured", TURNS
+        )
         self.front_waiting = self._gauge("front_queue_size", "Pieces of the front end's own work that wait")
         self.front_load = self._gauge("front_load_ratio", "Share of `front_seconds` that is taken, 0 to 1")
         self.front_seconds = self._histogram(

@@ -23,6 +23,7 @@ from saeserve_server.api.listen import obstacle
 from saeserve_server.api.rpc import watch_rpcs
 from saeserve_server.api.security import credentials_of, token_of, warn_of_exposure
 from saeserve_server.api.servicer import FeatureServicer
+from saeserve_server.api.turns import Turns
 from saeserve_server.api.watch_port import WatchPort
 from saeserve_server.cache.answers import make_answer_cache
 from saeserve_server.catalog import Catalog
@@ -90,6 +91,7 @@ class FeatureServer:
         self._answers = make_answer_cache(config, self._metrics)
         self._scheduler: Scheduler | None = None
         self._pending: set[asyncio.Task[None]] = set()
+        self._turns: Turns | None = None
         self._server = grpc.aio.server(
             interceptors=[self._interceptor],
             options=[
@@ -114,6 +116,7 @@ class FeatureServer:
     async def start(self, listening: Callable[[str], None]) -> None:
         """Listens, says where, then loads; returns once calls are answered. Raises ConfigError."""
         watch_rpcs(asyncio.get_running_loop())
+        self._turns = Turns(self._metrics)
         await self._set_ready(False)
         await self._health.set(LIVENESS, health_pb2.HealthCheckResponse.SERVING)
         self.address = self._listen()
@@ -153,6 +156,8 @@ class FeatureServer:
         await self._engine.stop(0.0)
         await _first(hurry.wait(), self._answers.close())
         self._watchers.close()
+        if self._turns is not None:
+            self._turns.close()
         log.info("stopped")
 
     def _listen(self) -> str:

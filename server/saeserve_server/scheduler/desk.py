@@ -31,7 +31,7 @@ QUICK_SECONDS = 0.01
 """Longer work goes to the slow thread."""
 INLINE_SECONDS = 0.001
 """Shorter work is done in the event loop, where it costs less than to hand it to a thread."""
-TURNS_A_ROUND = 12
+TURNS_A_ROUND = 24
 """After so many turns in the event loop calls are let in that wait in front of it."""
 QUIET_SECONDS = 0.0003
 """Without a new call, until nobody seems to wait there: gRPC takes about half of it to hand on the next."""
