@@ -105,7 +105,7 @@ class Metrics:
 
         self.ready = self._gauge("ready", "1 while calls are answered")
         self.worker_restarts = self._counter("worker_restarts_total", "Workers started again after a death")
-        self.worker_memory = self._gauge("worker_memory_bytes", "Resident memory of the worker process")
+        self._worker_memory = self._gauge("worker_memory_bytes", "Resident memory of the worker, by kind", "kind")
         self._device_memory = self._gauge("worker_device_memory_bytes", "GPU memory of the worker, by kind", "kind")
 
         self._kernels = self._gauge("sources_by_kernel", "SAEs whose latents are computed by that kernel", "kernel")
@@ -146,6 +146,11 @@ class Metrics:
         self._forward_tokens.inc(forward_tokens)
         self._encodes.inc(encodes)
         self._encode_tokens.inc(encode_tokens)
+
+    def worker_memory(self, private: int, mapped: int) -> None:
+        """Memory that the worker has for itself, and pages of files that it has mapped."""
+        self._worker_memory.labels("private").set(private)
+        self._worker_memory.labels("mapped").set(mapped)
 
     def device_memory(self, peak: int, reserved: int) -> None:
         """GPU memory that a batch took at its peak, weights included, and that was held after it. A CPU has none."""

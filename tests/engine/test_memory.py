@@ -3,12 +3,13 @@
 import logging
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from saeserve_server.config import load_config
 from saeserve_server.engine import build, memory
-from saeserve_server.engine.memory import MemoryPlan, free_host_bytes, memory_plan
+from saeserve_server.engine.memory import MemoryPlan, free_host_bytes, memory_plan, process_bytes
 from saeserve_server.errors import ConfigError
 from saeserve_server.models.load import Outline, outline
 from saeserve_server.sources.registry import sae_bytes
@@ -53,7 +54,7 @@ def test_free_memory_within_a_group_of_version_1(tmp_path: Path) -> None:
 
 
 def test_what_cannot_fit_is_refused_with_numbers_and_remedies(caplog: pytest.LogCaptureFixture) -> None:
-    plan = MemoryPlan(15 * GIB, 9 * GIB, 23 * GIB, "cuda:0")
+    plan = MemoryPlan(15 * GIB, 9 * GIB, 0, 23 * GIB, "cuda:0")
     with pytest.raises(ConfigError) as error:
         plan.check("server.toml")
     assert str(error.value).startswith(
@@ -61,11 +62,36 @@ def test_what_cannot_fit_is_refused_with_numbers_and_remedies(caplog: pytest.Log
         "23.0 GiB free; what would help: "
     )
     assert 'model_dtype = "bfloat16"' in str(error.value)
-    MemoryPlan(15 * GIB, 9 * GIB, None, "cpu").check("")
-    MemoryPlan(15 * GIB, 9 * GIB, 26 * GIB, "cpu").check("")
+    MemoryPlan(15 * GIB, 9 * GIB, 0, None, "cpu").check("")
+    MemoryPlan(15 * GIB, 9 * GIB, 0, 26 * GIB, "cpu").check("")
     assert not caplog.records
-    MemoryPlan(15 * GIB, 9 * GIB, 24 * GIB, "cpu").check("")
+    MemoryPlan(15 * GIB, 9 * GIB, 0, 24 * GIB, "cpu").check("")
     assert "about 1.0 GiB are wanted besides" in caplog.text
+
+
+def test_what_is_mapped_need_not_fit_but_it_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    plan = MemoryPlan(2 * GIB, GIB, 4 * GIB, 9 * GIB, "cpu")
+    assert str(plan) == (
+        "memory on cpu: model 2.0 GiB + SAEs 1.0 GiB = 3.0 GiB of weights and 4.0 GiB mapped from files, 9.0 GiB free"
+    )
+    plan.check("")
+    assert not caplog.records
+    MemoryPlan(2 * GIB, GIB, 40 * GIB, 9 * GIB, "cpu").check("")
+    assert "40.0 GiB mapped from files, 9.0 GiB free; about 1.0 GiB are wanted besides" in caplog.text
+
+
+def test_memory_of_one_s_own_and_pages_of_files_are_told_apart(tmp_path: Path) -> None:
+    size = 2**26
+    (tmp_path / "pages").write_bytes(bytes(size))
+    private, mapped = process_bytes()
+    ballast = bytearray(b"x") * size
+    assert abs(process_bytes()[0] - private - size) < size / 4
+    assert abs(process_bytes()[1] - mapped) < size / 4
+    pages = np.memmap(tmp_path / "pages", np.uint8, "r")
+    assert pages.sum() == 0
+    assert abs(process_bytes()[1] - mapped - size) < size / 4
+    assert abs(process_bytes()[0] - private - size) < size / 4
+    del ballast
 
 
 def test_a_model_that_does_not_fit_is_refused_before_it_is_loaded(
@@ -79,7 +105,7 @@ def test_a_model_that_does_not_fit_is_refused_before_it_is_loaded(
     with pytest.raises(ConfigError, match=r"does not fit: memory on cpu: model 5\.8 GiB \+ SAEs .* 5\.0 GiB free"):
         build.build_runner(load_config(tmp_path / "server.toml", {"device": "cpu"}, {}))
     assert "memory on cpu: model 5.8 GiB" in caplog.text
-    assert memory_plan(GIB, 0, torch.device("cpu")).free_bytes == 5 * GIB
+    assert memory_plan(GIB, 0, 0, torch.device("cpu")).free_bytes == 5 * GIB
 
 
 @pytest.mark.parametrize(
@@ -98,8 +124,13 @@ def test_built_in_shapes_are_planned_without_being_made(
     config = load_config(None, flags, {})
     expected = outline(config)
     assert (expected.n_layers, expected.weight_bytes) == (layers, 2 * parameters)
-    plan = memory_plan(expected.weight_bytes, sae_bytes(config, []), torch.device("cpu"))
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    plan = memory_plan(expected.weight_bytes, *sae_bytes(config, [], cpu), cpu)
+    assert plan.mapped_bytes == 0
     assert 1 < plan.source_bytes / (2 * weights_of_saes) < 1.02  # biases, norms
+    full = load_config(None, {"model": f"synthetic:{name}"}, {})
+    copies = sae_bytes(full, [], cpu)[0] - sae_bytes(full, [], gpu)[0]
+    assert 1 < copies / weights_of_saes < 1.03  # small integers, of one byte
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from torch import Tensor
 from saeserve_server.catalog import Catalog, Kind, ModelInfo
 from saeserve_server.config import Config, load_config
 from saeserve_server.errors import ConfigError
+from saeserve_server.sources.description import screening_bytes
 from saeserve_server.sources.listing import listing
 from saeserve_server.sources.plan import plan_saes
 from saeserve_server.sources.registry import load_sources, sae_bytes
@@ -398,8 +399,24 @@ def test_the_table_of_sources_says_what_is_served(tmp_path: Path) -> None:
 
 def test_what_saes_will_take_is_known_before_they_are_read(tmp_path: Path) -> None:
     write_saelens(tmp_path / "sae", architecture="jumprelu")
+    gpu, cpu = torch.device("cuda"), torch.device("cpu")
     for flags, extra in [({}, ""), ({"dtype": "bfloat16"}, ""), ({}, 'dtype = "float16"\n')]:
         config = configure(tmp_path, 'model = "somewhere"\nneurons = false\n' + sae_table() + extra, **flags)
-        expected = sae_bytes(config, plan_saes(config, 3))
+        planned = plan_saes(config, 3)
+        expected, mapped = sae_bytes(config, planned, gpu)
         (source,) = load_config_sources(config, Hooks())
         assert source.info.memory_bytes <= expected <= 1.2 * source.info.memory_bytes
+        screens = screening_bytes(40, 12) if not (flags or extra) else 0
+        assert sae_bytes(config, planned, cpu) == (expected + screens, mapped) == (expected + screens, 0)
+
+
+def test_what_is_mapped_takes_no_memory_on_a_cpu(tmp_path: Path) -> None:
+    write_openai(tmp_path / "sae.pt")
+    for extra, mapped in [("", 40 * 12 * 4), ('dtype = "float16"\n', 0), ("fold_decoder_norm = true\n", 0)]:
+        table = sae_table(path="sae.pt", hook="blocks.0.hook_mlp_out") + extra
+        config = configure(tmp_path, 'model = "somewhere"\nneurons = false\n' + table)
+        planned = plan_saes(config, 3)
+        whole, none = sae_bytes(config, planned, torch.device("cuda"))
+        screens = 0 if "dtype" in extra else screening_bytes(40, 12)
+        assert none == 0
+        assert sae_bytes(config, planned, torch.device("cpu")) == (whole - mapped + screens, mapped)

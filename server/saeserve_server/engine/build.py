@@ -60,7 +60,7 @@ def build_runner(config: Config, *, with_index: bool = True) -> tuple[BatchRunne
         _warn_of_an_idle_gpu()
     expected = outline(config)
     planned = plan_saes(config, expected.n_layers)  # wrong paths are found before anything heavy is loaded
-    plan = memory_plan(expected.weight_bytes, sae_bytes(config, planned), device)
+    plan = memory_plan(expected.weight_bytes, *sae_bytes(config, planned, device), device)
     log.info("%s", plan)
     plan.check(config.origin)
     model = load_model(config, device)

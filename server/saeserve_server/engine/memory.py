@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import resource
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,8 @@ log = logging.getLogger(__name__)
 WORKING_BYTES = 2**30
 """What a batch and the libraries take besides the weights, roughly: with less to spare the plan warns."""
 
+PAGE_BYTES = resource.getpagesize()
+
 _ROOT = Path("/")
 
 
@@ -25,24 +28,29 @@ class MemoryPlan:
 
     model_bytes: int
     source_bytes: int
+    """What the SAEs take for themselves, copies made to compute with them included."""
+    mapped_bytes: int
+    """What they read where it lies in their files. The system keeps it in memory where there is room."""
     free_bytes: int | None
     """None where it cannot be found out."""
     device: str
 
     @property
     def needed_bytes(self) -> int:
-        """All weights."""
+        """All weights but those that are mapped."""
         return self.model_bytes + self.source_bytes
 
     def __str__(self) -> str:
         free = "an unknown amount" if self.free_bytes is None else readable_bytes(self.free_bytes)
+        mapped = f" and {readable_bytes(self.mapped_bytes)} mapped from files" if self.mapped_bytes else ""
         return (
-            f"memory on {self.device}: model {readable_bytes(self.model_bytes)} + "
-            f"SAEs {readable_bytes(self.source_bytes)} = {readable_bytes(self.needed_bytes)} of weights, {free} free"
+            f"memory on {self.device}: model {readable_bytes(self.model_bytes)} + SAEs "
+            f"{readable_bytes(self.source_bytes)} = {readable_bytes(self.needed_bytes)} of weights{mapped}, {free} free"
         )
 
     def check(self, origin: str) -> None:
-        """Raises ConfigError if the weights cannot fit; warns if they leave next to nothing to work in."""
+        """Raises ConfigError if the weights cannot fit; warns if they leave next to nothing to work in, or if what is
+        mapped would be read from the disk again and again."""
         if self.free_bytes is None:
             return
         if self.needed_bytes > self.free_bytes:
@@ -50,14 +58,26 @@ class MemoryPlan:
                 f"{origin}: does not fit: {self}; what would help: "
                 'model_dtype = "bfloat16", dtype = "bfloat16" for the SAEs, fewer layers or sets, another device'
             )
-        if self.free_bytes - self.needed_bytes < WORKING_BYTES:
+        if self.free_bytes - self.needed_bytes - self.mapped_bytes < WORKING_BYTES:
             log.warning("%s; about %s are wanted besides, to compute in", self, readable_bytes(WORKING_BYTES))
 
 
-def memory_plan(model_bytes: int, source_bytes: int, device: torch.device) -> MemoryPlan:
+def memory_plan(model_bytes: int, source_bytes: int, mapped_bytes: int, device: torch.device) -> MemoryPlan:
     """The plan for weights of so many bytes on a device, with what it has free now."""
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_host_bytes()
-    return MemoryPlan(model_bytes, source_bytes, free, str(device))
+    return MemoryPlan(model_bytes, source_bytes, mapped_bytes, free, str(device))
+
+
+def process_bytes() -> tuple[int, int]:
+    """Memory of this process: what it has for itself, and what is mapped from files, which it may share with others.
+
+    Zeros where the system does not tell. Read at every batch, so from counters: adding up pages takes milliseconds.
+    """
+    counts = _lines(_ROOT / "proc/self/statm")
+    if not counts:
+        return 0, 0
+    resident, mapped = map(int, counts[0].split()[1:3])
+    return (resident - mapped) * PAGE_BYTES, mapped * PAGE_BYTES
 
 
 def reset_device_peak() -> None:

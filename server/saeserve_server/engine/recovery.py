@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import gc
 import logging
-import resource
 import traceback
 from collections import deque
 from collections.abc import Callable, Set
-from pathlib import Path
 
 import torch
 
 from saeserve_server.engine.faults import OF_MEMORY, Fault, fault_of
-from saeserve_server.engine.memory import device_peak, reset_device_peak
+from saeserve_server.engine.memory import device_peak, process_bytes, reset_device_peak
 from saeserve_server.engine.runner import BatchRunner, in_groups
 from saeserve_server.engine.work import Batch, BatchDone, Done, Failed, Spent, run_tokens, runs
 from saeserve_server.ranking.rows import KeptRows
@@ -22,7 +20,6 @@ log = logging.getLogger(__name__)
 
 CALM_BATCHES = 16
 """After so many batches that fitted, twice as much is tried again."""
-PAGE_BYTES = resource.getpagesize()
 
 Gone = Callable[[], Set[int]]
 
@@ -75,7 +72,7 @@ class GuardedRunner:
                 log.error("a request failed", exc_info=answer)
                 done[part[0]] = _failed(answer)
         self._relax(spent)
-        spent.memory_bytes = resident_bytes()
+        spent.memory_bytes, spent.mapped_bytes = process_bytes()
         spent.device_bytes, spent.device_reserved_bytes = device_peak()
         places = range(len(batch.works))
         return BatchDone(tuple(done[place] for place in places), spent, tuple(kept.get(place) for place in places))
@@ -126,14 +123,6 @@ class GuardedRunner:
             self._most_tokens *= 2
             if self._most_tokens >= self._too_many:
                 self._most_tokens = None
-
-
-def resident_bytes() -> int:
-    """Memory of this process; 0 where the system does not tell."""
-    try:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * PAGE_BYTES
-    except OSError:
-        return 0
 
 
 def _failed(error: Exception) -> Failed:

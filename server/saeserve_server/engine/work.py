@@ -75,7 +75,9 @@ class Spent:
     kept_bytes: int = 0
     """Of the rows that are given back to be kept."""
     memory_bytes: int = 0
-    """Resident memory of the worker."""
+    """Memory that the worker has for itself; 0 where the system does not tell."""
+    mapped_bytes: int = 0
+    """Pages of files that it has mapped, and that are in memory."""
     idle_seconds: float = 0.0
     """Since the batch before had been computed, until this one was there; 0 for a worker's first."""
     device_bytes: int = 0

@@ -20,7 +20,7 @@ class PackedLinear(nn.Module):
     def __init__(self, module: nn.Module) -> None:
         """Takes the weight of an nn.Linear or a Conv1D out of it: after that only one copy is left, the packed one."""
         super().__init__()
-        weight: Tensor = module.weight.detach()
+        weight: Tensor = module.weight.detach()  # type: ignore[operator]
         rows = weight.t() if isinstance(module, Conv1D) else weight  # [d_out, d_in]
         self._emptied = (module,)  # in a tuple, and so none of this module's own
         self._weight: Tensor = torch.ops.mkldnn._reorder_linear_weight(rows)

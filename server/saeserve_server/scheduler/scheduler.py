@@ -237,7 +237,7 @@ class Scheduler:
         self._metrics.batch(len(batch), sum(item.tokens for item in batch), spent.forward_seconds, spent.encode_seconds)
         self._metrics.work(spent.forward_passes, spent.forward_tokens, spent.encodes, spent.encode_tokens)
         self._metrics.recovered(spent.splits, spent.out_of_memory)
-        self._metrics.worker_memory.set(spent.memory_bytes)
+        self._metrics.worker_memory(spent.memory_bytes, spent.mapped_bytes)
         self._metrics.device_memory(spent.device_bytes, spent.device_reserved_bytes)
         kept = answer.kept or (None,) * len(batch)
         for place, (item, done, rows) in enumerate(zip(batch, answer.done, kept, strict=True)):

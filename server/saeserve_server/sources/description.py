@@ -48,6 +48,8 @@ class Description:
     d_sae: int
     dtype: str
     """In which its encoder is stored."""
+    is_mapped: bool = False
+    """Whether the encoder can be used where it lies in the file: float32, a latent after the other."""
     activation: ActivationName
     k: int | None = None
     """Latents that fire (topk), or groups (groupmax)."""
@@ -89,6 +91,11 @@ class Description:
         """Bytes that it takes as it is served, its encoder kept in `dtype_bytes` a number."""
         return self.d_sae * (self.d_in * dtype_bytes + 4 * 4) + 4 * self.d_in
 
+    def mapped_bytes(self, dtype_bytes: int) -> int:
+        """Of these, what is read from the file's own pages on a CPU, and takes no memory that others could not have."""
+        as_it_is = self.is_mapped and dtype_bytes == 4 and not self.fold_decoder_norm
+        return self.d_sae * self.d_in * 4 if as_it_is else 0
+
     @property
     def steps(self) -> tuple[str, ...]:
         """The input steps by name, in order, `minus b_dec` included."""
@@ -110,6 +117,11 @@ class Description:
             yield NormRescale()
         if self.subtract_bias and b_dec is not None:
             yield SubtractBias(b_dec)
+
+
+def screening_bytes(d_sae: int, d_in: int) -> int:
+    """Bytes of the copy of an encoder in small integers from which is seen what cannot fire, with its bounds."""
+    return d_sae * (d_in + 4 * 4)
 
 
 def complete(description: Description) -> Description:

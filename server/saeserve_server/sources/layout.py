@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 NOTES = ("note", "step", "steps", "epoch", "date")
 """What a state dict may hold beside tensors that cannot bear on activations."""
 
+NOT_FINITE = "holds values that are not finite (NaN or infinity)"
+LATENTS_AT_ONCE = 4096
+"""Rows of a decoder that are read together."""
 FLOATS = frozenset({"float64", "float32", "float16", "bfloat16"})
 
 
@@ -87,8 +90,27 @@ class Layout:
         part = self.parts[role]
         tensor = file.read(part.name).float()
         if not is_finite(tensor):
-            raise ConfigError(f"{part.name}: holds values that are not finite (NaN or infinity)")
+            raise ConfigError(f"{part.name}: {NOT_FINITE}")
         return tensor.t() if part.axes[1:] == ("d_sae",) else tensor
+
+    def decoder_norms(self, file: WeightFile) -> Tensor:
+        """[d_sae] norms of the decoder's rows, float32. It is read in blocks: nothing of it stays, nor is there ever a
+        copy of all of it, unless it has to be unpacked.
+
+        Raises ConfigError for values that are not finite.
+        """
+        import torch
+
+        part = self.parts["W_dec"]
+        stored = file.read(part.name)
+        rows = stored.t() if part.axes[1:] == ("d_sae",) else stored
+        norms = torch.empty(len(rows))
+        for block, into in zip(rows.split(LATENTS_AT_ONCE), norms.split(LATENTS_AT_ONCE), strict=True):
+            weights = block.float()
+            if not is_finite(weights):
+                raise ConfigError(f"{part.name}: {NOT_FINITE}")
+            torch.linalg.vector_norm(weights, dim=1, out=into)
+        return norms
 
     def check_ones(self, file: WeightFile) -> None:
         """Raises ConfigError for a tensor that would change activations if it were applied."""

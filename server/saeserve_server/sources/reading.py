@@ -16,7 +16,10 @@ from saeserve_server.sources.weights import open_weights
 
 
 def read(description: Description) -> tuple[Sae, tuple[str, ...]]:
-    """The SAE, in float32 on the CPU, and warnings. Raises ConfigError, which names the file and what is wrong."""
+    """The SAE, in float32 on the CPU, and warnings. Raises ConfigError, which names the file and what is wrong.
+
+    Its encoder may be mapped from the file, which must not be written to from then on.
+    """
     layout = complete(description).layout
     warnings: list[str] = []
     with naming(description.weights):
@@ -25,7 +28,7 @@ def read(description: Description) -> tuple[Sae, tuple[str, ...]]:
         layout.check_ones(file)
         W_enc = layout.take(file, "W_enc")
         b_enc = layout.take(file, "b_enc").clone() if "b_enc" in layout.parts else torch.zeros(description.d_sae)
-        norm = layout.take(file, "W_dec").norm(dim=1) if "W_dec" in layout.parts else None
+        norm = layout.decoder_norms(file) if "W_dec" in layout.parts else None
         b_dec = layout.take(file, "b_dec").clone() if "b_dec" in layout.parts else None
         steps = description.input_steps(b_dec)
         parts = {role: layout.take(file, role).clone() for role in ("b_gate", "b_mag", "r_mag") if role in layout.parts}
@@ -40,7 +43,7 @@ def read(description: Description) -> tuple[Sae, tuple[str, ...]]:
         norm = norm / description.scaling_factor  # the decoder gives scaled activations
     with naming(description.weights):
         sae = Sae(
-            W_enc=W_enc.clone(memory_format=torch.contiguous_format),  # no longer the file's memory
+            W_enc=W_enc.contiguous(),  # the file's own pages where it lies there as it is used
             b_enc=b_enc,
             decoder_norm=norm,
             steps=steps,

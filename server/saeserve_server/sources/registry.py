@@ -13,7 +13,7 @@ from saeserve_server.catalog import Kind, ModelInfo, SourceInfo
 from saeserve_server.config import Config
 from saeserve_server.errors import ConfigError, nearest
 from saeserve_server.layers import LAYER
-from saeserve_server.sources.description import Description, doubts
+from saeserve_server.sources.description import Description, doubts, screening_bytes
 from saeserve_server.sources.neurons import neuron_source
 from saeserve_server.sources.plan import PlannedSae, check_unique
 from saeserve_server.sources.reading import read
@@ -79,13 +79,27 @@ class HookPoints(Protocol):
         ...
 
 
-def sae_bytes(config: Config, planned: Sequence[PlannedSae]) -> int:
-    """Memory that the SAEs will take as they are served, synthetic ones included; nothing of them is read."""
-    total = sum(sae.description.memory_bytes(DTYPES[sae.settings.dtype or config.dtype].itemsize) for sae in planned)
+def sae_bytes(config: Config, planned: Sequence[PlannedSae], device: torch.device) -> tuple[int, int]:
+    """Memory that the SAEs will take as they are served, synthetic ones included; nothing of them is read.
+
+    What they take for themselves, with the copies that screening makes on a CPU, and what is mapped from their files.
+    """
+    on_cpu, private, mapped = device.type == "cpu", 0, 0
+    for sae in planned:
+        one, dtype = sae.description, DTYPES[sae.settings.dtype or config.dtype]
+        lies = one.mapped_bytes(dtype.itemsize) if on_cpu else 0
+        mapped += lies
+        private += one.memory_bytes(dtype.itemsize) - lies
+        if on_cpu and dtype == torch.float32:
+            private += screening_bytes(one.d_sae, one.d_in)
     shape = config.synthetic.get(config.model.removeprefix(f"{SYNTHETIC}:"))
     if not config.sources and config.model.startswith(f"{SYNTHETIC}:") and shape is not None:
-        total += shape.layers * shape.latents * (shape.d_model * DTYPES[config.dtype].itemsize + 16)
-    return total
+        dtype = DTYPES[config.dtype]
+        each = shape.latents * (shape.d_model * dtype.itemsize + 16)
+        if on_cpu and dtype == torch.float32:
+            each += screening_bytes(shape.latents, shape.d_model)
+        private += shape.layers * each
+    return private, mapped
 
 
 def load_sources(

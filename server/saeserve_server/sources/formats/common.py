@@ -53,6 +53,8 @@ def describe_file(
     """
     sizes = layout.fit(file)
     layout.check_ones(file)
+    part = layout.parts["W_enc"]
+    encoder = file.entries[part.name]
     return Description(
         format=name,
         weights=file.path,
@@ -60,7 +62,8 @@ def describe_file(
         layout=layout,
         d_in=sizes["d_in"],
         d_sae=sizes["d_sae"],
-        dtype=file.entries[layout.parts["W_enc"].name].dtype,
+        dtype=encoder.dtype,
+        is_mapped=encoder.is_mapped and encoder.dtype == "float32" and part.axes == ("d_sae", "d_in"),
         **facts,
     )
 

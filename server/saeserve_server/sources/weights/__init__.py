@@ -117,7 +117,7 @@ def _open_safetensors(path: Path) -> dict[str, Entry]:
             raise ConfigError(f"{name}: cannot be read ({error})") from error
 
     return {
-        name: Entry(tuple(one.get_shape()), _dtype(one.get_dtype()), partial(load, name), partial(numbers, name))
+        name: Entry(tuple(one.get_shape()), _dtype(one.get_dtype()), partial(load, name), partial(numbers, name), True)
         for name, one in slices.items()
     }
 

@@ -50,6 +50,8 @@ class Entry:
     """Reads it as it is stored. Raises ConfigError."""
     numbers: Callable[[], Numbers]
     """The same without torch, flat, and bfloat16 as float32: for the few facts that stand among weights."""
+    is_mapped: bool = False
+    """Whether `load` maps it from the file, row after row, instead of taking memory for it."""
 
 
 def as_numbers(data: bytes | bytearray | memoryview, dtype: str) -> Numbers:

@@ -81,8 +81,9 @@ def _number(path: Path, name: str, value: Any, pieces: Mapping[str, _Piece]) -> 
 
 
 def _entry(path: Path, name: str, tensor: Stored, pieces: Mapping[str, _Piece]) -> Entry:
-    storage, count, last = tensor.storage, 1, tensor.offset
-    for length, stride in zip(tensor.shape, tensor.strides, strict=True):
+    storage, count, last, in_rows = tensor.storage, 1, tensor.offset, True
+    for length, stride in reversed([*zip(tensor.shape, tensor.strides, strict=True)]):
+        in_rows &= stride == count or length == 1
         count *= length
         last += (length - 1) * stride
     piece = pieces.get(storage.key)
@@ -118,7 +119,7 @@ def _entry(path: Path, name: str, tensor: Stored, pieces: Mapping[str, _Piece]) 
         strides = tuple(stride * held.itemsize for stride in tensor.strides)
         return np.lib.stride_tricks.as_strided(held, tensor.shape, strides).reshape(-1) if count else held[:0]
 
-    return Entry(tensor.shape, storage.dtype, load, numbers)
+    return Entry(tensor.shape, storage.dtype, load, numbers, in_rows and not piece.begin % storage.itemsize)
 
 
 def _open_zip(path: Path, file: BinaryIO) -> tuple[object, dict[str, _Piece]]:
