@@ -9,7 +9,7 @@ import torch
 
 from saeserve_server.config import load_config
 from saeserve_server.engine import build, memory
-from saeserve_server.engine.memory import MemoryPlan, free_host_bytes, memory_plan, process_bytes
+from saeserve_server.engine.memory import MemoryPlan, free_host_bytes, memory_plan, process_bytes, return_freed
 from saeserve_server.errors import ConfigError
 from saeserve_server.models.load import Outline, outline
 from saeserve_server.sources.registry import sae_bytes
@@ -92,6 +92,16 @@ def test_memory_of_one_s_own_and_pages_of_files_are_told_apart(tmp_path: Path) -
     assert abs(process_bytes()[1] - mapped - size) < size / 4
     assert abs(process_bytes()[0] - private - size) < size / 4
     del ballast
+
+
+def test_what_was_freed_between_what_was_not_goes_back_to_the_system() -> None:
+    pieces = [bytes([1]) * 2**16 for _ in range(1024)]  # on the heap: large ones are mapped each by itself
+    kept = pieces[::8]
+    del pieces
+    before, _ = process_bytes()
+    return_freed()
+    assert before - process_bytes()[0] > 2**24
+    del kept
 
 
 def test_a_model_that_does_not_fit_is_refused_before_it_is_loaded(

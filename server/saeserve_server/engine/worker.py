@@ -55,6 +55,7 @@ def _serve(connection: Connection, config: Config) -> None:
     os.environ["HF_HUB_OFFLINE"] = "1"
     # Here, not above: the front end imports this module for its name, and must not import torch.
     from saeserve_server.engine.build import build_runner, make_chooser, pick_device
+    from saeserve_server.engine.memory import return_freed
     from saeserve_server.engine.recovery import GuardedRunner
     from saeserve_server.engine.warmup import warm_up
 
@@ -65,6 +66,7 @@ def _serve(connection: Connection, config: Config) -> None:
         runner, index = build_runner(config)
         chooser = make_chooser(config, runner)
         chooser.begin()
+        return_freed()
         capacity = None
         if device.type == "cuda":  # what is measured is what will be served with, and its memory
             chooser.finish()
@@ -86,6 +88,7 @@ def _serve(connection: Connection, config: Config) -> None:
         more = chooser.step()
         if chooser.names != told:
             told = chooser.names
+            return_freed()
             connection.send(Kernels(told, chooser.fallbacks))
         return more
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 from collections import Counter
 
 import torch
@@ -61,8 +60,6 @@ def pack_linears(model: nn.Module, smallest: int = SMALLEST) -> int:
             if suits and holders[id(weight)] == 1:
                 packed[id(module)] = PackedLinear(module)
                 model.set_submodule(path, packed[id(module)])
-    if packed:
-        _return_freed()
     return len(packed)
 
 
@@ -74,10 +71,3 @@ def unpack_linears(model: nn.Module) -> None:
             if id(module) not in plain:
                 plain[id(module)] = module.unpacked()
             model.set_submodule(path, plain[id(module)])
-
-
-def _return_freed() -> None:
-    """Gives the system what plain weights have left of the heap, where the C library (glibc) can."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
