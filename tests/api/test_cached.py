@@ -13,8 +13,8 @@ from saeserve.v1 import types_pb2 as types
 from saeserve_server.api.build import dense_message, sparse_message
 from saeserve_server.api.cached import reads_as_encode, reads_as_search
 from saeserve_server.catalog import Catalog, Kind, ModelInfo, SourceInfo
-from saeserve_server.ranking.rows import Csr
 from saeserve_server.ranking.work import Aggregate, EncodeWork, SearchWork, SourceFilter
+from saeserve_server.rows import Csr
 
 MODEL = ModelInfo("m", 2, 8, 16, 100, None, "", "", "cpu", "float32")
 CATALOG = Catalog(MODEL, tuple(SourceInfo(f"{n}-x", "x", n, Kind.LATENT, "hook", "standard", 8, 10) for n in range(2)))

@@ -8,8 +8,8 @@ import numpy as np
 
 from saeserve_server.cache.inner import InnerTier
 from saeserve_server.metrics import Metrics
-from saeserve_server.ranking.rows import Csr, KeptRows, SourceRows
 from saeserve_server.ranking.work import Aggregate, EncodeWork, SearchWork, SourceFilter
+from saeserve_server.rows import Csr, KeptRows, SourceRows
 
 TEXT = (11, 12, 13)
 

@@ -15,8 +15,8 @@ from saeserve_server.config import load_config
 from saeserve_server.engine.build import build_runner, make_chooser
 from saeserve_server.engine.runner import BatchRunner
 from saeserve_server.errors import ConfigError
-from saeserve_server.ranking.rows import Csr, columns
 from saeserve_server.ranking.work import Aggregate, EncodeDone, EncodeWork, SearchDone, SearchWork, SourceFilter, Work
+from saeserve_server.rows import Csr, columns
 from saeserve_server.sources.source import SaeSource
 from tests.answers import Ranked, SourceReference, Tally, compare_activations, compare_ranking, reference_of
 from tests.conftest import DEVICE

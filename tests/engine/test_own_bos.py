@@ -18,9 +18,9 @@ from saeserve_server.engine.work import leading_bos
 from saeserve_server.metrics import Metrics
 from saeserve_server.ranking.answer import answer_from
 from saeserve_server.ranking.filters import Filters
-from saeserve_server.ranking.rows import Csr
 from saeserve_server.ranking.work import Aggregate, EncodeWork, SearchDone, SearchWork, SourceFilter
 from saeserve_server.records.builder import build_index
+from saeserve_server.rows import Csr
 from saeserve_server.serving.limits import make_limits
 from saeserve_server.sources.source import Source
 from tests.conftest import DEVICE

@@ -12,8 +12,8 @@ from saeserve_server.engine.build import build_runner
 from saeserve_server.engine.recovery import GuardedRunner
 from saeserve_server.engine.runner import BatchRunner
 from saeserve_server.engine.work import Abandoned, Batch, Failed
-from saeserve_server.ranking.rows import Csr, SourceRows, columns
 from saeserve_server.ranking.work import Aggregate, EncodeDone, EncodeWork, SearchDone, SearchWork, SourceFilter
+from saeserve_server.rows import Csr, SourceRows, columns
 from tests.conftest import DEVICE
 
 pytestmark = pytest.mark.device

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from saeserve_server.ranking.rows import SourceRows, as_csr
+from saeserve_server.rows import SourceRows, as_csr
 from saeserve_server.sources.activations import Activation, Gated, GroupMax, JumpReLU, ReLU, TopK
 from saeserve_server.sources.sae import Sae
 from saeserve_server.sources.steps import Centre, SubtractBias
@@ -15,7 +15,7 @@ ACTIVATIONS = ("relu", "jumprelu", "gated", "topk", "groupmax")
 
 
 def hard_sae(activation: str, seed: int, d_in: int = 48, d_sae: int = 240, *, rescale: bool = False) -> Sae:
-    """Rows of very different norm, some dead, some denormal, outliers among the columns; a third in each regime fires."""
+    """Rows of very different norm, some dead, some denormal, outliers among the columns; of each a third fires."""
     draw = torch.Generator().manual_seed(seed)
 
     def normal(*shape: int) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from saeserve_server.kernels.bounds import UNIT, gamma
-from saeserve_server.ranking.rows import Csr, SourceRows
+from saeserve_server.rows import Csr, SourceRows
 from saeserve_server.sources.activations import Activation, Gated, GroupMax, JumpReLU, ReLU, TopK
 from saeserve_server.sources.sae import Sae, map_activation
 from saeserve_server.sources.steps import Centre, LayerNorm, NormRescale, Scale, Step, SubtractBias

@@ -15,7 +15,7 @@ from saeserve_server.catalog import Kind, SourceInfo
 from saeserve_server.kernels import chooser, ways
 from saeserve_server.kernels.choices import Choices, shape_of
 from saeserve_server.kernels.chooser import Chooser, fastest
-from saeserve_server.ranking.rows import SourceRows
+from saeserve_server.rows import SourceRows
 from saeserve_server.sources.plain import PlainKernel, RowKernel
 from saeserve_server.sources.sae import Sae
 from saeserve_server.sources.source import SaeSource

@@ -17,7 +17,7 @@ from saeserve_server.errors import ConfigError
 from saeserve_server.kernels import cuda, ways
 from saeserve_server.kernels.bounds import gamma
 from saeserve_server.kernels.cuda import HalfKernel, fitted, rows_many
-from saeserve_server.ranking.rows import Csr
+from saeserve_server.rows import Csr
 from saeserve_server.sources.activations import JumpReLU, ReLU
 from saeserve_server.sources.plain import PlainKernel
 from saeserve_server.sources.sae import Sae, fold_decoder_norm

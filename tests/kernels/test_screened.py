@@ -12,7 +12,7 @@ from saeserve_server.errors import ConfigError
 from saeserve_server.kernels import screened
 from saeserve_server.kernels.products import ExactProduct, Fbgemm, OnnxRuntime
 from saeserve_server.kernels.screened import ScreenedKernel
-from saeserve_server.ranking.rows import Csr
+from saeserve_server.rows import Csr
 from saeserve_server.sources.activations import Activation, Gated, GroupMax, JumpReLU, ReLU, TopK
 from saeserve_server.sources.plain import PlainKernel
 from saeserve_server.sources.sae import Sae, fold_decoder_norm

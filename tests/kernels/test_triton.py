@@ -15,7 +15,7 @@ from saeserve_server.kernels import triton_loops
 from saeserve_server.kernels.bounds import gamma
 from saeserve_server.kernels.cuda import HalfKernel
 from saeserve_server.kernels.halves import half_rows
-from saeserve_server.ranking.rows import as_csr
+from saeserve_server.rows import as_csr
 from saeserve_server.sources.sae import Sae
 from tests.kernels.halves import ACTIVATIONS, entries, hard_rows, hard_sae
 

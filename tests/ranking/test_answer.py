@@ -21,7 +21,6 @@ from saeserve_server.engine.build import build_runner
 from saeserve_server.engine.runner import BatchRunner
 from saeserve_server.ranking.answer import answer_from
 from saeserve_server.ranking.filters import Filters
-from saeserve_server.ranking.rows import Csr, KeptRows, last_rows
 from saeserve_server.ranking.work import (
     Aggregate,
     EncodeDone,
@@ -34,6 +33,7 @@ from saeserve_server.ranking.work import (
     row_count,
 )
 from saeserve_server.records.store import RecordStore
+from saeserve_server.rows import Csr, KeptRows, last_rows
 from tests.conftest import DEVICE
 
 pytestmark = pytest.mark.device

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from saeserve_server.catalog import Catalog, FloatArray, Kind, ModelInfo, SourceInfo
-from saeserve_server.ranking.rows import SourceRows, as_csr
+from saeserve_server.rows import SourceRows, as_csr
 
 BOS = 0
 MODEL = ModelInfo(

@@ -9,9 +9,9 @@ import pytest
 
 from saeserve_server.api.build import record_message, usual_tokens
 from saeserve_server.catalog import Catalog
-from saeserve_server.ranking.rows import SourceRows, as_csr
 from saeserve_server.records.builder import build_index
 from saeserve_server.records.match import Match, UsualPieces
+from saeserve_server.rows import SourceRows, as_csr
 from tests.records.reference import MODEL, source
 from tests.text.shapes import BOS, END, SHAPES, tokenizer
 

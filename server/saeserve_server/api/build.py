@@ -15,10 +15,10 @@ from saeserve_server.api.call import current_call
 from saeserve_server.api.texts import token_field
 from saeserve_server.cache.answer import Spending, Tier
 from saeserve_server.catalog import DEAD_DENSITY, FloatArray, Kind, SourceInfo
-from saeserve_server.ranking.rows import Csr
 from saeserve_server.records.density import Origin, density_of, origin_of
 from saeserve_server.records.match import Match, UsualPieces
 from saeserve_server.records.store import FeatureStatistics, PeakTokens, Record
+from saeserve_server.rows import Csr
 from saeserve_server.serving.serving import Serving
 from saeserve_server.text.tokenizer import Token
 

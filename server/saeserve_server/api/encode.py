@@ -29,8 +29,8 @@ from saeserve_server.cache.answer import Answer
 from saeserve_server.catalog import Kind
 from saeserve_server.engine.work import expect, leading_bos
 from saeserve_server.errors import InvalidArgument
-from saeserve_server.ranking.rows import Csr, as_csr, stacked
 from saeserve_server.ranking.work import EncodeDone, EncodeWork, row_count
+from saeserve_server.rows import Csr, as_csr, stacked
 from saeserve_server.serving.serving import Serving
 from saeserve_server.serving.texts import TOKEN_SECONDS
 

@@ -26,8 +26,8 @@ from saeserve_server.cache.answer import Spending
 from saeserve_server.catalog import FloatArray, Kind
 from saeserve_server.engine.work import expect
 from saeserve_server.errors import Aborted, Internal, InvalidArgument, Unavailable
-from saeserve_server.ranking.rows import Csr, cut
 from saeserve_server.ranking.work import EncodeDone
+from saeserve_server.rows import Csr, cut
 from saeserve_server.scheduler.held import Holding
 from saeserve_server.scheduler.queue import Priority
 from saeserve_server.serving.serving import Serving

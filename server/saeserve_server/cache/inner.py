@@ -11,8 +11,8 @@ import numpy.typing as npt
 
 from saeserve_server.cache.answer import Tier
 from saeserve_server.metrics import Metrics
-from saeserve_server.ranking.rows import Csr, KeptRows, SourceRows, height, last_rows
 from saeserve_server.ranking.work import Work, needed, row_count
+from saeserve_server.rows import Csr, KeptRows, SourceRows, height, last_rows
 
 Number = TypeVar("Number", bound=np.generic)
 

@@ -14,7 +14,7 @@ from saeserve_server.engine.faults import OF_MEMORY, Fault, fault_of
 from saeserve_server.engine.memory import device_peak, process_bytes, reset_device_peak
 from saeserve_server.engine.runner import BatchRunner, in_groups
 from saeserve_server.engine.work import Batch, BatchDone, Done, Failed, Spent, run_tokens, runs
-from saeserve_server.ranking.rows import KeptRows
+from saeserve_server.rows import KeptRows
 
 log = logging.getLogger(__name__)
 

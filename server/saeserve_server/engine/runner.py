@@ -23,10 +23,10 @@ from saeserve_server.engine.work import Abandoned, BatchDone, Done, Run, Spent, 
 from saeserve_server.models.loaded import LoadedModel
 from saeserve_server.ranking.answer import Encoding
 from saeserve_server.ranking.filters import Filters
-from saeserve_server.ranking.rows import KeptRows, SourceRows, as_csr, cut, height, with_blank_rows
 from saeserve_server.ranking.search import Rankings
 from saeserve_server.ranking.work import SearchWork, Work, needed, row_count
 from saeserve_server.records.store import RecordStore
+from saeserve_server.rows import KeptRows, SourceRows, as_csr, cut, height, with_blank_rows
 from saeserve_server.sources.source import Source
 
 T = TypeVar("T")

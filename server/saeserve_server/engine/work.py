@@ -13,8 +13,8 @@ from typing import TypeVar
 
 from saeserve_server.catalog import Catalog
 from saeserve_server.engine.capacity import Capacity
-from saeserve_server.ranking.rows import KeptRows
 from saeserve_server.ranking.work import EncodeDone, SearchDone, Work, needed
+from saeserve_server.rows import KeptRows
 
 Run = tuple[int | None, tuple[int, ...]]
 """A forward pass: the BOS, None for none, and the ids of the text after it."""

@@ -79,10 +79,10 @@ def quantised_latents(sae: Sae, scaling: Scaling) -> tuple[Integers, Latents]:
     """The SAE's weights as integers [d_sae, d_in], and what the bound needs of them."""
     W_enc = sae.W_enc.detach().cpu().numpy()
     q, scale, norm, error = quantised(W_enc, 1 / scaling.columns, factors_of(sae), scaling.weight_levels)
-    return q, Latents(scale, _up(norm), _up(error), _offsets(sae))
+    return q, Latents(scale, _up(norm), _up(error), offsets(sae))
 
 
-def _offsets(sae: Sae) -> FloatArray:
+def offsets(sae: Sae) -> FloatArray:
     """float32 [d_sae], rounded down: a w·x (times the decoder norm, if so) of at most bar + offset does not fire.
 
     p = w·x + b in float32 is over a float32 number exactly where the sum is; for what else is rounded on the way to the

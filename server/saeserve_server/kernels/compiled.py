@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from saeserve_server.catalog import FloatArray
-from saeserve_server.ranking.rows import IntArray
+from saeserve_server.rows import IntArray
 
 CHUNK = 64
 """Latents that a thread computes for all rows before it goes on."""

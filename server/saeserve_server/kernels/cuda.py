@@ -25,7 +25,7 @@ from saeserve_server.kernels.bounds import LARGEST_D_IN
 from saeserve_server.kernels.compiled import SLACK, SMALLEST_BAR
 from saeserve_server.kernels.halves import half_latents, half_rows, products, slack
 from saeserve_server.kernels.screened import Seen
-from saeserve_server.ranking.rows import Csr, SourceRows, columns, width
+from saeserve_server.rows import Csr, SourceRows, columns, width
 from saeserve_server.sources.activations import GroupMax, TopK
 from saeserve_server.sources.plain import PlainKernel
 from saeserve_server.sources.sae import Sae, map_activation

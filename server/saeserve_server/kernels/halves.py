@@ -16,8 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from saeserve_server.kernels.bounds import CEILING, FLOOR, INFLATION, UNIT, factors_of, gamma
-from saeserve_server.kernels.bounds import _offsets as offsets
+from saeserve_server.kernels.bounds import CEILING, FLOOR, INFLATION, UNIT, factors_of, gamma, offsets
 from saeserve_server.sources.sae import Sae
 
 ACCUMULATION_UNIT = 2.0**-22

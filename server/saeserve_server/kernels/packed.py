@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from saeserve_server.errors import ConfigError
-from saeserve_server.ranking.rows import SourceRows, stacked
+from saeserve_server.rows import SourceRows, stacked
 from saeserve_server.sources.plain import ENTRIES_AT_ONCE, sparse
 from saeserve_server.sources.sae import Sae
 

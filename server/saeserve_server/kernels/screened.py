@@ -19,7 +19,7 @@ from saeserve_server.kernels.compiled import CHUNK, Indices, kth_best, rescore, 
 from saeserve_server.kernels.equalising import choose_scaling
 from saeserve_server.kernels.packed import check_float32
 from saeserve_server.kernels.products import ExactProduct, Fbgemm, exact_levels
-from saeserve_server.ranking.rows import Csr, IntArray, SourceRows, stacked
+from saeserve_server.rows import Csr, IntArray, SourceRows, stacked
 from saeserve_server.sources.activations import GroupMax, TopK
 from saeserve_server.sources.sae import Sae, map_activation
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 import numpy as np
 
 from saeserve_server.ranking.filters import Filters
-from saeserve_server.ranking.rows import KeptRows, SourceRows, columns
 from saeserve_server.ranking.search import Rankings
 from saeserve_server.ranking.work import EncodeDone, EncodeWork, SearchDone, Work, needed, row_count
+from saeserve_server.rows import KeptRows, SourceRows, columns
 
 
 def answer_from(work: Work, kept: KeptRows, filters: Filters) -> SearchDone | EncodeDone:

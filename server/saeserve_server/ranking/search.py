@@ -18,8 +18,8 @@ import numpy.typing as npt
 
 from saeserve_server.catalog import FloatArray
 from saeserve_server.ranking.filters import Filters
-from saeserve_server.ranking.rows import Csr, IntArray, SourceRows, columns, cut, entries_of
 from saeserve_server.ranking.work import Aggregate, Ranked, SearchDone, SearchWork, SourceFilter, row_count
+from saeserve_server.rows import Csr, IntArray, SourceRows, columns, cut, entries_of
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from saeserve_server.catalog import FloatArray
-from saeserve_server.ranking.rows import Csr
+from saeserve_server.rows import Csr
 
 
 class Aggregate(Enum):

@@ -17,12 +17,12 @@ import numpy as np
 
 from saeserve_server.catalog import Catalog, SourceInfo
 from saeserve_server.errors import ConfigError
-from saeserve_server.ranking.rows import Csr, SourceRows, height, width
 from saeserve_server.records.blocks import BlockCutter, Tokenise, batches
 from saeserve_server.records.layout import IndexedSource, source_file
 from saeserve_server.records.store import RecordStore
 from saeserve_server.records.tally import Tally
 from saeserve_server.records.writer import StoreWriter
+from saeserve_server.rows import Csr, SourceRows, height, width
 
 MAX_RECORDS: Final = 1000
 """Most records that can be kept for a feature."""

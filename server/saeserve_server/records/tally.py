@@ -8,12 +8,12 @@ import numpy as np
 import numpy.typing as npt
 
 from saeserve_server.catalog import FloatArray
-from saeserve_server.ranking.rows import Csr, IntArray, SourceRows, as_csr, cut, height
 from saeserve_server.records import layout
 from saeserve_server.records.blocks import Batch, Places
 from saeserve_server.records.layout import SPAN, WINDOW, source_file
 from saeserve_server.records.peaks import count_peaks
 from saeserve_server.records.writer import StoreWriter
+from saeserve_server.rows import Csr, IntArray, SourceRows, as_csr, cut, height
 
 _ENTRIES: Final = 1 << 22
 """Activations that are worked on at once, as far as blocks allow."""

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from saeserve_server.catalog import Catalog, Kind
 from saeserve_server.engine.work import Run, run_tokens, runs
-from saeserve_server.ranking.rows import Csr, KeptRows
 from saeserve_server.ranking.work import Aggregate, SearchWork, Work, needed, row_count
+from saeserve_server.rows import Csr, KeptRows
 
 SPARSE_ROW_BYTES = 4096
 """What a row of an SAE source is taken to need in an answer: some hundred latents that fire."""

@@ -10,8 +10,8 @@ from enum import IntEnum
 
 from saeserve_server.cache.answer import Spending
 from saeserve_server.engine.work import Run, run_tokens
-from saeserve_server.ranking.rows import KeptRows
 from saeserve_server.ranking.work import EncodeDone, SearchDone, Work
+from saeserve_server.rows import KeptRows
 from saeserve_server.scheduler.cost import Cost
 from saeserve_server.scheduler.lanes import Lanes
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from torch import Tensor
 
-from saeserve_server.ranking.rows import Csr, SourceRows, stacked
+from saeserve_server.rows import Csr, SourceRows, stacked
 from saeserve_server.sources.sae import Sae
 
 ENTRIES_AT_ONCE = 2**22

@@ -8,7 +8,7 @@ from typing import Protocol
 from torch import Tensor
 
 from saeserve_server.catalog import SourceInfo
-from saeserve_server.ranking.rows import SourceRows
+from saeserve_server.rows import SourceRows
 from saeserve_server.sources.plain import PlainKernel
 from saeserve_server.sources.sae import Sae
 

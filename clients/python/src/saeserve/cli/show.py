@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shlex
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -171,6 +172,13 @@ def _tokens(result: results.TokenizeResult, screen: Screen) -> None:
     screen.wrapped(f"{len(rows)} tokens; {bos}{'; over the limit of a search' if result.over_limit else ''}", "dim")
 
 
+def _kernels(result: results.ServerInfo) -> str:
+    """How latents are computed, by the number of SAEs."""
+    counts = Counter(result.kernels.values())
+    found = ", ".join(f"{kernel} for {count} SAEs" for kernel, count in sorted(counts.items())) or "none"
+    return f"{found}; answers are the same to the bit in every batch" if result.deterministic else found
+
+
 def _info(result: results.ServerInfo, screen: Screen) -> None:
     model, index, limits = result.model, result.index, result.limits
     batch = f"at most {limits.batch_tokens:,} tokens"
@@ -185,6 +193,7 @@ def _info(result: results.ServerInfo, screen: Screen) -> None:
             ("model", f"{model.name}: {model.n_layers} layers, d_model {model.d_model}, revision {model.revision}"),
             ("", f"context {model.context_tokens} tokens, vocabulary {model.vocabulary:,}, BOS {model.bos_id}"),
             ("features", f"{result.feature_count:,} in {result.source_count} sources"),
+            ("kernels", _kernels(result)),
             (
                 "index",
                 "none"
