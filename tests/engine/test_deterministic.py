@@ -23,7 +23,7 @@ from tests.conftest import DEVICE
 
 pytestmark = pytest.mark.device
 
-MIXES = int(os.environ.get("MIXES", "6"))
+MIXES = int(os.environ.get("MIXES", "3"))
 """Batches of random questions; 10,000 take some minutes."""
 
 

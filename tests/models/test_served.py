@@ -22,7 +22,7 @@ from saeserve_server.api import server as front_end
 from saeserve_server.config import Config, load_config
 from saeserve_server.engine.build import build_runner
 from saeserve_server.engine.recovery import GuardedRunner
-from saeserve_server.engine.work import Batch, BatchDone, Ready
+from saeserve_server.engine.work import Batch, BatchDone, Kernels, Ready
 from saeserve_server.errors import ConfigError
 from tests.conftest import DEVICE
 from tests.models.shapes import SHAPES, build, save, save_multimodal
@@ -39,7 +39,9 @@ IDS = [[5, 6, 7], [*range(200, 230)], [9]]
 class ThreadEngine:
     """The engine's interface over a runner in a thread."""
 
-    def __init__(self, config: Config, on_state: Callable[[Ready | None], None]) -> None:
+    def __init__(
+        self, config: Config, on_state: Callable[[Ready | None], None], on_kernels: Callable[[Kernels], None]
+    ) -> None:
         self._config, self._on_state = config, on_state
 
     async def start(self) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 from saeserve_server.catalog import Catalog, Kind, ModelInfo
 from saeserve_server.config import Config, load_config
 from saeserve_server.errors import ConfigError
+from saeserve_server.rows import columns
 from saeserve_server.sources.description import screening_bytes
 from saeserve_server.sources.listing import listing
 from saeserve_server.sources.plan import plan_saes
@@ -83,6 +84,11 @@ def sae_table(**keys: object) -> str:
     return "[[sources]]\n" + "".join(f"{key} = {toml(value)}\n" for key, value in lines.items())
 
 
+def values(source: Source, x: Tensor) -> Tensor:
+    """What a source gives on x, [rows, n_features]."""
+    return torch.from_numpy(columns(source.rows(x), np.arange(source.info.n_features)))
+
+
 def toml(value: object) -> str:
     if isinstance(value, dict):
         return "{" + ", ".join(f'"{key}" = {toml(one)}' for key, one in value.items()) + "}"
@@ -123,9 +129,9 @@ def test_sources_encode_what_their_files_say(tmp_path: Path) -> None:
     source, neurons = load(tmp_path, sae_table(), Hooks(n_layers=1))
     x = torch.randn(9, 12)
     a = plain.saelens(cfg, tensors, x)[1]
-    assert np.allclose(source.encode(x), a, atol=1e-5)
+    assert np.allclose(values(source, x), a, atol=1e-5)
     x = torch.randn(9, 48)
-    assert torch.equal(neurons.encode(x), x)
+    assert torch.equal(values(neurons, x), x)
 
 
 def test_options_reach_the_encoding_and_the_revision(tmp_path: Path) -> None:
@@ -140,7 +146,7 @@ def test_options_reach_the_encoding_and_the_revision(tmp_path: Path) -> None:
         assert isinstance(source, SaeSource)
         expected = plain.saelens(cfg, tensors, x, scaling_factor=factor or 1.0, fold=fold)[1]
         tolerance = 0.1 if dtype else 1e-5
-        assert np.allclose(source.encode(x), expected, atol=tolerance)
+        assert np.allclose(values(source, x), expected, atol=tolerance)
         assert source.info.fold_decoder_norm is fold
         assert ("scaling_factor" in " ".join(source.info.warnings)) is (factor is None)
         assert source.sae.W_enc.dtype == (torch.bfloat16 if dtype else torch.float32)
@@ -152,7 +158,7 @@ def test_options_reach_the_encoding_and_the_revision(tmp_path: Path) -> None:
     (half,) = load(tmp_path, text)
     assert isinstance(half, SaeSource)
     assert half.sae.W_enc.dtype == torch.float16
-    assert np.allclose(half.encode(x), plain.openai(state, x)[1], atol=0.01)
+    assert np.allclose(values(half, x), plain.openai(state, x)[1], atol=0.01)
 
 
 def test_a_source_reads_the_models_bos_or_one_of_its_own(tmp_path: Path) -> None:
@@ -339,7 +345,7 @@ def test_synthetic_saes_have_the_l0_that_was_asked_for(tmp_path: Path, l0: float
     assert [s.info.id for s in latents] == ["0-synthetic", "1-synthetic", "2-synthetic"]
     assert hooks.sampled == [f"blocks.{layer}.hook_mlp_out" for layer in range(3)]
     for source in latents:
-        fired = source.encode(hooks.sample(source.info.hook_name)) > 0  # [300, 2000]
+        fired = values(source, hooks.sample(source.info.hook_name)) > 0  # [300, 2000]
         assert abs(fired.sum(dim=1).double().mean().item() - l0) <= 0.1 * l0
         assert (fired.double().mean(dim=0) > 0.5).double().mean() < 0.05  # not the same latents on every row
 
@@ -347,10 +353,10 @@ def test_synthetic_saes_have_the_l0_that_was_asked_for(tmp_path: Path, l0: float
 def test_synthetic_saes_are_the_same_for_the_same_seed_and_differ_between_layers(tmp_path: Path) -> None:
     a, b, other = (synthetic(tmp_path, Hooks(), seed=seed) for seed in (1, 1, 2))
     x = torch.randn(5, 12)
-    assert torch.equal(a[0].encode(x), b[0].encode(x))
+    assert torch.equal(values(a[0], x), values(b[0], x))
     assert a[0].info.revision == b[0].info.revision
-    assert not torch.equal(a[0].encode(x), other[0].encode(x))
-    assert not torch.equal(a[0].encode(x), a[2].encode(x))
+    assert not torch.equal(values(a[0], x), values(other[0], x))
+    assert not torch.equal(values(a[0], x), values(a[2], x))
     assert len({s.info.revision for s in (*a, *other) if s.info.kind is Kind.LATENT}) == 6
 
 
