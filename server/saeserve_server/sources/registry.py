@@ -240,8 +240,9 @@ def _synthetic(config: Config, model: ModelInfo, hooks: HookPoints, device: torc
     if settings is None:
         raise ConfigError(f"{config.origin}: model: no table [synthetic.{name}]{nearest(name, config.synthetic)}")
     place = f"{config.origin}: synthetic.{name}"
-    for layer in range(model.n_layers):
-        hook_name = settings.hook.replace(LAYER, str(layer))
+    names = [settings.hook.replace(LAYER, str(layer)) for layer in range(model.n_layers)]
+    hooks.prepare(names)
+    for layer, hook_name in enumerate(names):
         if hooks.width(hook_name) is None:
             raise _no_hook(f"{place}.hook", hook_name, layer, hooks)
         with naming(place):
