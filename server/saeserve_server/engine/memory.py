@@ -18,9 +18,6 @@ log = logging.getLogger(__name__)
 WORKING_BYTES = 2**30
 """What a batch and the libraries take besides the weights, roughly: with less to spare the plan warns."""
 
-LOADING_BYTES, SERVING_BYTES = 2**20, 2**25
-"""Allocations that are mapped by themselves while weights are loaded, and then; the latter is glibc's own maximum."""
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 PAGE_BYTES = resource.getpagesize()
 
 _ROOT = Path("/")
@@ -98,21 +95,11 @@ def device_peak() -> tuple[int, int]:
     return torch.cuda.max_memory_allocated(), torch.cuda.memory_reserved()
 
 
-def map_allocations(smallest: int) -> None:
-    """From here on what takes so many bytes is mapped by itself and goes back to the system once freed, where the C
-    library is glibc; less comes from the heap.
-
-    Of weights that are read, packed and freed on the heap, 100 MiB and more of holes stay. Batches are quicker with
-    memory that they have used before.
-    """
-    library = ctypes.CDLL(None)
-    if hasattr(library, "mallopt"):
-        library.mallopt(_M_MMAP_THRESHOLD, smallest)
-        library.mallopt(_M_TRIM_THRESHOLD, 2 * smallest)  # as glibc itself does, until it is told one of them
-
-
 def return_freed() -> None:
-    """Gives the system what was freed on the heap and lies between what was not, where the C library (glibc) can."""
+    """Gives the system what was freed on the heap and lies between what was not, where the C library (glibc) can.
+
+    Loading and packing weights leave 100 MiB and more of it.
+    """
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)

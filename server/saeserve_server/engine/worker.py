@@ -55,7 +55,7 @@ def _serve(connection: Connection, config: Config) -> None:
     os.environ["HF_HUB_OFFLINE"] = "1"
     # Here, not above: the front end imports this module for its name, and must not import torch.
     from saeserve_server.engine.build import build_runner, make_chooser, pick_device
-    from saeserve_server.engine.memory import LOADING_BYTES, SERVING_BYTES, map_allocations, return_freed
+    from saeserve_server.engine.memory import return_freed
     from saeserve_server.engine.recovery import GuardedRunner
     from saeserve_server.engine.warmup import warm_up
 
@@ -63,11 +63,9 @@ def _serve(connection: Connection, config: Config) -> None:
         device = pick_device(config)
         if device.type == "cpu":  # before torch has threads of its own, which inherit it
             os.nice(NICENESS)
-        map_allocations(LOADING_BYTES)
         runner, index = build_runner(config)
         chooser = make_chooser(config, runner)
         chooser.begin()
-        map_allocations(SERVING_BYTES)
         return_freed()
         capacity = None
         if device.type == "cuda":  # what is measured is what will be served with, and its memory
