@@ -183,7 +183,7 @@ class ServerSettings(Section):
     @field_validator("deterministic")
     @classmethod
     def _kernels_go_by_row(cls, value: bool, info: ValidationInfo) -> bool:
-        if value and info.data.get("kernel") in ("plain", "onednn", "onnxruntime"):
+        if value and info.data.get("kernel") not in ("auto", "fbgemm-int8", "onnxruntime-int8"):
             raise ValueError("it takes kernel auto, fbgemm-int8 or onnxruntime-int8, which compute each row by itself")
         return value
 

@@ -397,6 +397,24 @@ def test_what_another_kind_of_device_answered_is_not_taken_for_ones_own(served: 
     assert keys(device="cuda:1", dtype="float32") == on_gpu  # which card it is does not matter
 
 
+def test_what_another_kernel_computed_or_a_server_that_is_deterministic_is_kept_apart(
+    served: tuple[Catalog, RecordStore],
+) -> None:
+    catalog, index = served
+    asked, beside = catalog.sources[0].id, catalog.sources[1].id
+    keys = Keys(catalog, index.revision)
+    keys.computed_by({asked: "plain", beside: "plain"})
+    plain = both(keys)
+    keys.computed_by({asked: "plain", beside: "fbgemm-int8"})
+    assert both(keys) == plain
+    keys.computed_by({asked: "fbgemm-int8", beside: "plain"})
+    screened = both(keys)
+    assert all(one != other for one, other in zip(screened, plain, strict=True))
+    other = Keys(catalog, index.revision, deterministic=True)
+    other.computed_by({asked: "fbgemm-int8"})
+    assert all(one != other for one, other in zip(both(other), screened, strict=True))
+
+
 def test_what_is_served_beside_it_does_not_matter(served: tuple[Catalog, RecordStore]) -> None:
     """So that replicas with more or fewer sources share what both can answer."""
     catalog, index = served

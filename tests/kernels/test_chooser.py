@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from saeserve_server.catalog import Kind, SourceInfo
+from saeserve_server.errors import ConfigError
 from saeserve_server.kernels import chooser, ways
 from saeserve_server.kernels.choices import Choices, shape_of
 from saeserve_server.kernels.chooser import Chooser, fastest
@@ -130,6 +131,53 @@ def test_a_kernel_that_is_asked_for_is_taken_and_another_where_it_cannot_be_had(
     choosing = Chooser([source_of(0)], sample, "onednn", RowKernel)
     choosing.begin()
     assert choosing.names == {"0-x": "plain-by-row"}
+    with pytest.raises(ConfigError, match="onednn suits none"):
+        Chooser([source_of(0)], sample, "onednn").begin()
+
+
+def test_a_library_that_fails_costs_its_kernel_only_and_one_that_fails_late_the_choice(folder: Path) -> None:
+    def fail(sae: Sae, x: Tensor) -> Any:
+        raise RuntimeError("not implemented on this machine")
+
+    ways.WAYS["fbgemm-int8"] = fail  # type: ignore[index]
+    choosing = Chooser([source_of(0)], sample)
+    choosing.finish()
+    assert choosing.names == {"0-x": "onednn"}
+
+    class Late(Timed):
+        def rows(self, x: Tensor) -> SourceRows:
+            if len(x) > 1:
+                raise FloatingPointError("the activations hold NaN")
+            return super().rows(x)
+
+    ways.WAYS["fbgemm-int8"] = lambda sae, x: Late(sae, "fbgemm-int8", 0.0)  # type: ignore[index]
+    choosing = Chooser([source_of(1, 2 * D_SAE)], sample)
+    choosing.finish()
+    assert choosing.names == {"1-x": "plain"}
+    assert not choosing.step()
+
+
+def test_a_copy_of_all_weights_is_taken_only_where_it_fits(folder: Path) -> None:
+    del ways.WAYS["fbgemm-int8"]  # type: ignore[attr-defined]
+    asked = []
+
+    def has_room(size: int) -> bool:
+        asked.append(size)
+        return False
+
+    choosing = Chooser([source_of(0), source_of(1)], sample, has_room=has_room)
+    choosing.finish()
+    assert set(choosing.names.values()) == {"plain"}
+    assert asked == [2 * 4 * D_IN * D_SAE]
+
+
+def test_without_a_library_of_integer_products_a_server_goes_on_without_screening() -> None:
+    engine = torch.backends.quantized.engine
+    try:
+        torch.backends.quantized.engine = "qnnpack"
+        assert ways.build("fbgemm-int8", source_of(0).sae, sample("")) is None
+    finally:
+        torch.backends.quantized.engine = engine
 
 
 def test_screening_that_leaves_too_much_is_given_up_for_that_source_alone(folder: Path) -> None:

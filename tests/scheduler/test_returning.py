@@ -205,8 +205,8 @@ def test_what_is_fixed_of_a_batch_is_told_by_batches_that_differ() -> None:
     assert fixed.seconds == 0
     fixed.measured(10, 0.15)
     assert fixed.seconds == pytest.approx(0.075)  # not known: what may be
-    fixed.measured(12, 0.16)
-    assert fixed.seconds == pytest.approx(0.08)
+    fixed.measured(12, 0.16, 4)
+    assert fixed.seconds == pytest.approx(0.02)  # no more of a large one than of a small
     fixed.measured(40, 0.30)
     assert fixed.seconds == pytest.approx(0.10)
     fixed.measured(40, 5.0)  # alike: tells nothing

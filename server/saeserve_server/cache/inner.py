@@ -90,6 +90,12 @@ class InnerTier:
             self.bytes -= dropped.bytes
         self._gauge.set(self.bytes)
 
+    def clear(self) -> None:
+        """Drops everything."""
+        self._texts.clear()
+        self.bytes = 0
+        self._gauge.set(0)
+
     def _find(self, work: Work) -> KeptRows | None:
         text = self._texts.get(work.ids)
         if text is None:

@@ -81,12 +81,13 @@ KEPT_FILTERS = 256
 class Keys:
     """Digests of questions to one model with its sources and index."""
 
-    def __init__(self, catalog: Catalog, index_revision: str) -> None:
+    def __init__(self, catalog: Catalog, index_revision: str, *, deterministic: bool = False) -> None:
         self._catalog = catalog
         self._sources = [_source(source, "") for source in catalog.sources]
         self._base = _Encoder()
         self._base.numbers(SCHEMA)
         self._base.strings(catalog.model.revision, catalog.model.kernel_class, index_revision)
+        self._base.numbers(deterministic)
         self._asked = functools.lru_cache(maxsize=KEPT_QUESTIONS)(self._begin_encode)
         self._chosen = functools.lru_cache(maxsize=KEPT_FILTERS)(self._filters)
 
@@ -94,6 +95,7 @@ class Keys:
         """Sources are computed by these kernels, by id, from now on: last bits differ among them."""
         self._sources = [_source(source, kernels.get(source.id, "")) for source in self._catalog.sources]
         self._asked.cache_clear()
+        self._chosen.cache_clear()
 
     def search(self, work: SearchWork, positions: Sequence[int]) -> bytes:
         """32 bytes. `positions` are the rows that the sort tokens named; those of them that are a BOS do not rank."""

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from saeserve_server.config import Config
-from saeserve_server.engine.memory import memory_plan
+from saeserve_server.engine.memory import WORKING_BYTES, free_host_bytes, memory_plan
 from saeserve_server.engine.runner import BatchRunner
 from saeserve_server.errors import ConfigError
 from saeserve_server.kernels.chooser import AUTO, Chooser
@@ -93,7 +93,12 @@ def make_chooser(config: Config, runner: BatchRunner) -> Chooser:
     if config.deterministic:
         wanted = DETERMINISTIC if config.kernel == AUTO else config.kernel
         return Chooser(saes, Sample(runner), wanted, RowKernel)
-    return Chooser(saes, Sample(runner), config.kernel)
+    return Chooser(saes, Sample(runner), config.kernel, has_room=_has_room)
+
+
+def _has_room(size: int) -> bool:
+    free = free_host_bytes()
+    return free is None or free >= size + WORKING_BYTES
 
 
 class Sample:

@@ -22,6 +22,10 @@ from saeserve_server.records.unfinished import is_passing, remove_unfinished
 
 log = logging.getLogger(__name__)
 
+BUSY_BATCHES = 8
+"""After so many batches a step towards better kernels is taken even if others wait."""
+PAUSE_SECONDS = 0.005
+"""With nothing to compute for so long, such a step is taken."""
 NICENESS = 10
 """A worker that computes on the CPU yields to the front end, which needs little of it but soon."""
 
@@ -101,7 +105,8 @@ def _serve(connection: Connection, config: Config) -> None:
         answer.spent.idle_seconds = idle
         connection.send(answer)
         chooser.judge()
-        choose()
+        if batch.number % BUSY_BATCHES == 0:  # one that never has nothing to do gets there too
+            choose()
 
 
 class Mailbox:
@@ -114,7 +119,7 @@ class Mailbox:
 
     def next_batch(self, meanwhile: Callable[[], bool] = lambda: False) -> Batch:
         """Waits for a batch; until one comes `meanwhile` is called, as long as it says that it has more to do."""
-        while not self._connection.poll() and meanwhile():
+        while not self._connection.poll(PAUSE_SECONDS) and meanwhile():
             pass
         while not isinstance(message := self._receive(), Batch):
             pass  # about a batch that is done

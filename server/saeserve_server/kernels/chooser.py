@@ -7,18 +7,20 @@ the plain one's place. What was chosen is remembered (`choices.py`), so the next
 
 from __future__ import annotations
 
+import itertools
 import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from saeserve_server.errors import ConfigError
 from saeserve_server.kernels.choices import Choices, shape_of
-from saeserve_server.kernels.ways import WAYS, build
-from saeserve_server.sources.activations import ReLU, TopK
+from saeserve_server.kernels.ways import COPIES, SCREENING, WAYS, build
+from saeserve_server.sources.activations import TopK
 from saeserve_server.sources.plain import PlainKernel
 from saeserve_server.sources.sae import Sae
 from saeserve_server.sources.source import Kernel, SaeSource
@@ -28,8 +30,6 @@ log = logging.getLogger(__name__)
 ROW_COUNTS = (1, 12, 48)
 """Rows on which kernels are timed: a token, a short text, a batch."""
 REPEATS = 3
-COMPILE_PATIENCE = 0.05
-"""Seconds of a step that waits for loops to be compiled."""
 MOST_CANDIDATES = 1 / 12
 """Share of the latents that screening may leave: with more, to compute them all is faster."""
 JUDGED_VALUES = 2**22
@@ -60,22 +60,28 @@ class Chooser:
         sample: Sample,
         wanted: str = AUTO,
         otherwise: Callable[[Sae], Kernel] = PlainKernel,
+        has_room: Callable[[int], bool] = lambda size: True,
     ) -> None:
-        """`wanted` is the kernel of all of them, or `auto`; `otherwise` is what those get that it does not suit."""
+        """`wanted` is the kernel of all of them, or `auto`; `otherwise` is what those get that it does not suit.
+        `has_room` tells whether so many bytes of memory can be taken."""
         self._sources = sources
         self._sample = sample
         self._wanted = wanted
         self._otherwise = otherwise
+        self._has_room = has_room
         self._choices = Choices()
         self._watched: dict[int, _Watch] = {}
         self._fallbacks: set[int] = set()
         self._steps = self._choose()
 
     def begin(self) -> None:
-        """Takes what is wanted, or was chosen before: some tenths of a second a source."""
+        """Takes what is wanted, or was chosen before: some tenths of a second a source. Raises ConfigError for a kernel
+        that is wanted and suits no source."""
         if self._wanted != AUTO:
             for source in self._sources:
                 self._use(source, self._wanted)
+            if self._otherwise is PlainKernel and self._sources and self._wanted not in self.names.values():
+                raise ConfigError(f"kernel: {self._wanted} suits none of the SAEs on this machine, expected auto")
             return
         for shape, alike in self._by_shape().items():
             name = self._choices.get(shape)
@@ -93,8 +99,12 @@ class Chooser:
             pass
 
     def step(self) -> bool:
-        """Does a little of what is left to do: at most some tenths of a second. Whether there is more."""
-        return next(self._steps, False)
+        """Does a little of what is left to do: for GPT-2 small's shape less than a second. Whether there is more."""
+        try:
+            return next(self._steps, False)
+        except Exception:  # a worker that serves must not end of it
+            log.exception("kernels cannot be measured: what is not chosen yet stays plain")
+            return False
 
     def judge(self) -> None:
         """Gives sources whose candidates have grown beyond what pays another kernel, where none was asked for."""
@@ -123,49 +133,55 @@ class Chooser:
         unknown = {shape: alike for shape, alike in self._by_shape().items() if self._choices.get(shape) is None}
         if self._wanted != AUTO or not unknown:
             return
-        compiling = threading.Thread(target=_compile, name="compile-kernels", daemon=True)
-        compiling.start()
-        while compiling.is_alive():
-            compiling.join(COMPILE_PATIENCE)
-            yield True
+        if all(source.kernel.name == PlainKernel.name for source in self._sources):  # else they are compiled already
+            compiling = threading.Thread(target=_compile, name="compile-kernels", daemon=True)
+            compiling.start()
+            while compiling.is_alive():
+                yield True
         for shape, alike in unknown.items():
-            first = alike[0]
-            x = self._sample(first.info.hook_name)
             kernels: dict[str, Kernel] = {}
             for name in WAYS:
-                kernel = build(name, first.sae, x)
+                kernel = self._fit(alike[0], name, len(alike))
                 if kernel is not None:
                     kernels[name] = kernel
                 yield True
             times: dict[str, list[float]] = {name: [] for name in kernels}
+            x = self._sample(alike[0].info.hook_name)
             for rows in ROW_COUNTS:
                 some = x[torch.arange(rows) % len(x)]
                 best = dict.fromkeys(kernels, float("inf"))
-                for _ in range(1 + REPEATS):  # the first warms up
+                for _ in range(REPEATS):
                     for name, kernel in kernels.items():
                         began = time.perf_counter()
                         kernel.rows(some)
                         best[name] = min(best[name], time.perf_counter() - began)
-                    yield True
+                        yield True
                 for name, seconds in best.items():
                     times[name].append(seconds)
             chosen = fastest(times)
             self._choices.put(shape, chosen)
             log.info("%s: %s, of %s", shape, chosen, _told(times))
+            alike[0].kernel = kernels[chosen]
             kernels.clear()
             for source in alike:
                 self._use(source, chosen)
                 yield True
 
     def _use(self, source: SaeSource, name: str) -> None:
-        """Gives a source the kernel of that name, or the plain one where it cannot be had."""
+        """Gives a source the kernel of that name, or another where it cannot be had."""
         if source.kernel.name != name:
-            kernel = build(name, source.sae, self._sample(source.info.hook_name))
+            kernel = self._fit(source, name)
             source.kernel = kernel or self._otherwise(source.sae)
             if kernel is None:
-                log.warning(
-                    "%s: kernel %s cannot be had for it, %s is used", source.info.name, name, source.kernel.name
-                )
+                log.warning("%s: no kernel %s can be had for it, but %s", source.info.name, name, source.kernel.name)
+
+    def _fit(self, source: SaeSource, name: str, alike: int = 1) -> Kernel | None:
+        """A kernel for a source; None where it cannot be had, or where there is no memory for the copies that it makes
+        of the weights of so many sources."""
+        W_enc = source.sae.W_enc
+        if name in COPIES and not self._has_room(alike * W_enc.numel() * W_enc.element_size()):
+            return None
+        return build(name, source.sae, self._sample(source.info.hook_name))
 
     def _by_shape(self) -> dict[str, list[SaeSource]]:
         """The sources of which it pays to choose."""
@@ -183,12 +199,13 @@ def fastest(times: Mapping[str, Sequence[float]]) -> str:
 
 
 def _compile() -> None:
-    """Has the loops compiled, or read from where they were kept."""
+    """Has the loops compiled, or read from where they were kept: for both products, and for what they end in."""
     generator = torch.Generator().manual_seed(0)
     # As large as what is fitted on a part of the SAE and of the sample: it is compiled for other strides.
     W_enc, x = torch.randn(2048, 8, generator=generator), torch.randn(200, 8, generator=generator)
-    for activation in (ReLU(), TopK(2)):
-        kernel = build("fbgemm-int8", Sae(W_enc=W_enc, b_enc=torch.zeros(2048), activation=activation), x)
+    plain = Sae(W_enc=W_enc, b_enc=torch.zeros(2048))
+    for name, sae in itertools.product(SCREENING, (plain, replace(plain, activation=TopK(2)))):
+        kernel = build(name, sae, x)
         if kernel is not None:
             kernel.rows(x)
 

@@ -68,10 +68,20 @@ WAYS: Mapping[str, Build] = {
 """By name."""
 
 
+COPIES = ("onednn", "onnxruntime")
+"""Those that keep a copy of all weights."""
+SCREENING = ("fbgemm-int8", "onnxruntime-int8")
+"""Those on a CPU that compute a part of the latents, each row by itself."""
+
+
 def build(name: str, sae: Sae, sample: Tensor) -> Kernel | None:
-    """The kernel of that name; None where it cannot be had."""
+    """The kernel of that name, tried on a row so that nothing of it is compiled later; None where it cannot be had."""
     try:
-        return WAYS[name](sae, sample)
+        kernel = WAYS[name](sae, sample)
+        kernel.rows(sample[:1])
+        return kernel
     except (ConfigError, ImportError) as error:
         log.debug("kernel %s: %s", name, error)
-        return None
+    except Exception as error:  # noqa: BLE001 (libraries that lack it for this machine raise anything)
+        log.warning("kernel %s cannot be had here: %s: %s", name, type(error).__name__, error)
+    return None

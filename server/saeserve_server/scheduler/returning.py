@@ -35,16 +35,18 @@ class FixedPart:
     def __init__(self) -> None:
         self._seconds: float | None = None
         self._last: tuple[float, float] | None = None
+        self._texts = 1
 
     @property
     def seconds(self) -> float:
-        """Until two different batches have been seen half of a batch's time, so that they will be."""
+        """Until two different batches have been seen half of a text's share of a batch, so that they will be."""
         if self._seconds is None:
-            return 0.0 if self._last is None else self._last[1] / 2
+            return 0.0 if self._last is None else self._last[1] / self._texts / 2
         return self._seconds
 
-    def measured(self, work: float, seconds: float) -> None:
-        """A batch of so much work took so long."""
+    def measured(self, work: float, seconds: float, texts: int = 1) -> None:
+        """A batch of so much work, of so many texts, took so long."""
+        self._texts = max(1, texts)
         if self._last is not None:
             (small, quick), (large, slow) = sorted([self._last, (work, seconds)])
             if 0 < small * APART <= large:
@@ -79,7 +81,7 @@ class Returning:
 
     def ended(self, work: float, seconds: float, tokens: Sequence[int]) -> None:
         """A batch has been computed, so much work in so long. Its texts that are waited for have so many tokens."""
-        self._fixed.measured(work, seconds)
+        self._fixed.measured(work, seconds, len(tokens))
         if self._round is not None:
             self._rounds.append(self._round)
         self._round = _Round(len(tokens), sum(tokens), time.monotonic()) if tokens else None

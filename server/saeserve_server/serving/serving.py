@@ -66,7 +66,7 @@ class Serving:
         self.directory = Directory(catalog)
         self.tokenizer = Tokenizer(catalog.model.tokenizer_json, catalog.model.bos_id)
         self.texts = Texts(self.tokenizer, catalog.model.vocabulary, self.limits, desk)
-        self.keys = Keys(catalog, index.revision if index else "")
+        self.keys = Keys(catalog, index.revision if index else "", deterministic=config.deterministic)
         self._inner = InnerTier(config.inner_cache_bytes, metrics) if config.inner_cache_bytes else None
         self.deterministic = config.deterministic
         self.kernels: Mapping[str, str] = {}
@@ -75,6 +75,8 @@ class Serving:
 
     def computed_by(self, kernels: Mapping[str, str]) -> None:
         """The worker computes SAEs in these ways now, by source id."""
+        if kernels != self.kernels and self._inner is not None:
+            self._inner.clear()  # what is kept was computed by others
         self.kernels = kernels
         self.keys.computed_by(kernels)
 

@@ -1492,9 +1492,9 @@ class GetServerInfoResponse(_message.Message):
 
     @_builtins.property
     def kernels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """How the latents of each SAE are computed now, by source id: `plain`, `onednn`, `onnxruntime` compute every latent;
-        `fbgemm-int8`, `onnxruntime-int8` leave out what provably cannot fire. All give the same activations up to the
-        rounding of float32.
+        """How the latents of each SAE are computed now, by source id: `plain`, `plain-by-row`, `onednn` and `onnxruntime`
+        compute every latent; `fbgemm-int8`, `onnxruntime-int8` and `cuda-bf16` leave out what provably cannot fire. All give
+        the same activations up to the rounding of float32.
         """
 
     def __init__(
