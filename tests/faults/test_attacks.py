@@ -146,9 +146,9 @@ def bounded(own: Faulty, *expected: str) -> Iterator[None]:
 
 
 def long_pieces(own: Faulty) -> float:
-    """Pieces of work of more than 50 ms of a core that the event loop has done by itself."""
+    """Pieces of work of more than 100 ms of a core that the event loop has done by itself."""
     name = "front_work_duration_seconds"
-    return own.value(f'{name}_count{{where="loop"}}') - own.value(f'{name}_bucket{{le="0.05",where="loop"}}')
+    return own.value(f'{name}_count{{where="loop"}}') - own.value(f'{name}_bucket{{le="0.1",where="loop"}}')
 
 
 def failures(own: Faulty) -> list[dict[str, object]]:
