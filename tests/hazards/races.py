@@ -226,8 +226,8 @@ class TokenizerRace:
         shared = Tokenizer(self._description, BOS)
 
         def encode(text: str, wish: Wish) -> list[int]:
-            found = shared.tokenize(text)
-            return _as_wished(list(found.cut(CUT).ids if wish is Wish.CUT else found.ids), wish)
+            found = shared.tokenize(text, CUT if wish is Wish.CUT else None)
+            return _as_wished(list(found.ids), wish)
 
         return self._race(encode)
 

@@ -109,7 +109,7 @@ def test_attacker_and_bystander_come_in_and_refusals_are_counted_with_their_dela
             raise Refusal
 
     def drive(server: Server) -> object:
-        return attack(Address(server), "unread", Stand(seconds=2, idle=0.2, after=0.2))
+        return attack(Address(server), "unread", Stand(seconds=4, idle=0.2, after=0.2))
 
     report, fake = against(guard, drive, refuse_the_attacker)
     refused = report.ends.by_verdict["RESOURCE_EXHAUSTED OVERLOADED"]
