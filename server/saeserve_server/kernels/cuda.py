@@ -1,9 +1,9 @@
 """On a GPU: products in bfloat16 say what cannot fire, and float32 computes the rest. Never run on one yet.
 
 Nothing here asks the device how many candidates there are: they are appended to a buffer of fixed size behind a counter
-that stays there, and all that follows runs on the whole buffer. `rows_many` begins every source it is given, then copies
-the counts of all, then the entries of all; a batch still asks source by source. Where a buffer was too small the source is computed the plain way, and its next is
-twice as large.
+that stays there, and all that follows runs on the whole buffer. `rows_many` begins every source it is given, then
+copies the counts of all, then the entries of all; a batch still asks source by source. Where a buffer was too small
+the source is computed the plain way, and its next is twice as large.
 
 With Triton product, bar and appending are one pass and no product is ever written down (`triton_loops`); the same in
 torch's own operations is the reference, and what is used without it, for TopK and GroupMax, and on a CPU.
