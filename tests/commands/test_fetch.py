@@ -82,7 +82,7 @@ def test_an_interrupted_file_goes_on_where_it_stopped(hub: Hub, tmp_path: Path) 
         assert hub.stalled.wait(60)
         part = wait_for_part(tmp_path / "google" / "tiny")
         process.send_signal(signal.SIGINT)
-        assert process.wait(30) == 130
+        assert process.wait(60) == 130
     assert part.exists()
     hub.asked.clear()
     hub.stalls.clear()

@@ -222,7 +222,7 @@ def test_a_batch_that_follows_one_that_took_too_long_gets_no_answer_of_it_and_no
         def kill(self) -> None: ...
 
     async def story() -> None:
-        engine = ProcessEngine(Config(batch_timeout=0.05), lambda ready: None)
+        engine = ProcessEngine(Config(batch_timeout=0.05), lambda ready: None, lambda kernels: None)
         engine._link, engine._up = Silent(), True
         with pytest.raises(WorkerLost):
             await engine.run(Batch(0, (), ()))

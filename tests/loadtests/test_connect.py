@@ -105,7 +105,7 @@ def test_locust_users_take_their_names_in_turn(guard) -> None:
 
 def test_attacker_and_bystander_come_in_and_refusals_are_counted_with_their_delay(guard) -> None:
     async def refuse_the_attacker(number: int) -> None:
-        if number > 20:
+        if number > 5:
             raise Refusal
 
     def drive(server: Server) -> object:

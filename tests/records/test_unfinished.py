@@ -50,7 +50,7 @@ def names(folder: Path) -> list[str]:
 def test_a_command_that_is_ended_removes_what_it_has_half_written(number: signal.Signals, tmp_path: Path) -> None:
     with building(tmp_path / "index", "sys.exit(main.main(['index', 'build', 'out', 'texts']))") as other:
         other.send_signal(number)
-        assert other.wait(10) == 128 + number
+        assert other.wait(60) == 128 + number
     assert names(tmp_path) == []
 
 
