@@ -16,7 +16,6 @@ from __future__ import annotations
 import os
 import statistics
 import time
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -32,6 +31,7 @@ from transformers.pytorch_utils import Conv1D
 
 from saeserve_server.config import load_config
 from saeserve_server.engine.worker import NICENESS
+from saeserve_server.kernels.products import Fbgemm
 from saeserve_server.models.load import load_model
 
 COPIES = 3
@@ -39,7 +39,7 @@ BLOCK = 48
 """Rows that the int8 kernel is given at a time."""
 LEAST_SECONDS, LEAST_RUNS = 0.2, COPIES
 """How long a kernel is measured at least."""
-ZERO_POINT, LARGEST = 64, 63
+LEVELS, LARGEST = 64, 63
 """Of 7 bits: kernels that add two products of 8 bits in 16 would saturate."""
 
 Kernel: TypeAlias = Callable[[Tensor], object]
@@ -139,17 +139,9 @@ def packed(weight: Tensor, bias: Tensor | None = None) -> Kernel:
 
 def int8(weight: Tensor) -> Kernel:
     """By FBGEMM, of rows of whole numbers from -63 to 63: the exact products with the weights' nearest integers."""
-    ours: Any = torch.ops.quantized
     nearest = (weight * (127 / weight.abs().amax(1, keepdim=True))).round().to(torch.int8)
-    latents = len(weight)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that quantised tensors will go, one day
-        quantised = torch._make_per_channel_quantized_tensor(
-            nearest, torch.ones(latents, dtype=torch.float64), torch.zeros(latents, dtype=torch.long), 0
-        )
-        stored = ours.linear_prepack(quantised, None)
-    product = ours.linear_with_input_q_dq_qweight_dq_output_fp32
-    return lambda x: [product(block, 1.0, ZERO_POINT, stored) for block in x.split(BLOCK)]
+    product = Fbgemm(nearest.numpy(), LEVELS)
+    return lambda x: [torch.from_numpy(product(block.numpy())) for block in x.to(torch.int8).split(BLOCK)]
 
 
 KERNELS: Mapping[str, Callable[[Tensor], Kernel]] = {"plain": plain, "packed": packed, "int8": int8}

@@ -58,7 +58,7 @@ def revision_of(name: str) -> str:
 
 
 def _git(words: Sequence[str]) -> str:
-    found = subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True)  # noqa: S607
+    found = subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True)  # noqa: S607 - that of the path
     if found.returncode:
         sys.exit(f"git {' '.join(words)}: {found.stderr.strip()}")
     return found.stdout.strip()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -90,14 +91,32 @@ def with_blank_rows(rows: SourceRows, places: IntArray) -> SourceRows:
     return np.insert(rows, places, np.float32(0), axis=0)
 
 
+def rows_of(row: IntArray, index: npt.NDArray[Any], data: FloatArray, height: int, width: int) -> SourceRows:
+    """What fires, by row, then index [entries], as so many rows of so many features: sparse, or dense if most do.
+
+    Raises FloatingPointError for NaN.
+    """
+    if np.isnan(data).any():
+        raise FloatingPointError("the activations hold NaN")
+    if 2 * len(data) > height * width:
+        dense = np.zeros((height, width), dtype=np.float32)
+        dense[row, index] = data
+        return dense
+    return _csr(row, index, data, height, width)
+
+
 def as_csr(rows: SourceRows) -> Csr:
     """The entries > 0."""
     if isinstance(rows, Csr):
         return rows
     row, index = np.nonzero(rows > 0)
-    indptr = np.zeros(len(rows) + 1, dtype=np.int64)
-    np.cumsum(np.bincount(row, minlength=len(rows)), out=indptr[1:])
-    return Csr(indptr, index.astype(np.uint32), rows[row, index], rows.shape[1])
+    return _csr(row, index, rows[row, index], *rows.shape)
+
+
+def _csr(row: IntArray, index: npt.NDArray[Any], data: FloatArray, height: int, width: int) -> Csr:
+    indptr = np.zeros(height + 1, dtype=np.int64)
+    np.cumsum(np.bincount(row, minlength=height), out=indptr[1:])
+    return Csr(indptr, index.astype(np.uint32, copy=False), data, width)
 
 
 def stacked(parts: Sequence[SourceRows]) -> SourceRows:

@@ -60,11 +60,11 @@ def raised(outer: Exception, cause: Exception, *, hidden: bool = False) -> Excep
     try:
         try:
             raise cause
-        except Exception:  # noqa: BLE001
+        except Exception:  # noqa: BLE001 - whatever it was given
             if hidden:
                 raise outer from None
             raise outer  # noqa: B904 - over it, and not from it
-    except Exception as error:  # noqa: BLE001
+    except Exception as error:  # noqa: BLE001 - the same
         return error
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,6 +15,7 @@ from saeserve_server.errors import ConfigError
 from saeserve_server.kernels import chooser, ways
 from saeserve_server.kernels.choices import Choices, shape_of
 from saeserve_server.kernels.chooser import Chooser, fastest
+from saeserve_server.kernels.screening import Seen
 from saeserve_server.rows import SourceRows
 from saeserve_server.sources.plain import PlainKernel, RowKernel
 from saeserve_server.sources.sae import Sae
@@ -186,7 +186,7 @@ def test_screening_that_leaves_too_much_is_given_up_for_that_source_alone(folder
     choosing.finish()
     values = chooser.JUDGED_VALUES
     for source, candidates in zip(sources, (values // 5, values // 50), strict=True):
-        source.kernel.seen = SimpleNamespace(values=values, candidates=candidates)  # type: ignore[attr-defined]
+        source.kernel.seen = Seen(values, candidates)  # type: ignore[attr-defined]
     choosing.judge()
     assert choosing.names == {"0-x": "onednn", "1-x": "fbgemm-int8"}
     assert choosing.fallbacks == 1

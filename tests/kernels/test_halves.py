@@ -96,7 +96,7 @@ def test_what_is_surely_out_is_left_out() -> None:
     kernel.rows(torch.randn(64, 256, generator=draw))
     assert kernel.seen.entries > 500
     assert kernel.seen.candidates < 1.5 * kernel.seen.entries
-    assert kernel.candidate_share == kernel.seen.candidates / (64 * 8192)
+    assert kernel.seen.candidate_share == kernel.seen.candidates / (64 * 8192)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

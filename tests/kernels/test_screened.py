@@ -169,7 +169,7 @@ def test_candidates_are_counted() -> None:
     assert kernel.seen.values == 50 * 320
     assert kernel.seen.entries == fired
     assert fired < kernel.seen.candidates < 4 * fired
-    assert kernel.candidate_share == kernel.seen.candidates / 16000
+    assert kernel.seen.candidate_share == kernel.seen.candidates / 16000
 
 
 def test_columns_that_are_unlike_cost_little_once_they_are_equalised() -> None:

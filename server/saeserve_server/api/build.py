@@ -117,20 +117,17 @@ class FactsBuilder:
         """Facts of one feature, serialised and led by their length."""
         return self._known(rank, index).facts
 
-    def message(self, rank: int, index: int) -> types.FeatureFacts:
-        """Facts of one feature."""
-        return self._make(rank, index)
-
     def match(self, rank: int, index: int, token_id: int) -> types.Match.ValueType:
         """Whether the token is one on which a feature usually fires. By its id: what is cached knows no text."""
         return _MATCHES[self._known(rank, index).pieces.match(self._serving.tokenizer.piece(token_id))]
 
     def _look_up(self, rank: int, index: int) -> Known:
-        facts = self._make(rank, index)
+        facts = self.message(rank, index)
         pieces = UsualPieces([token.token.piece for token in facts.usual_tokens])
         return Known(wire.sized(facts.SerializeToString()), pieces)
 
-    def _make(self, rank: int, index: int) -> types.FeatureFacts:
+    def message(self, rank: int, index: int) -> types.FeatureFacts:
+        """Facts of one feature."""
         serving = self._serving
         source = serving.catalog.sources[rank]
         facts = types.FeatureFacts(

@@ -111,10 +111,10 @@ class Sample:
     def __call__(self, hook_name: str) -> Tensor:
         """[rows, d_in] at the hook point of an SAE; the model runs once for all of them."""
         if not self._read:
-            model, tokens = self._runner.catalog.model, SAMPLE_TOKENS
+            model = self._runner.catalog.model
             tokenizer = Tokenizer(model.tokenizer_json, model.bos_id)
             texts = itertools.islice(Corpus([PASSAGES]), SAMPLE_TEXTS)
-            self._read = self._runner.read([ids[:tokens] for ids in tokenizer.ids(list(texts)) if ids])
+            self._read = self._runner.read([ids[:SAMPLE_TOKENS] for ids in tokenizer.ids(list(texts)) if ids])
         return self._read[hook_name]
 
 

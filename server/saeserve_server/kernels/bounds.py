@@ -47,8 +47,6 @@ ROUNDING = 8 * UNIT
 """What becomes of an integer product in float32 may be off by so much, in shares of |ŵ| |x̂|."""
 INFLATION = 1 + 2.0**-20
 """What the bound itself may lose in float32."""
-LARGEST_D_IN = 2**16
-"""Numbers of a vector up to which integer products fit into 32 bits, and γ means something."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -114,7 +112,9 @@ def quantised(
     q = np.empty(vectors.shape, dtype=np.int8)
     scale = np.empty(count, dtype=np.float32)
     norm, error = np.empty(count), np.empty(count)
-    quantise(np.ascontiguousarray(vectors), columns, factors, float(levels), FLOOR, CEILING, q, scale, norm, error)
+    # Of other strides the loop would be compiled anew.
+    vectors, factors = np.ascontiguousarray(vectors), np.ascontiguousarray(factors)
+    quantise(vectors, columns, factors, float(levels), FLOOR, CEILING, q, scale, norm, error)
     return q, scale, norm, error
 
 

@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
-import json
 import platform
-import tempfile
 from pathlib import Path
 
 import torch
 
-from saeserve_server.config import cache_folder
 from saeserve_server.kernels.ways import WAYS
+from saeserve_server.notes import note, recall
 from saeserve_server.sources.source import SaeSource
 
+NAME = "kernels.json"
 LIBRARIES = ("torch", "numba", "onnxruntime")
 
 
@@ -45,26 +44,16 @@ class Choices:
         """Remembers a choice, if the cache folder can be written to."""
         self._all = _read()  # another server may have added to it
         self._all.setdefault(self._machine, {})[shape] = name
-        with contextlib.suppress(OSError, RuntimeError):
-            target = _path()
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(prefix=".kernels-", dir=target.parent) as folder:
-                fresh = Path(folder) / target.name
-                fresh.write_text(json.dumps(self._all, indent=1), encoding="utf-8")
-                fresh.replace(target)
-
-
-def _path() -> Path:
-    return cache_folder() / "kernels.json"
+        note(NAME, self._all)
 
 
 def _read() -> dict[str, dict[str, str]]:
     try:
-        known = json.loads(_path().read_text(encoding="utf-8"))
         return {
-            str(machine): {str(shape): str(name) for shape, name in shapes.items()} for machine, shapes in known.items()
+            str(machine): {str(shape): str(name) for shape, name in shapes.items()}
+            for machine, shapes in recall(NAME).items()
         }
-    except (OSError, RuntimeError, ValueError, AttributeError):  # absent, damaged, or no home folder
+    except AttributeError:  # none, or damaged
         return {}
 
 

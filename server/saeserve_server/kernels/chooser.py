@@ -1,8 +1,9 @@
 """Gives each SAE the kernel that is fastest for its shape on this machine, without keeping anybody waiting.
 
-A worker that starts for the first time serves the plain way. Whenever it has nothing to compute, and once after each
-batch, it takes a step: loops are compiled, kernels are timed on real activations of the hook point, the fastest takes
-the plain one's place. What was chosen is remembered (`choices.py`), so the next start has it from the beginning.
+A worker that starts for the first time serves the plain way. Whenever it has nothing to compute, and now and then if it
+always has, it takes a step: loops are compiled, kernels are timed on real activations of the hook point, the fastest
+takes the plain one's place. What was chosen is remembered (`choices.py`), so the next start has it from the
+beginning.
 """
 
 from __future__ import annotations
@@ -12,13 +13,14 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from saeserve_server.errors import ConfigError
 from saeserve_server.kernels.choices import Choices, shape_of
+from saeserve_server.kernels.screening import Seen
 from saeserve_server.kernels.ways import COPIES, SCREENING, WAYS, build
 from saeserve_server.sources.activations import TopK
 from saeserve_server.sources.plain import PlainKernel
@@ -43,14 +45,6 @@ Sample = Callable[[str], Tensor]
 """Activations [rows, d_in] at a hook point, of some text."""
 
 
-@dataclass(slots=True)
-class _Watch:
-    """What a kernel that screens had been through when it was last judged."""
-
-    values: int = 0
-    candidates: int = 0
-
-
 class Chooser:
     """The kernels of some sources. One caller at a time, which is the sources' own."""
 
@@ -70,7 +64,7 @@ class Chooser:
         self._otherwise = otherwise
         self._has_room = has_room
         self._choices = Choices()
-        self._watched: dict[int, _Watch] = {}
+        self._judged: dict[int, Seen] = {}  # what kernels that screen had been through then
         self._fallbacks: set[int] = set()
         self._steps = self._choose()
 
@@ -111,15 +105,13 @@ class Chooser:
         if self._wanted != AUTO:
             return
         for place, source in enumerate(self._sources):
-            seen = getattr(source.kernel, "seen", None)
+            seen: Seen | None = getattr(source.kernel, "seen", None)
             if seen is None:
                 continue
-            last = self._watched.setdefault(place, _Watch())
-            values, candidates = seen.values - last.values, seen.candidates - last.candidates
-            if values >= JUDGED_VALUES:
-                self._watched[place] = _Watch(seen.values, seen.candidates)
-                if candidates > MOST_CANDIDATES * values:
-                    share = candidates / values
+            lately = seen.since(self._judged.get(place, Seen()))
+            if lately.values >= JUDGED_VALUES:
+                self._judged[place] = replace(seen)
+                if (share := lately.candidate_share) > MOST_CANDIDATES:
                     log.warning("%s: screening leaves %.0f%% of the latents: given up", source.info.name, 100 * share)
                     self._fallbacks.add(place)
                     self._use(source, "onednn")
@@ -201,13 +193,10 @@ def fastest(times: Mapping[str, Sequence[float]]) -> str:
 def _compile() -> None:
     """Has the loops compiled, or read from where they were kept: for both products, and for what they end in."""
     generator = torch.Generator().manual_seed(0)
-    # As large as what is fitted on a part of the SAE and of the sample: it is compiled for other strides.
-    W_enc, x = torch.randn(2048, 8, generator=generator), torch.randn(200, 8, generator=generator)
-    plain = Sae(W_enc=W_enc, b_enc=torch.zeros(2048))
+    W_enc, x = torch.randn(64, 8, generator=generator), torch.randn(3, 8, generator=generator)
+    plain = Sae(W_enc=W_enc, b_enc=torch.zeros(64))
     for name, sae in itertools.product(SCREENING, (plain, replace(plain, activation=TopK(2)))):
-        kernel = build(name, sae, x)
-        if kernel is not None:
-            kernel.rows(x)
+        build(name, sae, x)  # which tries it
 
 
 def _told(times: dict[str, list[float]]) -> str:

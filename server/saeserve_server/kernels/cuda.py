@@ -21,12 +21,10 @@ from torch import Tensor
 
 from saeserve_server.errors import ConfigError
 from saeserve_server.kernels import triton_loops
-from saeserve_server.kernels.bounds import LARGEST_D_IN
 from saeserve_server.kernels.compiled import SLACK, SMALLEST_BAR
 from saeserve_server.kernels.halves import half_latents, half_rows, products, slack
-from saeserve_server.kernels.screened import Seen
-from saeserve_server.rows import Csr, SourceRows, columns, width
-from saeserve_server.sources.activations import GroupMax, TopK
+from saeserve_server.kernels.screening import Seen, check_width, kept_of
+from saeserve_server.rows import SourceRows, columns, rows_of, width
 from saeserve_server.sources.plain import PlainKernel
 from saeserve_server.sources.sae import Sae, map_activation
 
@@ -66,15 +64,8 @@ class HalfKernel:
     name = "cuda-bf16"
 
     def __init__(self, sae: Sae, *, loops: bool | None = None) -> None:
-        if sae.d_in > LARGEST_D_IN:
-            raise ConfigError(f"d_in: expected at most {LARGEST_D_IN}, got {sae.d_in}")
-        match sae.activation:
-            case TopK(k):
-                self._kept, self._segments = k, 1
-            case GroupMax(groups):
-                self._kept, self._segments = 1, groups
-            case _:
-                self._kept, self._segments = 0, 1
+        check_width(sae)
+        self._kept, self._segments = kept_of(sae.activation)
         self.seen = Seen()
         self.overflows = 0
         """How many times a buffer was too small."""
@@ -82,11 +73,6 @@ class HalfKernel:
         self._latents = half_latents(sae)
         self._loops = triton_loops.load() if loops or (loops is None and triton_loops.is_there(sae.W_enc)) else None
         self._capacity = FIRST_CAPACITY
-
-    @property
-    def candidate_share(self) -> float:
-        """Of all values so far, the share that had to be computed exactly."""
-        return self.seen.candidates / max(1, self.seen.values)
 
     def rows(self, x: Tensor) -> SourceRows:
         """See Kernel."""
@@ -114,23 +100,12 @@ class HalfKernel:
         """
         candidates, entries = counts
         rows, d_sae = len(pending.x), self._sae.d_sae
+        self.seen.add(rows * d_sae, candidates, entries)
         if candidates > len(pending.keys):
             self.overflows += 1
             self._capacity = min(2 * self._capacity, d_sae)
-        self.seen.add(rows * d_sae, candidates, entries)
-        if candidates > len(pending.keys):
             return PlainKernel(self._sae).rows(pending.x)
-        data = values.numpy()
-        if np.isnan(data).any():
-            raise FloatingPointError("the activations hold NaN")
-        if 2 * entries > rows * d_sae:
-            dense = np.zeros((rows, d_sae), dtype=np.float32)
-            dense.ravel()[keys.numpy()] = data
-            return dense
-        row, index = np.divmod(keys.numpy(), d_sae)
-        indptr = np.zeros(rows + 1, dtype=np.int64)
-        np.cumsum(np.bincount(row, minlength=rows), out=indptr[1:])
-        return Csr(indptr, index.astype(np.uint32), data, d_sae)
+        return rows_of(*np.divmod(keys.numpy(), d_sae), values.numpy(), rows, d_sae)
 
     def _candidates(self, inputs: Tensor, size: int) -> tuple[Tensor, Tensor]:
         """Keys [size] of what may fire, ascending, and behind them keys of no latent; and how many there are, which may

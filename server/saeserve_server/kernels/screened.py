@@ -6,21 +6,20 @@ Whatever else is in a batch, a row's values are the same to the bit: each is a s
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from saeserve_server.catalog import FloatArray
-from saeserve_server.errors import ConfigError
-from saeserve_server.kernels.bounds import LARGEST_D_IN, quantised_latents, quantised_rows
+from saeserve_server.kernels.bounds import quantised_latents, quantised_rows
 from saeserve_server.kernels.compiled import CHUNK, Indices, kth_best, rescore, screen, use_threads
 from saeserve_server.kernels.equalising import choose_scaling
 from saeserve_server.kernels.packed import check_float32
 from saeserve_server.kernels.products import ExactProduct, Fbgemm, exact_levels
-from saeserve_server.rows import Csr, IntArray, SourceRows, stacked
-from saeserve_server.sources.activations import GroupMax, TopK
+from saeserve_server.kernels.screening import Seen, check_width, kept_of
+from saeserve_server.rows import IntArray, SourceRows, rows_of, stacked
+from saeserve_server.sources.activations import TopK
 from saeserve_server.sources.sae import Sae, map_activation
 
 BLOCK_ELEMENTS = 48 * 2**15
@@ -29,24 +28,6 @@ GROUP_ELEMENTS = 2**24
 """Values out of which candidates are computed together: the more rows, the more share what is read of W_enc."""
 FEWEST_ROWS = 32
 """Rows of a block, however many latents there are: with fewer, weights are read from memory too often."""
-
-
-@dataclass(slots=True)
-class Seen:
-    """What a kernel has been through."""
-
-    values: int = 0
-    """Rows times latents."""
-    candidates: int = 0
-    """Of these, computed exactly."""
-    entries: int = 0
-    """Of these, fired."""
-
-    def add(self, values: int, candidates: int, entries: int) -> None:
-        """Counts in."""
-        self.values += values
-        self.candidates += candidates
-        self.entries += entries
 
 
 class ScreenedKernel:
@@ -58,8 +39,7 @@ class ScreenedKernel:
 
     def __init__(self, sae: Sae, product: type[ExactProduct] = Fbgemm, sample: Tensor | None = None) -> None:
         check_float32(sae)
-        if sae.d_in > LARGEST_D_IN:
-            raise ConfigError(f"d_in: expected at most {LARGEST_D_IN}, got {sae.d_in}")
+        check_width(sae)
         self.name = product.name
         self.seen = Seen()
         self._sae = sae
@@ -67,18 +47,7 @@ class ScreenedKernel:
         self._scaling = choose_scaling(sae, exact_levels(product), sample)
         q, self._latents = quantised_latents(sae, self._scaling)
         self._product = product(q, self._scaling.row_levels)
-        match sae.activation:
-            case TopK(k):
-                self._kept, self._segments = k, 1
-            case GroupMax(groups):
-                self._kept, self._segments = 1, groups
-            case _:
-                self._kept, self._segments = 0, 1
-
-    @property
-    def candidate_share(self) -> float:
-        """Of all values so far, the share that had to be computed exactly."""
-        return self.seen.candidates / max(1, self.seen.values)
+        self._kept, self._segments = kept_of(sae.activation)
 
     @torch.inference_mode()
     def rows(self, x: Tensor) -> SourceRows:
@@ -103,7 +72,7 @@ class ScreenedKernel:
         a = self._activations(row_of, indices.astype(np.int64), values)
         fires = np.flatnonzero(a != 0)  # NaN too
         self.seen.add(rows * d_sae, len(a), len(fires))
-        return _as_rows(np.bincount(row_of[fires], minlength=rows), indices[fires], a[fires], d_sae)
+        return rows_of(row_of[fires], indices[fires], a[fires], rows, d_sae)
 
     def _screen(self, x: FloatArray, found: Indices, counts: IntArray) -> None:
         """Writes which latents may fire on the inputs of a block: see `screen`."""
@@ -130,17 +99,6 @@ def _blocks(rows: int, size: int) -> Iterator[slice]:
     """Slices of `size` rows, one at least, and no fewer rows than FEWEST_ROWS in each but the last."""
     size = max(FEWEST_ROWS, size)
     return (slice(first, first + size) for first in range(0, max(1, rows), size))
-
-
-def _as_rows(counts: IntArray, indices: Indices, values: FloatArray, columns: int) -> SourceRows:
-    """Entries by row, `counts` [rows] of each. Raises FloatingPointError for NaN."""
-    if np.isnan(values).any():
-        raise FloatingPointError("the activations hold NaN")
-    if 2 * len(values) > len(counts) * columns:
-        dense = np.zeros((len(counts), columns), dtype=np.float32)
-        dense[np.repeat(np.arange(len(counts)), counts), indices] = values
-        return dense
-    return Csr(np.append(0, counts.cumsum()), indices, values, columns)
 
 
 def _largest(p: Tensor, segment_of: IntArray, k: int) -> FloatArray:

@@ -1,5 +1,6 @@
 """The loops in Triton's language, which only looks like Python. Imported where Triton is there: see `triton_loops`."""
 
+# Arguments are pointers and constants of a language of its own, which has no types to be named.
 # mypy: ignore-errors
 # ruff: noqa: ANN001, ANN201
 

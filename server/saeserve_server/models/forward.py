@@ -52,9 +52,7 @@ class HookedForward:
         for ids in sequences:
             self._check(ids)
         results: list[dict[str, Tensor]] = [{} for _ in sequences]
-        lengths = [len(ids) for ids in sequences]
-        groups = [[place] for place in range(len(lengths))]
-        for group in groups if self.alone else group_by_length(lengths, self._most_scores):
+        for group in group_by_length([len(ids) for ids in sequences], 0 if self.alone else self._most_scores):
             width = max(len(sequences[place]) for place in group)
             padded = [[*sequences[place], *[0] * (width - len(sequences[place]))] for place in group]
             seen = self._read(torch.tensor(padded, device=self._device), places)

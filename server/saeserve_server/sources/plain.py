@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from torch import Tensor
 
-from saeserve_server.rows import Csr, SourceRows, stacked
+from saeserve_server.rows import SourceRows, rows_of, stacked
 from saeserve_server.sources.sae import Sae
 
 ENTRIES_AT_ONCE = 2**22
@@ -48,11 +48,4 @@ def sparse(activations: Tensor) -> SourceRows:
     else:
         place = np.flatnonzero(flat.numpy() != 0)  # NaN too
         data = flat.numpy()[place]
-    if np.isnan(data).any():
-        raise FloatingPointError("the activations hold NaN")
-    if 2 * len(data) > activations.numel():
-        return activations.cpu().numpy()
-    row, index = np.divmod(place, d_sae)
-    indptr = np.zeros(count + 1, dtype=np.int64)
-    np.cumsum(np.bincount(row, minlength=count), out=indptr[1:])
-    return Csr(indptr, index.astype(np.uint32), data, d_sae)
+    return rows_of(*np.divmod(place, d_sae), data, count, d_sae)

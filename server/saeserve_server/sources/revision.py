@@ -6,17 +6,16 @@ in a small JSON file under `$XDG_CACHE_HOME/saeserve/`. Where that cannot be wri
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import json
 import os
-import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from saeserve_server.config import cache_folder
+from saeserve_server.notes import note, recall
 
+NAME = "content-hashes.json"
 BLOCK = 1 << 20
 
 SETTLED_NS = 2_000_000_000
@@ -63,7 +62,7 @@ def text_hash(*parts: str) -> str:
 
 def memo_path() -> Path:
     """Where digests are remembered."""
-    return cache_folder() / "content-hashes.json"
+    return cache_folder() / NAME
 
 
 def _add(digest: hashlib._Hash, part: str) -> None:
@@ -87,22 +86,14 @@ def _file_hash(path: Path) -> str:
 
 def _read_memo() -> Memo:
     try:
-        entries = json.loads(memo_path().read_text(encoding="utf-8"))
         return {
             path: ([int(size), int(mtime), int(inode)], str(digest))
-            for path, ((size, mtime, inode), digest) in entries.items()
+            for path, ((size, mtime, inode), digest) in recall(NAME).items()
         }
-    except (OSError, RuntimeError, ValueError, TypeError, AttributeError):  # absent, damaged, or no home folder
+    except (ValueError, TypeError, AttributeError):  # none, or damaged
         return {}
 
 
 def _write_memo(memo: Memo) -> None:
-    """Replaces the file in one step. Of two servers that start together the later wins: the other hashes again."""
-    with contextlib.suppress(OSError, RuntimeError):
-        target = memo_path()
-        target.parent.mkdir(parents=True, exist_ok=True)
-        entries = {path: entry for path, entry in memo.items() if Path(path).exists()}
-        with tempfile.TemporaryDirectory(prefix=".hashes-", dir=target.parent) as folder:
-            fresh = Path(folder) / target.name
-            fresh.write_text(json.dumps(entries), encoding="utf-8")
-            fresh.replace(target)
+    """Of two servers that start together the later wins: the other hashes again."""
+    note(NAME, {path: entry for path, entry in memo.items() if Path(path).exists()})
