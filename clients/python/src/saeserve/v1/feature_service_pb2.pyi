@@ -44,6 +44,12 @@ class _RankingEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Ranking.Value
     """By activation divided by the feature's largest over the index: comparable across layers. Needs an index, else
     FAILED_PRECONDITION, reason INDEX_REQUIRED.
     """
+    RANKING_SURPRISAL: _Ranking.ValueType  # 3
+    """By surprisal in bits: log2(N / n), where N are the tokens of the index and n, at least 1, those on which the feature
+    is at least this active. Comparable across layers, sets and kinds: a feature that fires on everything is worth about 0
+    bits at its usual activations. With several sort tokens the sum of their bits. Beyond the index maximum n is 1, and
+    ties fall by activation over that maximum. Needs an index, else FAILED_PRECONDITION, reason INDEX_REQUIRED.
+    """
 
 class Ranking(_Ranking, metaclass=_RankingEnumTypeWrapper):
     """How features are compared."""
@@ -56,7 +62,73 @@ RANKING_RELATIVE_TO_MAX: Ranking.ValueType  # 2
 """By activation divided by the feature's largest over the index: comparable across layers. Needs an index, else
 FAILED_PRECONDITION, reason INDEX_REQUIRED.
 """
+RANKING_SURPRISAL: Ranking.ValueType  # 3
+"""By surprisal in bits: log2(N / n), where N are the tokens of the index and n, at least 1, those on which the feature
+is at least this active. Comparable across layers, sets and kinds: a feature that fires on everything is worth about 0
+bits at its usual activations. With several sort tokens the sum of their bits. Beyond the index maximum n is 1, and
+ties fall by activation over that maximum. Needs an index, else FAILED_PRECONDITION, reason INDEX_REQUIRED.
+"""
 Global___Ranking: _TypeAlias = Ranking  # noqa: Y015
+
+class _Similarity:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _SimilarityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Similarity.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    SIMILARITY_UNSPECIFIED: _Similarity.ValueType  # 0
+    """SIMILARITY_DECODER."""
+    SIMILARITY_DECODER: _Similarity.ValueType  # 1
+    """Cosine of the directions that they write to the residual stream: a latent's decoder row, a neuron's row of W_out. Of
+    latents at `mlp.hook_post` the decoder row times W_out.
+    """
+    SIMILARITY_ENCODER: _Similarity.ValueType  # 2
+    """Cosine of the directions that they read: encoder columns of sources whose hook points lie in the residual stream."""
+    SIMILARITY_FIRING: _Similarity.ValueType  # 3
+    """Overlap of the positions of the index on which they fire (Jaccard), from a sample. Needs an index."""
+    SIMILARITY_RECORDS: _Similarity.ValueType  # 4
+    """Overlap of the blocks in which they fire most: of their records. Needs an index."""
+
+class Similarity(_Similarity, metaclass=_SimilarityEnumTypeWrapper):
+    """How two features are alike."""
+
+SIMILARITY_UNSPECIFIED: Similarity.ValueType  # 0
+"""SIMILARITY_DECODER."""
+SIMILARITY_DECODER: Similarity.ValueType  # 1
+"""Cosine of the directions that they write to the residual stream: a latent's decoder row, a neuron's row of W_out. Of
+latents at `mlp.hook_post` the decoder row times W_out.
+"""
+SIMILARITY_ENCODER: Similarity.ValueType  # 2
+"""Cosine of the directions that they read: encoder columns of sources whose hook points lie in the residual stream."""
+SIMILARITY_FIRING: Similarity.ValueType  # 3
+"""Overlap of the positions of the index on which they fire (Jaccard), from a sample. Needs an index."""
+SIMILARITY_RECORDS: Similarity.ValueType  # 4
+"""Overlap of the blocks in which they fire most: of their records. Needs an index."""
+Global___Similarity: _TypeAlias = Similarity  # noqa: Y015
+
+class _ContrastSide:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ContrastSideEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ContrastSide.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    CONTRAST_SIDE_UNSPECIFIED: _ContrastSide.ValueType  # 0
+    """Not set; refused."""
+    CONTRAST_SIDE_A: _ContrastSide.ValueType  # 1
+    """The first set."""
+    CONTRAST_SIDE_B: _ContrastSide.ValueType  # 2
+    """The second set."""
+
+class ContrastSide(_ContrastSide, metaclass=_ContrastSideEnumTypeWrapper):
+    """One of two sets of texts."""
+
+CONTRAST_SIDE_UNSPECIFIED: ContrastSide.ValueType  # 0
+"""Not set; refused."""
+CONTRAST_SIDE_A: ContrastSide.ValueType  # 1
+"""The first set."""
+CONTRAST_SIDE_B: ContrastSide.ValueType  # 2
+"""The second set."""
+Global___ContrastSide: _TypeAlias = ContrastSide  # noqa: Y015
 
 @_typing.final
 class LayerRange(_message.Message):
@@ -233,8 +305,9 @@ class SearchRequest(_message.Message):
     ranking: Global___Ranking.ValueType
     """How features are compared."""
     min_fires: _builtins.int
-    """With RANKING_RELATIVE_TO_MAX: features that fire on fewer tokens of the index do not rank. Default 10; those that
-    never fire have no maximum and do not rank with 0 either.
+    """With RANKING_RELATIVE_TO_MAX and RANKING_SURPRISAL: features that fire on fewer tokens of the index do not rank.
+    Default 10; those that never fire have no maximum and do not rank with 0 either. Where only an imported maximum is
+    known, no count is, and this does not apply.
     """
     limit: _builtins.int
     """How many features to return, for the text or for each token: 1 to 1000, default 25."""
@@ -300,14 +373,24 @@ class FeatureResult(_message.Message):
     MAX_ACTIVATION_FIELD_NUMBER: _builtins.int
     MAX_POSITION_FIELD_NUMBER: _builtins.int
     MATCH_FIELD_NUMBER: _builtins.int
+    TOKENS_AT_LEAST_FIELD_NUMBER: _builtins.int
+    BEYOND_INDEX_FIELD_NUMBER: _builtins.int
     value: _builtins.float
-    """What it was ranked by; > 0. A maximum, or a sum over the sort tokens; divided by the index maximum if asked."""
+    """What it was ranked by; > 0. A maximum, or a sum over the sort tokens; divided by the index maximum, or in bits, if
+    asked.
+    """
     max_activation: _builtins.float
     """The largest activation over the text, BOS left out."""
     max_position: _builtins.int
     """The row of `tokens` that has it; the earliest if several have."""
     match: _types_pb2.Match.ValueType
     """Whether that token is one the feature usually fires on."""
+    tokens_at_least: _builtins.float
+    """With RANKING_SURPRISAL: on how many tokens of the index the feature is at least as active as where it is most active
+    among the rows that rank; >= 1, estimated inside a histogram bin.
+    """
+    beyond_index: _builtins.bool
+    """With RANKING_SURPRISAL: whether it is more active there than anywhere in the index, so that its rank is a lower bound."""
     @_builtins.property
     def facts(self) -> _types_pb2.FeatureFacts:
         """The feature."""
@@ -325,12 +408,16 @@ class FeatureResult(_message.Message):
         max_activation: _builtins.float = ...,
         max_position: _builtins.int = ...,
         match: _types_pb2.Match.ValueType = ...,
+        tokens_at_least: _builtins.float | None = ...,
+        beyond_index: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["facts", b"facts"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_tokens_at_least", b"_tokens_at_least", "facts", b"facts", "tokens_at_least", b"tokens_at_least"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["activations", b"activations", "facts", b"facts", "match", b"match", "max_activation", b"max_activation", "max_position", b"max_position", "value", b"value"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_tokens_at_least", b"_tokens_at_least", "activations", b"activations", "beyond_index", b"beyond_index", "facts", b"facts", "match", b"match", "max_activation", b"max_activation", "max_position", b"max_position", "tokens_at_least", b"tokens_at_least", "value", b"value"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__tokens_at_least: _TypeAlias = _typing.Literal["tokens_at_least"]  # noqa: Y015
+    _WhichOneofArgType__tokens_at_least: _TypeAlias = _typing.Literal["_tokens_at_least", b"_tokens_at_least"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__tokens_at_least) -> _WhichOneofReturnType__tokens_at_least | None: ...
 
 Global___FeatureResult: _TypeAlias = FeatureResult  # noqa: Y015
 
@@ -864,12 +951,28 @@ class TopActivationsRequest(_message.Message):
     FEATURE_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    GROUP_FIELD_NUMBER: _builtins.int
+    DIVERSITY_FIELD_NUMBER: _builtins.int
+    THRESHOLD_FIELD_NUMBER: _builtins.int
+    ORIGIN_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """The served model's name, or empty."""
     page_size: _builtins.int
     """How many records: 1 to 100, default 10."""
     page_token: _builtins.str
     """`next_page_token` of the answer before; empty for the first page."""
+    group: _types_pb2.RecordGroup.ValueType
+    """Which records."""
+    diversity: _types_pb2.Diversity.ValueType
+    """With RECORD_GROUP_TOP: what makes two records the same. The strongest of a kind is shown and says for how many it
+    stands.
+    """
+    threshold: _builtins.float
+    """From what overlap on two are the same: over 0, at most 1. Default 0.5 for phrase, sentence, text and semantic; other
+    levels take none.
+    """
+    origin: _types_pb2.RecordOrigin.ValueType
+    """Where records come from. Unset: the index, or where it has none of the source, what was imported."""
     @_builtins.property
     def feature(self) -> _types_pb2.FeatureId:
         """The feature."""
@@ -881,20 +984,31 @@ class TopActivationsRequest(_message.Message):
         feature: _types_pb2.FeatureId | None = ...,
         page_size: _builtins.int | None = ...,
         page_token: _builtins.str = ...,
+        group: _types_pb2.RecordGroup.ValueType = ...,
+        diversity: _types_pb2.Diversity.ValueType = ...,
+        threshold: _builtins.float | None = ...,
+        origin: _types_pb2.RecordOrigin.ValueType = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_page_size", b"_page_size", "feature", b"feature", "page_size", b"page_size"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_page_size", b"_page_size", "_threshold", b"_threshold", "feature", b"feature", "page_size", b"page_size", "threshold", b"threshold"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_page_size", b"_page_size", "feature", b"feature", "model", b"model", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_page_size", b"_page_size", "_threshold", b"_threshold", "diversity", b"diversity", "feature", b"feature", "group", b"group", "model", b"model", "origin", b"origin", "page_size", b"page_size", "page_token", b"page_token", "threshold", b"threshold"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__page_size: _TypeAlias = _typing.Literal["page_size"]  # noqa: Y015
     _WhichOneofArgType__page_size: _TypeAlias = _typing.Literal["_page_size", b"_page_size"]  # noqa: Y015
+    _WhichOneofReturnType__threshold: _TypeAlias = _typing.Literal["threshold"]  # noqa: Y015
+    _WhichOneofArgType__threshold: _TypeAlias = _typing.Literal["_threshold", b"_threshold"]  # noqa: Y015
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__page_size) -> _WhichOneofReturnType__page_size | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__threshold) -> _WhichOneofReturnType__threshold | None: ...
 
 Global___TopActivationsRequest: _TypeAlias = TopActivationsRequest  # noqa: Y015
 
 @_typing.final
 class TopActivationsResponse(_message.Message):
-    """Where a feature fires most. Records fall by largest activation, ties by text and position."""
+    """Where a feature fires most. Records fall by largest activation; equal ones by a hash of their blocks, then by text and
+    position.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -937,6 +1051,525 @@ class TopActivationsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___TopActivationsResponse: _TypeAlias = TopActivationsResponse  # noqa: Y015
+
+@_typing.final
+class SimilarFeaturesRequest(_message.Message):
+    """A feature, and which others to look among."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    FEATURE_FIELD_NUMBER: _builtins.int
+    BY_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """The served model's name, or empty."""
+    by: Global___Similarity.ValueType
+    """How they are to be alike."""
+    limit: _builtins.int
+    """How many: 1 to 1000, default 10."""
+    @_builtins.property
+    def feature(self) -> _types_pb2.FeatureId:
+        """The feature."""
+
+    @_builtins.property
+    def filter(self) -> Global___Filter:
+        """Which features are compared; unset: all of both kinds. `filter.include.kinds` unset means both here."""
+
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        feature: _types_pb2.FeatureId | None = ...,
+        by: Global___Similarity.ValueType = ...,
+        filter: Global___Filter | None = ...,
+        limit: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "feature", b"feature", "filter", b"filter", "limit", b"limit"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "by", b"by", "feature", b"feature", "filter", b"filter", "limit", b"limit", "model", b"model"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__limit: _TypeAlias = _typing.Literal["limit"]  # noqa: Y015
+    _WhichOneofArgType__limit: _TypeAlias = _typing.Literal["_limit", b"_limit"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__limit) -> _WhichOneofReturnType__limit | None: ...
+
+Global___SimilarFeaturesRequest: _TypeAlias = SimilarFeaturesRequest  # noqa: Y015
+
+@_typing.final
+class SimilarFeature(_message.Message):
+    """A feature like the one asked about."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FACTS_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
+    POSITIONS_FIELD_NUMBER: _builtins.int
+    LOWER_FIELD_NUMBER: _builtins.int
+    UPPER_FIELD_NUMBER: _builtins.int
+    CONTAINED_FIELD_NUMBER: _builtins.int
+    CONTAINS_FIELD_NUMBER: _builtins.int
+    value: _builtins.float
+    """Cosine, -1 to 1, or overlap, 0 to 1."""
+    positions: _builtins.int
+    """Of an overlap: on how many sampled positions, or records, it rests."""
+    lower: _builtins.float
+    """Of an overlap of positions: bounds of its Wilson interval of 95%; unset on fewer than 16 positions."""
+    upper: _builtins.float
+    """See `lower`."""
+    contained: _builtins.float
+    """With SIMILARITY_FIRING: share of the sampled positions of the feature asked about on which this one fires too."""
+    contains: _builtins.float
+    """With SIMILARITY_FIRING: share of this one's sampled positions on which the feature asked about fires too."""
+    @_builtins.property
+    def facts(self) -> _types_pb2.FeatureFacts:
+        """The feature."""
+
+    def __init__(
+        self,
+        *,
+        facts: _types_pb2.FeatureFacts | None = ...,
+        value: _builtins.float = ...,
+        positions: _builtins.int | None = ...,
+        lower: _builtins.float | None = ...,
+        upper: _builtins.float | None = ...,
+        contained: _builtins.float | None = ...,
+        contains: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_contained", b"_contained", "_contains", b"_contains", "_lower", b"_lower", "_positions", b"_positions", "_upper", b"_upper", "contained", b"contained", "contains", b"contains", "facts", b"facts", "lower", b"lower", "positions", b"positions", "upper", b"upper"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_contained", b"_contained", "_contains", b"_contains", "_lower", b"_lower", "_positions", b"_positions", "_upper", b"_upper", "contained", b"contained", "contains", b"contains", "facts", b"facts", "lower", b"lower", "positions", b"positions", "upper", b"upper", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__contained: _TypeAlias = _typing.Literal["contained"]  # noqa: Y015
+    _WhichOneofArgType__contained: _TypeAlias = _typing.Literal["_contained", b"_contained"]  # noqa: Y015
+    _WhichOneofReturnType__contains: _TypeAlias = _typing.Literal["contains"]  # noqa: Y015
+    _WhichOneofArgType__contains: _TypeAlias = _typing.Literal["_contains", b"_contains"]  # noqa: Y015
+    _WhichOneofReturnType__lower: _TypeAlias = _typing.Literal["lower"]  # noqa: Y015
+    _WhichOneofArgType__lower: _TypeAlias = _typing.Literal["_lower", b"_lower"]  # noqa: Y015
+    _WhichOneofReturnType__positions: _TypeAlias = _typing.Literal["positions"]  # noqa: Y015
+    _WhichOneofArgType__positions: _TypeAlias = _typing.Literal["_positions", b"_positions"]  # noqa: Y015
+    _WhichOneofReturnType__upper: _TypeAlias = _typing.Literal["upper"]  # noqa: Y015
+    _WhichOneofArgType__upper: _TypeAlias = _typing.Literal["_upper", b"_upper"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__contained) -> _WhichOneofReturnType__contained | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__contains) -> _WhichOneofReturnType__contains | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__lower) -> _WhichOneofReturnType__lower | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__positions) -> _WhichOneofReturnType__positions | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__upper) -> _WhichOneofReturnType__upper | None: ...
+
+Global___SimilarFeature: _TypeAlias = SimilarFeature  # noqa: Y015
+
+@_typing.final
+class NotCompared(_message.Message):
+    """Sources that were not compared."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SOURCES_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    reason: _builtins.str
+    """Why."""
+    @_builtins.property
+    def sources(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Their ids."""
+
+    def __init__(
+        self,
+        *,
+        sources: _abc.Iterable[_builtins.str] | None = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["reason", b"reason", "sources", b"sources"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NotCompared: _TypeAlias = NotCompared  # noqa: Y015
+
+@_typing.final
+class SimilarFeaturesResponse(_message.Message):
+    """The features most like it. Order: value falling, then layer, latents before neurons, source id, index."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CALL_INFO_FIELD_NUMBER: _builtins.int
+    FACTS_FIELD_NUMBER: _builtins.int
+    SIMILAR_FIELD_NUMBER: _builtins.int
+    FEATURES_COMPARED_FIELD_NUMBER: _builtins.int
+    LEFT_OUT_FIELD_NUMBER: _builtins.int
+    SPACE_FIELD_NUMBER: _builtins.int
+    features_compared: _builtins.int
+    """How many features it was compared with."""
+    space: _builtins.str
+    """The space that directions were compared in, for example `residual stream, 768 wide`; empty for overlaps."""
+    @_builtins.property
+    def call_info(self) -> _types_pb2.CallInfo:
+        """What the call cost."""
+
+    @_builtins.property
+    def facts(self) -> _types_pb2.FeatureFacts:
+        """The feature asked about."""
+
+    @_builtins.property
+    def similar(self) -> _containers.RepeatedCompositeFieldContainer[Global___SimilarFeature]:
+        """The others."""
+
+    @_builtins.property
+    def left_out(self) -> _containers.RepeatedCompositeFieldContainer[Global___NotCompared]:
+        """Sources that have nothing that it could be compared with, and why."""
+
+    def __init__(
+        self,
+        *,
+        call_info: _types_pb2.CallInfo | None = ...,
+        facts: _types_pb2.FeatureFacts | None = ...,
+        similar: _abc.Iterable[Global___SimilarFeature] | None = ...,
+        features_compared: _builtins.int = ...,
+        left_out: _abc.Iterable[Global___NotCompared] | None = ...,
+        space: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["call_info", b"call_info", "facts", b"facts"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["call_info", b"call_info", "facts", b"facts", "features_compared", b"features_compared", "left_out", b"left_out", "similar", b"similar", "space", b"space"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SimilarFeaturesResponse: _TypeAlias = SimilarFeaturesResponse  # noqa: Y015
+
+@_typing.final
+class ContrastConfig(_message.Message):
+    """What to compare."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    TRUNCATE_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """The served model's name, or empty."""
+    limit: _builtins.int
+    """How many features to return for each side: 1 to 1000, default 25."""
+    truncate: _builtins.bool
+    """Cut texts that are too long to the limit instead of refusing them."""
+    @_builtins.property
+    def filter(self) -> Global___Filter:
+        """Which features take part; unset: all latents, or all neurons where no latents are loaded."""
+
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        filter: Global___Filter | None = ...,
+        limit: _builtins.int | None = ...,
+        truncate: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "filter", b"filter", "limit", b"limit"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "filter", b"filter", "limit", b"limit", "model", b"model", "truncate", b"truncate"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__limit: _TypeAlias = _typing.Literal["limit"]  # noqa: Y015
+    _WhichOneofArgType__limit: _TypeAlias = _typing.Literal["_limit", b"_limit"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__limit) -> _WhichOneofReturnType__limit | None: ...
+
+Global___ContrastConfig: _TypeAlias = ContrastConfig  # noqa: Y015
+
+@_typing.final
+class ContrastItem(_message.Message):
+    """A text of one side."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SIDE_FIELD_NUMBER: _builtins.int
+    INPUT_FIELD_NUMBER: _builtins.int
+    side: Global___ContrastSide.ValueType
+    """The side."""
+    @_builtins.property
+    def input(self) -> _types_pb2.Input:
+        """The text."""
+
+    def __init__(
+        self,
+        *,
+        side: Global___ContrastSide.ValueType = ...,
+        input: _types_pb2.Input | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["input", b"input"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["input", b"input", "side", b"side"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ContrastItem: _TypeAlias = ContrastItem  # noqa: Y015
+
+@_typing.final
+class ContrastRequest(_message.Message):
+    """First the configuration, then texts of both sides in any order; at least 5 a side."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONFIG_FIELD_NUMBER: _builtins.int
+    ITEM_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def config(self) -> Global___ContrastConfig:
+        """First message only."""
+
+    @_builtins.property
+    def item(self) -> Global___ContrastItem:
+        """Every other message."""
+
+    def __init__(
+        self,
+        *,
+        config: Global___ContrastConfig | None = ...,
+        item: Global___ContrastItem | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "item", b"item", "message", b"message"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "item", b"item", "message", b"message"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["config", "item"]  # noqa: Y015
+    _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
+
+Global___ContrastRequest: _TypeAlias = ContrastRequest  # noqa: Y015
+
+@_typing.final
+class ContrastResult(_message.Message):
+    """A feature that fires on one side's texts more often than on the other's. The unit is the text."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FACTS_FIELD_NUMBER: _builtins.int
+    SIDE_FIELD_NUMBER: _builtins.int
+    TEXTS_A_FIELD_NUMBER: _builtins.int
+    TEXTS_B_FIELD_NUMBER: _builtins.int
+    DIFFERENCE_FIELD_NUMBER: _builtins.int
+    LOG_ODDS_FIELD_NUMBER: _builtins.int
+    P_VALUE_FIELD_NUMBER: _builtins.int
+    Q_VALUE_FIELD_NUMBER: _builtins.int
+    AUC_FIELD_NUMBER: _builtins.int
+    AUC_ERROR_FIELD_NUMBER: _builtins.int
+    MAX_A_FIELD_NUMBER: _builtins.int
+    MAX_B_FIELD_NUMBER: _builtins.int
+    side: Global___ContrastSide.ValueType
+    """The side on which it fires more often."""
+    texts_a: _builtins.int
+    """Texts of side A in which it fires."""
+    texts_b: _builtins.int
+    """Texts of side B in which it fires."""
+    difference: _builtins.float
+    """Share of A's texts in which it fires, minus B's."""
+    log_odds: _builtins.float
+    """Natural logarithm of the odds of firing in A over those in B, with half a text added to each count (Jeffreys' prior)."""
+    p_value: _builtins.float
+    """Two-sided p of Fisher's exact test."""
+    q_value: _builtins.float
+    """The same after Benjamini and Hochberg over `features_tested`: the least false discovery rate at which it counts."""
+    auc: _builtins.float
+    """Chance that a text of A has a larger maximum than one of B, ties counted half; from a histogram of text maxima."""
+    auc_error: _builtins.float
+    """How far `auc` may be off, since maxima in one bin count as ties."""
+    max_a: _builtins.float
+    """Largest activation in A's texts; 0 where it does not fire."""
+    max_b: _builtins.float
+    """Largest activation in B's texts."""
+    @_builtins.property
+    def facts(self) -> _types_pb2.FeatureFacts:
+        """The feature."""
+
+    def __init__(
+        self,
+        *,
+        facts: _types_pb2.FeatureFacts | None = ...,
+        side: Global___ContrastSide.ValueType = ...,
+        texts_a: _builtins.int = ...,
+        texts_b: _builtins.int = ...,
+        difference: _builtins.float = ...,
+        log_odds: _builtins.float = ...,
+        p_value: _builtins.float = ...,
+        q_value: _builtins.float = ...,
+        auc: _builtins.float = ...,
+        auc_error: _builtins.float = ...,
+        max_a: _builtins.float = ...,
+        max_b: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["facts", b"facts"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["auc", b"auc", "auc_error", b"auc_error", "difference", b"difference", "facts", b"facts", "log_odds", b"log_odds", "max_a", b"max_a", "max_b", b"max_b", "p_value", b"p_value", "q_value", b"q_value", "side", b"side", "texts_a", b"texts_a", "texts_b", b"texts_b"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ContrastResult: _TypeAlias = ContrastResult  # noqa: Y015
+
+@_typing.final
+class ContrastResponse(_message.Message):
+    """The features that tell the two sets apart. Order: p rising, then difference falling in size, then layer, latents before
+    neurons, source id, index.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CALL_INFO_FIELD_NUMBER: _builtins.int
+    RESULTS_FIELD_NUMBER: _builtins.int
+    TEXTS_A_FIELD_NUMBER: _builtins.int
+    TEXTS_B_FIELD_NUMBER: _builtins.int
+    FEATURES_TESTED_FIELD_NUMBER: _builtins.int
+    FEATURES_CONSIDERED_FIELD_NUMBER: _builtins.int
+    SOURCES_CONSIDERED_FIELD_NUMBER: _builtins.int
+    texts_a: _builtins.int
+    """Number of texts of side A."""
+    texts_b: _builtins.int
+    """Number of texts of side B."""
+    features_tested: _builtins.int
+    """Number of features tested: those that fire in any text."""
+    features_considered: _builtins.int
+    """Number of features considered, after every filter."""
+    @_builtins.property
+    def call_info(self) -> _types_pb2.CallInfo:
+        """What the call cost: of the last text."""
+
+    @_builtins.property
+    def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___ContrastResult]:
+        """Features of both sides, at most `limit` of each."""
+
+    @_builtins.property
+    def sources_considered(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Ids of the sources considered."""
+
+    def __init__(
+        self,
+        *,
+        call_info: _types_pb2.CallInfo | None = ...,
+        results: _abc.Iterable[Global___ContrastResult] | None = ...,
+        texts_a: _builtins.int = ...,
+        texts_b: _builtins.int = ...,
+        features_tested: _builtins.int = ...,
+        features_considered: _builtins.int = ...,
+        sources_considered: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["call_info", b"call_info"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["call_info", b"call_info", "features_considered", b"features_considered", "features_tested", b"features_tested", "results", b"results", "sources_considered", b"sources_considered", "texts_a", b"texts_a", "texts_b", b"texts_b"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ContrastResponse: _TypeAlias = ContrastResponse  # noqa: Y015
+
+@_typing.final
+class SearchExplanationsRequest(_message.Message):
+    """Words to look for."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    QUERY_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """The served model's name, or empty."""
+    query: _builtins.str
+    """Words, all of which an explanation must hold, whatever their case or ending; "in quotes" a phrase."""
+    page_size: _builtins.int
+    """How many: 1 to 100, default 10."""
+    page_token: _builtins.str
+    """`next_page_token` of the answer before; empty for the first page."""
+    @_builtins.property
+    def filter(self) -> Global___Filter:
+        """Which features take part; unset: all of both kinds."""
+
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        query: _builtins.str = ...,
+        filter: Global___Filter | None = ...,
+        page_size: _builtins.int | None = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_page_size", b"_page_size", "filter", b"filter", "page_size", b"page_size"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_page_size", b"_page_size", "filter", b"filter", "model", b"model", "page_size", b"page_size", "page_token", b"page_token", "query", b"query"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__page_size: _TypeAlias = _typing.Literal["page_size"]  # noqa: Y015
+    _WhichOneofArgType__page_size: _TypeAlias = _typing.Literal["_page_size", b"_page_size"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__page_size) -> _WhichOneofReturnType__page_size | None: ...
+
+Global___SearchExplanationsRequest: _TypeAlias = SearchExplanationsRequest  # noqa: Y015
+
+@_typing.final
+class ExplanationResult(_message.Message):
+    """An explanation that holds the words."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FACTS_FIELD_NUMBER: _builtins.int
+    EXPLANATION_FIELD_NUMBER: _builtins.int
+    RELEVANCE_FIELD_NUMBER: _builtins.int
+    relevance: _builtins.float
+    """How well it fits: bm25, larger is better."""
+    @_builtins.property
+    def facts(self) -> _types_pb2.FeatureFacts:
+        """The feature; its other explanations are left out."""
+
+    @_builtins.property
+    def explanation(self) -> _types_pb2.Explanation:
+        """The explanation."""
+
+    def __init__(
+        self,
+        *,
+        facts: _types_pb2.FeatureFacts | None = ...,
+        explanation: _types_pb2.Explanation | None = ...,
+        relevance: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["explanation", b"explanation", "facts", b"facts"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["explanation", b"explanation", "facts", b"facts", "relevance", b"relevance"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExplanationResult: _TypeAlias = ExplanationResult  # noqa: Y015
+
+@_typing.final
+class SearchExplanationsResponse(_message.Message):
+    """What was found, the best first; ties by layer, latents before neurons, source id, index."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CALL_INFO_FIELD_NUMBER: _builtins.int
+    RESULTS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """For the next page; empty on the last. ABORTED, reason STORE_CHANGED, once other explanations are loaded."""
+    @_builtins.property
+    def call_info(self) -> _types_pb2.CallInfo:
+        """What the call cost."""
+
+    @_builtins.property
+    def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___ExplanationResult]:
+        """Explanations of features that are served."""
+
+    def __init__(
+        self,
+        *,
+        call_info: _types_pb2.CallInfo | None = ...,
+        results: _abc.Iterable[Global___ExplanationResult] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["call_info", b"call_info"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["call_info", b"call_info", "next_page_token", b"next_page_token", "results", b"results"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SearchExplanationsResponse: _TypeAlias = SearchExplanationsResponse  # noqa: Y015
 
 @_typing.final
 class ListSourcesRequest(_message.Message):
@@ -1214,12 +1847,33 @@ class IndexInfo(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class KernelsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     REVISION_FIELD_NUMBER: _builtins.int
     TEXTS_FIELD_NUMBER: _builtins.int
     TOKENS_FIELD_NUMBER: _builtins.int
     CONTEXT_FIELD_NUMBER: _builtins.int
     RECORDS_PER_FEATURE_FIELD_NUMBER: _builtins.int
     SOURCES_FIELD_NUMBER: _builtins.int
+    KERNELS_FIELD_NUMBER: _builtins.int
     revision: _builtins.str
     """Digest of what it was made of: texts, model, sources, settings, format, kind of device and type. Builds of the same on
     several machines have one, and share caches and page tokens.
@@ -1236,6 +1890,10 @@ class IndexInfo(_message.Message):
     def sources(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Ids of the sources it covers."""
 
+    @_builtins.property
+    def kernels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Kernel of each source with which it was computed, by source id."""
+
     def __init__(
         self,
         *,
@@ -1245,14 +1903,53 @@ class IndexInfo(_message.Message):
         context: _builtins.int = ...,
         records_per_feature: _builtins.int = ...,
         sources: _abc.Iterable[_builtins.str] | None = ...,
+        kernels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["context", b"context", "records_per_feature", b"records_per_feature", "revision", b"revision", "sources", b"sources", "texts", b"texts", "tokens", b"tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["context", b"context", "kernels", b"kernels", "records_per_feature", b"records_per_feature", "revision", b"revision", "sources", b"sources", "texts", b"texts", "tokens", b"tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___IndexInfo: _TypeAlias = IndexInfo  # noqa: Y015
+
+@_typing.final
+class ImportInfo(_message.Message):
+    """Imported records and explanations."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    FORMAT_FIELD_NUMBER: _builtins.int
+    FEATURES_FIELD_NUMBER: _builtins.int
+    RECORDS_FIELD_NUMBER: _builtins.int
+    EXPLANATIONS_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """The name that it was given."""
+    format: _builtins.str
+    """Its format: `neuron-records`, `openai-explanations`, `neuronpedia`."""
+    features: _builtins.int
+    """Features with records."""
+    records: _builtins.int
+    """Records."""
+    explanations: _builtins.int
+    """Explanations."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        format: _builtins.str = ...,
+        features: _builtins.int = ...,
+        records: _builtins.int = ...,
+        explanations: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["explanations", b"explanations", "features", b"features", "format", b"format", "name", b"name", "records", b"records"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ImportInfo: _TypeAlias = ImportInfo  # noqa: Y015
 
 @_typing.final
 class Limits(_message.Message):
@@ -1290,6 +1987,7 @@ class Limits(_message.Message):
     MAX_CONCURRENT_STREAMS_FIELD_NUMBER: _builtins.int
     MAX_WATCHES_FIELD_NUMBER: _builtins.int
     MOST_MEMORY_BYTES_FIELD_NUMBER: _builtins.int
+    MAX_CONTRAST_TEXTS_FIELD_NUMBER: _builtins.int
     max_text_bytes: _builtins.int
     """Largest text, in bytes of UTF-8."""
     max_tokens: _builtins.int
@@ -1356,6 +2054,8 @@ class Limits(_message.Message):
     """Most health watches at a time; a newcomer displaces the newest of a connection that has more."""
     most_memory_bytes: _builtins.int
     """What the front end's memory stays under, in bytes, as it follows from these limits; the worker's is not in it."""
+    max_contrast_texts: _builtins.int
+    """Most texts of a Contrast, both sides together."""
     @_builtins.property
     def methods(self) -> _containers.RepeatedCompositeFieldContainer[Global___MethodLimit]:
         """Largest request message of each method."""
@@ -1393,10 +2093,11 @@ class Limits(_message.Message):
         max_concurrent_streams: _builtins.int = ...,
         max_watches: _builtins.int = ...,
         most_memory_bytes: _builtins.int = ...,
+        max_contrast_texts: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer_bytes", b"answer_bytes", "batch_tokens", b"batch_tokens", "default_limit", b"default_limit", "front_seconds", b"front_seconds", "max_answer_bytes", b"max_answer_bytes", "max_batch", b"max_batch", "max_calls", b"max_calls", "max_chunk_bytes", b"max_chunk_bytes", "max_concurrent_streams", b"max_concurrent_streams", "max_connections", b"max_connections", "max_features", b"max_features", "max_fields", b"max_fields", "max_inputs", b"max_inputs", "max_limit", b"max_limit", "max_names", b"max_names", "max_page_size", b"max_page_size", "max_request_bytes", b"max_request_bytes", "max_sort_text_bytes", b"max_sort_text_bytes", "max_sort_tokens", b"max_sort_tokens", "max_stream_items", b"max_stream_items", "max_streams", b"max_streams", "max_text_bytes", b"max_text_bytes", "max_tokens", b"max_tokens", "max_watches", b"max_watches", "methods", b"methods", "most_memory_bytes", b"most_memory_bytes", "queue_bytes", b"queue_bytes", "queue_gflop", b"queue_gflop", "queue_items", b"queue_items", "stall_timeout", b"stall_timeout"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer_bytes", b"answer_bytes", "batch_tokens", b"batch_tokens", "default_limit", b"default_limit", "front_seconds", b"front_seconds", "max_answer_bytes", b"max_answer_bytes", "max_batch", b"max_batch", "max_calls", b"max_calls", "max_chunk_bytes", b"max_chunk_bytes", "max_concurrent_streams", b"max_concurrent_streams", "max_connections", b"max_connections", "max_contrast_texts", b"max_contrast_texts", "max_features", b"max_features", "max_fields", b"max_fields", "max_inputs", b"max_inputs", "max_limit", b"max_limit", "max_names", b"max_names", "max_page_size", b"max_page_size", "max_request_bytes", b"max_request_bytes", "max_sort_text_bytes", b"max_sort_text_bytes", "max_sort_tokens", b"max_sort_tokens", "max_stream_items", b"max_stream_items", "max_streams", b"max_streams", "max_text_bytes", b"max_text_bytes", "max_tokens", b"max_tokens", "max_watches", b"max_watches", "methods", b"methods", "most_memory_bytes", b"most_memory_bytes", "queue_bytes", b"queue_bytes", "queue_gflop", b"queue_gflop", "queue_items", b"queue_items", "stall_timeout", b"stall_timeout"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1464,6 +2165,7 @@ class GetServerInfoResponse(_message.Message):
     LIMITS_FIELD_NUMBER: _builtins.int
     KERNELS_FIELD_NUMBER: _builtins.int
     DETERMINISTIC_FIELD_NUMBER: _builtins.int
+    IMPORTS_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     """Version of the server software."""
     device: _builtins.str
@@ -1497,6 +2199,10 @@ class GetServerInfoResponse(_message.Message):
         the same activations up to the rounding of float32.
         """
 
+    @_builtins.property
+    def imports(self) -> _containers.RepeatedCompositeFieldContainer[Global___ImportInfo]:
+        """What was imported, in the order of import."""
+
     def __init__(
         self,
         *,
@@ -1510,10 +2216,11 @@ class GetServerInfoResponse(_message.Message):
         limits: Global___Limits | None = ...,
         kernels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         deterministic: _builtins.bool = ...,
+        imports: _abc.Iterable[Global___ImportInfo] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["call_info", b"call_info", "index", b"index", "limits", b"limits", "model", b"model"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["call_info", b"call_info", "deterministic", b"deterministic", "device", b"device", "feature_count", b"feature_count", "index", b"index", "kernels", b"kernels", "limits", b"limits", "model", b"model", "source_count", b"source_count", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["call_info", b"call_info", "deterministic", b"deterministic", "device", b"device", "feature_count", b"feature_count", "imports", b"imports", "index", b"index", "kernels", b"kernels", "limits", b"limits", "model", b"model", "source_count", b"source_count", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

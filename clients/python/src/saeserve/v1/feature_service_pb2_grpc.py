@@ -70,6 +70,21 @@ class FeatureServiceStub(object):
                 request_serializer=saeserve_dot_v1_dot_feature__service__pb2.TokenizeRequest.SerializeToString,
                 response_deserializer=saeserve_dot_v1_dot_feature__service__pb2.TokenizeResponse.FromString,
                 _registered_method=True)
+        self.SimilarFeatures = channel.unary_unary(
+                '/saeserve.v1.FeatureService/SimilarFeatures',
+                request_serializer=saeserve_dot_v1_dot_feature__service__pb2.SimilarFeaturesRequest.SerializeToString,
+                response_deserializer=saeserve_dot_v1_dot_feature__service__pb2.SimilarFeaturesResponse.FromString,
+                _registered_method=True)
+        self.Contrast = channel.stream_unary(
+                '/saeserve.v1.FeatureService/Contrast',
+                request_serializer=saeserve_dot_v1_dot_feature__service__pb2.ContrastRequest.SerializeToString,
+                response_deserializer=saeserve_dot_v1_dot_feature__service__pb2.ContrastResponse.FromString,
+                _registered_method=True)
+        self.SearchExplanations = channel.unary_unary(
+                '/saeserve.v1.FeatureService/SearchExplanations',
+                request_serializer=saeserve_dot_v1_dot_feature__service__pb2.SearchExplanationsRequest.SerializeToString,
+                response_deserializer=saeserve_dot_v1_dot_feature__service__pb2.SearchExplanationsResponse.FromString,
+                _registered_method=True)
         self.GetServerInfo = channel.unary_unary(
                 '/saeserve.v1.FeatureService/GetServerInfo',
                 request_serializer=saeserve_dot_v1_dot_feature__service__pb2.GetServerInfoRequest.SerializeToString,
@@ -131,6 +146,27 @@ class FeatureServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SimilarFeatures(self, request, context):
+        """Which features point, fire or read like this one?
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Contrast(self, request_iterator, context):
+        """Which features tell two sets of texts apart? The first message is the configuration, every other a text.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SearchExplanations(self, request, context):
+        """Which features are explained in these words? Over imported explanations.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetServerInfo(self, request, context):
         """Which model, which device, which limits?
         """
@@ -175,6 +211,21 @@ def add_FeatureServiceServicer_to_server(servicer, server):
                     servicer.Tokenize,
                     request_deserializer=saeserve_dot_v1_dot_feature__service__pb2.TokenizeRequest.FromString,
                     response_serializer=saeserve_dot_v1_dot_feature__service__pb2.TokenizeResponse.SerializeToString,
+            ),
+            'SimilarFeatures': grpc.unary_unary_rpc_method_handler(
+                    servicer.SimilarFeatures,
+                    request_deserializer=saeserve_dot_v1_dot_feature__service__pb2.SimilarFeaturesRequest.FromString,
+                    response_serializer=saeserve_dot_v1_dot_feature__service__pb2.SimilarFeaturesResponse.SerializeToString,
+            ),
+            'Contrast': grpc.stream_unary_rpc_method_handler(
+                    servicer.Contrast,
+                    request_deserializer=saeserve_dot_v1_dot_feature__service__pb2.ContrastRequest.FromString,
+                    response_serializer=saeserve_dot_v1_dot_feature__service__pb2.ContrastResponse.SerializeToString,
+            ),
+            'SearchExplanations': grpc.unary_unary_rpc_method_handler(
+                    servicer.SearchExplanations,
+                    request_deserializer=saeserve_dot_v1_dot_feature__service__pb2.SearchExplanationsRequest.FromString,
+                    response_serializer=saeserve_dot_v1_dot_feature__service__pb2.SearchExplanationsResponse.SerializeToString,
             ),
             'GetServerInfo': grpc.unary_unary_rpc_method_handler(
                     servicer.GetServerInfo,
@@ -372,6 +423,87 @@ class FeatureService(object):
             '/saeserve.v1.FeatureService/Tokenize',
             saeserve_dot_v1_dot_feature__service__pb2.TokenizeRequest.SerializeToString,
             saeserve_dot_v1_dot_feature__service__pb2.TokenizeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SimilarFeatures(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/saeserve.v1.FeatureService/SimilarFeatures',
+            saeserve_dot_v1_dot_feature__service__pb2.SimilarFeaturesRequest.SerializeToString,
+            saeserve_dot_v1_dot_feature__service__pb2.SimilarFeaturesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Contrast(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/saeserve.v1.FeatureService/Contrast',
+            saeserve_dot_v1_dot_feature__service__pb2.ContrastRequest.SerializeToString,
+            saeserve_dot_v1_dot_feature__service__pb2.ContrastResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SearchExplanations(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/saeserve.v1.FeatureService/SearchExplanations',
+            saeserve_dot_v1_dot_feature__service__pb2.SearchExplanationsRequest.SerializeToString,
+            saeserve_dot_v1_dot_feature__service__pb2.SearchExplanationsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -58,6 +58,12 @@ class FeatureServiceStub:
     """What is known of one feature?"""
     Tokenize: _grpc.UnaryUnaryMultiCallable[_feature_service_pb2.TokenizeRequest, _feature_service_pb2.TokenizeResponse]
     """How does the model cut this text into tokens?"""
+    SimilarFeatures: _grpc.UnaryUnaryMultiCallable[_feature_service_pb2.SimilarFeaturesRequest, _feature_service_pb2.SimilarFeaturesResponse]
+    """Which features point, fire or read like this one?"""
+    Contrast: _grpc.StreamUnaryMultiCallable[_feature_service_pb2.ContrastRequest, _feature_service_pb2.ContrastResponse]
+    """Which features tell two sets of texts apart? The first message is the configuration, every other a text."""
+    SearchExplanations: _grpc.UnaryUnaryMultiCallable[_feature_service_pb2.SearchExplanationsRequest, _feature_service_pb2.SearchExplanationsResponse]
+    """Which features are explained in these words? Over imported explanations."""
     GetServerInfo: _grpc.UnaryUnaryMultiCallable[_feature_service_pb2.GetServerInfoRequest, _feature_service_pb2.GetServerInfoResponse]
     """Which model, which device, which limits?"""
 
@@ -82,6 +88,12 @@ class FeatureServiceAsyncStub(FeatureServiceStub):
     """What is known of one feature?"""
     Tokenize: _aio.UnaryUnaryMultiCallable[_feature_service_pb2.TokenizeRequest, _feature_service_pb2.TokenizeResponse]  # type: ignore[assignment]
     """How does the model cut this text into tokens?"""
+    SimilarFeatures: _aio.UnaryUnaryMultiCallable[_feature_service_pb2.SimilarFeaturesRequest, _feature_service_pb2.SimilarFeaturesResponse]  # type: ignore[assignment]
+    """Which features point, fire or read like this one?"""
+    Contrast: _aio.StreamUnaryMultiCallable[_feature_service_pb2.ContrastRequest, _feature_service_pb2.ContrastResponse]  # type: ignore[assignment]
+    """Which features tell two sets of texts apart? The first message is the configuration, every other a text."""
+    SearchExplanations: _aio.UnaryUnaryMultiCallable[_feature_service_pb2.SearchExplanationsRequest, _feature_service_pb2.SearchExplanationsResponse]  # type: ignore[assignment]
+    """Which features are explained in these words? Over imported explanations."""
     GetServerInfo: _aio.UnaryUnaryMultiCallable[_feature_service_pb2.GetServerInfoRequest, _feature_service_pb2.GetServerInfoResponse]  # type: ignore[assignment]
     """Which model, which device, which limits?"""
 
@@ -145,6 +157,30 @@ class FeatureServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_feature_service_pb2.TokenizeResponse, _abc.Awaitable[_feature_service_pb2.TokenizeResponse]]:
         """How does the model cut this text into tokens?"""
+
+    @_abc_1.abstractmethod
+    def SimilarFeatures(
+        self,
+        request: _feature_service_pb2.SimilarFeaturesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_feature_service_pb2.SimilarFeaturesResponse, _abc.Awaitable[_feature_service_pb2.SimilarFeaturesResponse]]:
+        """Which features point, fire or read like this one?"""
+
+    @_abc_1.abstractmethod
+    def Contrast(
+        self,
+        request_iterator: _MaybeAsyncIterator[_feature_service_pb2.ContrastRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_feature_service_pb2.ContrastResponse, _abc.Awaitable[_feature_service_pb2.ContrastResponse]]:
+        """Which features tell two sets of texts apart? The first message is the configuration, every other a text."""
+
+    @_abc_1.abstractmethod
+    def SearchExplanations(
+        self,
+        request: _feature_service_pb2.SearchExplanationsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_feature_service_pb2.SearchExplanationsResponse, _abc.Awaitable[_feature_service_pb2.SearchExplanationsResponse]]:
+        """Which features are explained in these words? Over imported explanations."""
 
     @_abc_1.abstractmethod
     def GetServerInfo(

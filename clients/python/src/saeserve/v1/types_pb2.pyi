@@ -92,9 +92,11 @@ class _DensityOriginEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Density
     """Measured by `saeserve-server index build`."""
     DENSITY_ORIGIN_FILE: _DensityOrigin.ValueType  # 2
     """Stored in the SAE's own file by those who trained it."""
+    DENSITY_ORIGIN_IMPORT: _DensityOrigin.ValueType  # 3
+    """Imported with somebody else's records: see `saeserve-server records import`."""
 
 class DensityOrigin(_DensityOrigin, metaclass=_DensityOriginEnumTypeWrapper):
-    """Where a density was measured."""
+    """Where a density, or a largest activation, was measured."""
 
 DENSITY_ORIGIN_UNSPECIFIED: DensityOrigin.ValueType  # 0
 """No density is known."""
@@ -102,6 +104,8 @@ DENSITY_ORIGIN_INDEX: DensityOrigin.ValueType  # 1
 """Measured by `saeserve-server index build`."""
 DENSITY_ORIGIN_FILE: DensityOrigin.ValueType  # 2
 """Stored in the SAE's own file by those who trained it."""
+DENSITY_ORIGIN_IMPORT: DensityOrigin.ValueType  # 3
+"""Imported with somebody else's records: see `saeserve-server records import`."""
 Global___DensityOrigin: _TypeAlias = DensityOrigin  # noqa: Y015
 
 class _Match:
@@ -135,6 +139,110 @@ MATCH_NONE: Match.ValueType  # 3
 MATCH_UNKNOWN: Match.ValueType  # 4
 """There is no index, or the feature never fired over it."""
 Global___Match: _TypeAlias = Match  # noqa: Y015
+
+class _RecordOrigin:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _RecordOriginEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RecordOrigin.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    RECORD_ORIGIN_UNSPECIFIED: _RecordOrigin.ValueType  # 0
+    """Not set."""
+    RECORD_ORIGIN_INDEX: _RecordOrigin.ValueType  # 1
+    """From texts that `saeserve-server index build` ran."""
+    RECORD_ORIGIN_IMPORT: _RecordOrigin.ValueType  # 2
+    """Imported: its tokens are those of the file, whose ids are not known (0)."""
+
+class RecordOrigin(_RecordOrigin, metaclass=_RecordOriginEnumTypeWrapper):
+    """Where a record comes from."""
+
+RECORD_ORIGIN_UNSPECIFIED: RecordOrigin.ValueType  # 0
+"""Not set."""
+RECORD_ORIGIN_INDEX: RecordOrigin.ValueType  # 1
+"""From texts that `saeserve-server index build` ran."""
+RECORD_ORIGIN_IMPORT: RecordOrigin.ValueType  # 2
+"""Imported: its tokens are those of the file, whose ids are not known (0)."""
+Global___RecordOrigin: _TypeAlias = RecordOrigin  # noqa: Y015
+
+class _RecordGroup:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _RecordGroupEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RecordGroup.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    RECORD_GROUP_UNSPECIFIED: _RecordGroup.ValueType  # 0
+    """RECORD_GROUP_TOP."""
+    RECORD_GROUP_TOP: _RecordGroup.ValueType  # 1
+    """Those with the largest activations."""
+    RECORD_GROUP_QUANTILES: _RecordGroup.ValueType  # 2
+    """A sample of all activations by size: in each power of two some blocks at random, the strongest first."""
+    RECORD_GROUP_RANDOM: _RecordGroup.ValueType  # 3
+    """A sample at random of all blocks in which the feature fires."""
+    RECORD_GROUP_NEAR_MISSES: _RecordGroup.ValueType  # 4
+    """Occurrences of one of the feature's usual tokens at which it does not fire."""
+
+class RecordGroup(_RecordGroup, metaclass=_RecordGroupEnumTypeWrapper):
+    """Which of a feature's records."""
+
+RECORD_GROUP_UNSPECIFIED: RecordGroup.ValueType  # 0
+"""RECORD_GROUP_TOP."""
+RECORD_GROUP_TOP: RecordGroup.ValueType  # 1
+"""Those with the largest activations."""
+RECORD_GROUP_QUANTILES: RecordGroup.ValueType  # 2
+"""A sample of all activations by size: in each power of two some blocks at random, the strongest first."""
+RECORD_GROUP_RANDOM: RecordGroup.ValueType  # 3
+"""A sample at random of all blocks in which the feature fires."""
+RECORD_GROUP_NEAR_MISSES: RecordGroup.ValueType  # 4
+"""Occurrences of one of the feature's usual tokens at which it does not fire."""
+Global___RecordGroup: _TypeAlias = RecordGroup  # noqa: Y015
+
+class _Diversity:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _DiversityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Diversity.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    DIVERSITY_UNSPECIFIED: _Diversity.ValueType  # 0
+    """DIVERSITY_NONE."""
+    DIVERSITY_NONE: _Diversity.ValueType  # 1
+    """Every record is shown."""
+    DIVERSITY_TOKEN: _Diversity.ValueType  # 2
+    """One for each peak token."""
+    DIVERSITY_FOLDED_TOKEN: _Diversity.ValueType  # 3
+    """One for each peak token, whatever its case and the space around it."""
+    DIVERSITY_PHRASE: _Diversity.ValueType  # 4
+    """Of the same peak token but for case and space, and alike in the three tokens either side: overlap of their n-grams."""
+    DIVERSITY_SENTENCE: _Diversity.ValueType  # 5
+    """Of the same peak token but for case and space, and alike in the window: overlap of its n-grams."""
+    DIVERSITY_TEXT: _Diversity.ValueType  # 6
+    """Of the same peak token but for case and space, and from texts that are alike."""
+    DIVERSITY_SEMANTIC: _Diversity.ValueType  # 7
+    """Alike in what else is active at the peak: overlap of the 16 strongest latents of the same source. Folds different
+    tokens.
+    """
+
+class Diversity(_Diversity, metaclass=_DiversityEnumTypeWrapper):
+    """What makes two records the same, so that one stands for both."""
+
+DIVERSITY_UNSPECIFIED: Diversity.ValueType  # 0
+"""DIVERSITY_NONE."""
+DIVERSITY_NONE: Diversity.ValueType  # 1
+"""Every record is shown."""
+DIVERSITY_TOKEN: Diversity.ValueType  # 2
+"""One for each peak token."""
+DIVERSITY_FOLDED_TOKEN: Diversity.ValueType  # 3
+"""One for each peak token, whatever its case and the space around it."""
+DIVERSITY_PHRASE: Diversity.ValueType  # 4
+"""Of the same peak token but for case and space, and alike in the three tokens either side: overlap of their n-grams."""
+DIVERSITY_SENTENCE: Diversity.ValueType  # 5
+"""Of the same peak token but for case and space, and alike in the window: overlap of its n-grams."""
+DIVERSITY_TEXT: Diversity.ValueType  # 6
+"""Of the same peak token but for case and space, and from texts that are alike."""
+DIVERSITY_SEMANTIC: Diversity.ValueType  # 7
+"""Alike in what else is active at the peak: overlap of the 16 strongest latents of the same source. Folds different
+tokens.
+"""
+Global___Diversity: _TypeAlias = Diversity  # noqa: Y015
 
 @_typing.final
 class CallInfo(_message.Message):
@@ -327,6 +435,46 @@ class FeatureId(_message.Message):
 Global___FeatureId: _TypeAlias = FeatureId  # noqa: Y015
 
 @_typing.final
+class Explanation(_message.Message):
+    """What somebody, or a program, says that a feature is about. Imported; never made here."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TEXT_FIELD_NUMBER: _builtins.int
+    SCORE_FIELD_NUMBER: _builtins.int
+    TYPE_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    ORIGIN_FIELD_NUMBER: _builtins.int
+    text: _builtins.str
+    """The words."""
+    score: _builtins.float
+    """How well it predicts activations, as its author measured it (OpenAI: `ev_correlation_score`); unset where it was not."""
+    type: _builtins.str
+    """How it was made, for example `oai_token-act-pair`; empty where unknown."""
+    model: _builtins.str
+    """The model that wrote it, for example `gpt-4o-mini`; empty where unknown."""
+    origin: _builtins.str
+    """The name of the import it came with."""
+    def __init__(
+        self,
+        *,
+        text: _builtins.str = ...,
+        score: _builtins.float | None = ...,
+        type: _builtins.str = ...,
+        model: _builtins.str = ...,
+        origin: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_score", b"_score", "score", b"score"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_score", b"_score", "model", b"model", "origin", b"origin", "score", b"score", "text", b"text", "type", b"type"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__score: _TypeAlias = _typing.Literal["score"]  # noqa: Y015
+    _WhichOneofArgType__score: _TypeAlias = _typing.Literal["_score", b"_score"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__score) -> _WhichOneofReturnType__score | None: ...
+
+Global___Explanation: _TypeAlias = Explanation  # noqa: Y015
+
+@_typing.final
 class UsualToken(_message.Message):
     """A token on which a feature peaks in its records."""
 
@@ -336,7 +484,7 @@ class UsualToken(_message.Message):
     COUNT_FIELD_NUMBER: _builtins.int
     MAX_ACTIVATION_FIELD_NUMBER: _builtins.int
     count: _builtins.int
-    """In how many of the kept records the feature peaks on this token."""
+    """In how many of the kept records the feature peaks on this token. Of imported records, in how many of those."""
     max_activation: _builtins.float
     """The largest of those peaks."""
     @_builtins.property
@@ -372,6 +520,8 @@ class FeatureFacts(_message.Message):
     DENSITY_ORIGIN_FIELD_NUMBER: _builtins.int
     INDEX_MAX_ACTIVATION_FIELD_NUMBER: _builtins.int
     USUAL_TOKENS_FIELD_NUMBER: _builtins.int
+    INDEX_MAX_ORIGIN_FIELD_NUMBER: _builtins.int
+    EXPLANATIONS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The name as people write it: `0-DEMO:248`, `2:553`."""
     layer: _builtins.int
@@ -383,7 +533,9 @@ class FeatureFacts(_message.Message):
     density_origin: Global___DensityOrigin.ValueType
     """Where the density comes from."""
     index_max_activation: _builtins.float
-    """Largest activation over the index; unset without an index."""
+    """Largest activation over the index, or as it was imported; unset where neither is known."""
+    index_max_origin: Global___DensityOrigin.ValueType
+    """Where `index_max_activation` comes from."""
     @_builtins.property
     def feature(self) -> Global___FeatureId:
         """The feature. The source is the canonical, lower-case id."""
@@ -391,6 +543,10 @@ class FeatureFacts(_message.Message):
     @_builtins.property
     def usual_tokens(self) -> _containers.RepeatedCompositeFieldContainer[Global___UsualToken]:
         """The first five peak tokens of the feature's records, by count, then by activation. Empty without an index."""
+
+    @_builtins.property
+    def explanations(self) -> _containers.RepeatedCompositeFieldContainer[Global___Explanation]:
+        """What was imported about it, the best score first; at most three."""
 
     def __init__(
         self,
@@ -403,10 +559,12 @@ class FeatureFacts(_message.Message):
         density_origin: Global___DensityOrigin.ValueType = ...,
         index_max_activation: _builtins.float | None = ...,
         usual_tokens: _abc.Iterable[Global___UsualToken] | None = ...,
+        index_max_origin: Global___DensityOrigin.ValueType = ...,
+        explanations: _abc.Iterable[Global___Explanation] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_density", b"_density", "_index_max_activation", b"_index_max_activation", "density", b"density", "feature", b"feature", "index_max_activation", b"index_max_activation"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_density", b"_density", "_index_max_activation", b"_index_max_activation", "density", b"density", "density_origin", b"density_origin", "feature", b"feature", "index_max_activation", b"index_max_activation", "kind", b"kind", "layer", b"layer", "name", b"name", "usual_tokens", b"usual_tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_density", b"_density", "_index_max_activation", b"_index_max_activation", "density", b"density", "density_origin", b"density_origin", "explanations", b"explanations", "feature", b"feature", "index_max_activation", b"index_max_activation", "index_max_origin", b"index_max_origin", "kind", b"kind", "layer", b"layer", "name", b"name", "usual_tokens", b"usual_tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__density: _TypeAlias = _typing.Literal["density"]  # noqa: Y015
     _WhichOneofArgType__density: _TypeAlias = _typing.Literal["_density", b"_density"]  # noqa: Y015
@@ -569,6 +727,9 @@ class FeatureStatistics(_message.Message):
     MAX_ACTIVATION_FIELD_NUMBER: _builtins.int
     HISTOGRAM_FIELD_NUMBER: _builtins.int
     TOP_TOKENS_FIELD_NUMBER: _builtins.int
+    BLOCKS_FIELD_NUMBER: _builtins.int
+    FIRES_IN_TEXTS_FIELD_NUMBER: _builtins.int
+    TEXTS_FIELD_NUMBER: _builtins.int
     tokens: _builtins.int
     """Text tokens over which the index was built."""
     fires: _builtins.int
@@ -579,9 +740,15 @@ class FeatureStatistics(_message.Message):
     """Mean activation over the tokens on which it fires; 0 if it never does."""
     max_activation: _builtins.float
     """Largest activation; 0 if it never fires."""
+    blocks: _builtins.int
+    """Blocks of the index in which the feature fires."""
+    fires_in_texts: _builtins.int
+    """Texts of the index in which the feature fires."""
+    texts: _builtins.int
+    """Texts of the index."""
     @_builtins.property
     def histogram(self) -> _containers.RepeatedCompositeFieldContainer[Global___HistogramBin]:
-        """Activations > 0 in logarithmic bins (powers of two); empty bins at either end are left out."""
+        """Activations > 0 in bins of an eighth of a power of two; empty bins are left out."""
 
     @_builtins.property
     def top_tokens(self) -> _containers.RepeatedCompositeFieldContainer[Global___UsualToken]:
@@ -597,14 +764,47 @@ class FeatureStatistics(_message.Message):
         max_activation: _builtins.float = ...,
         histogram: _abc.Iterable[Global___HistogramBin] | None = ...,
         top_tokens: _abc.Iterable[Global___UsualToken] | None = ...,
+        blocks: _builtins.int = ...,
+        fires_in_texts: _builtins.int = ...,
+        texts: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["density", b"density", "fires", b"fires", "histogram", b"histogram", "max_activation", b"max_activation", "mean_activation", b"mean_activation", "tokens", b"tokens", "top_tokens", b"top_tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["blocks", b"blocks", "density", b"density", "fires", b"fires", "fires_in_texts", b"fires_in_texts", "histogram", b"histogram", "max_activation", b"max_activation", "mean_activation", b"mean_activation", "texts", b"texts", "tokens", b"tokens", "top_tokens", b"top_tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___FeatureStatistics: _TypeAlias = FeatureStatistics  # noqa: Y015
+
+@_typing.final
+class RecordExample(_message.Message):
+    """One of the records that another stands for."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TEXT_FIELD_NUMBER: _builtins.int
+    ACTIVATION_FIELD_NUMBER: _builtins.int
+    TEXT_INDEX_FIELD_NUMBER: _builtins.int
+    text: _builtins.str
+    """The peak token and up to three tokens either side, printable."""
+    activation: _builtins.float
+    """Its largest activation."""
+    text_index: _builtins.int
+    """Which text of the index, from 0."""
+    def __init__(
+        self,
+        *,
+        text: _builtins.str = ...,
+        activation: _builtins.float = ...,
+        text_index: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["activation", b"activation", "text", b"text", "text_index", b"text_index"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RecordExample: _TypeAlias = RecordExample  # noqa: Y015
 
 @_typing.final
 class ActivationRecord(_message.Message):
@@ -618,6 +818,14 @@ class ActivationRecord(_message.Message):
     MAX_POSITION_FIELD_NUMBER: _builtins.int
     TEXT_INDEX_FIELD_NUMBER: _builtins.int
     TEXT_POSITION_FIELD_NUMBER: _builtins.int
+    ORIGIN_FIELD_NUMBER: _builtins.int
+    IMPORT_NAME_FIELD_NUMBER: _builtins.int
+    STANDS_FOR_FIELD_NUMBER: _builtins.int
+    IS_LOWER_BOUND_FIELD_NUMBER: _builtins.int
+    LEAST_ACTIVATION_FIELD_NUMBER: _builtins.int
+    MOST_ACTIVATION_FIELD_NUMBER: _builtins.int
+    EXAMPLES_FIELD_NUMBER: _builtins.int
+    ACTIVE_FEATURES_FIELD_NUMBER: _builtins.int
     max_activation: _builtins.float
     """The largest activation of the block."""
     max_position: _builtins.int
@@ -626,6 +834,21 @@ class ActivationRecord(_message.Message):
     """Which text of the index, from 0."""
     text_position: _builtins.int
     """Where the window begins in that text, in tokens."""
+    origin: Global___RecordOrigin.ValueType
+    """Where it comes from."""
+    import_name: _builtins.str
+    """Of an imported record, the name of the import."""
+    stands_for: _builtins.float
+    """For how many blocks it stands, itself included. With DIVERSITY_TOKEN and DIVERSITY_FOLDED_TOKEN of all blocks of the
+    index; with other levels of the records kept, and `is_lower_bound` is set. 1 without diversity. In a sample
+    (RECORD_GROUP_QUANTILES and _RANDOM) the blocks of its power of two, divided by how many of these are in the sample.
+    """
+    is_lower_bound: _builtins.bool
+    """Whether it may stand for more than that."""
+    least_activation: _builtins.float
+    """The smallest and the largest of the activations that it stands for."""
+    most_activation: _builtins.float
+    """See `least_activation`."""
     @_builtins.property
     def tokens(self) -> _containers.RepeatedCompositeFieldContainer[Global___Token]:
         """Tokens of the window: at most 16 before the peak, the peak, at most 16 after. Offsets count from the window's start."""
@@ -633,6 +856,14 @@ class ActivationRecord(_message.Message):
     @_builtins.property
     def activations(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
         """Activation on each token of the window."""
+
+    @_builtins.property
+    def examples(self) -> _containers.RepeatedCompositeFieldContainer[Global___RecordExample]:
+        """Some of the others that it stands for, the strongest first; at most 3."""
+
+    @_builtins.property
+    def active_features(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """The latents of the same source that fire most on the peak token, itself included, strongest first; at most 16."""
 
     def __init__(
         self,
@@ -643,10 +874,18 @@ class ActivationRecord(_message.Message):
         max_position: _builtins.int = ...,
         text_index: _builtins.int = ...,
         text_position: _builtins.int = ...,
+        origin: Global___RecordOrigin.ValueType = ...,
+        import_name: _builtins.str = ...,
+        stands_for: _builtins.float = ...,
+        is_lower_bound: _builtins.bool = ...,
+        least_activation: _builtins.float = ...,
+        most_activation: _builtins.float = ...,
+        examples: _abc.Iterable[Global___RecordExample] | None = ...,
+        active_features: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["activations", b"activations", "max_activation", b"max_activation", "max_position", b"max_position", "text_index", b"text_index", "text_position", b"text_position", "tokens", b"tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["activations", b"activations", "active_features", b"active_features", "examples", b"examples", "import_name", b"import_name", "is_lower_bound", b"is_lower_bound", "least_activation", b"least_activation", "max_activation", b"max_activation", "max_position", b"max_position", "most_activation", b"most_activation", "origin", b"origin", "stands_for", b"stands_for", "text_index", b"text_index", "text_position", b"text_position", "tokens", b"tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
