@@ -17,7 +17,7 @@ from saeserve_server.cache.answer import Spending, Tier
 from saeserve_server.catalog import DEAD_DENSITY, FloatArray, Kind, SourceInfo
 from saeserve_server.records.density import Origin, density_of, origin_of
 from saeserve_server.records.match import Match, UsualPieces
-from saeserve_server.records.store import FeatureStatistics, PeakTokens, Record
+from saeserve_server.records.store import FeatureStatistics, PeakTokens
 from saeserve_server.rows import Csr
 from saeserve_server.serving.serving import Serving
 from saeserve_server.text.tokenizer import Token
@@ -208,20 +208,6 @@ def statistics_message(serving: Serving, statistics: FeatureStatistics) -> types
             for lower, upper, count in zip(edges, edges[1:], statistics.histogram_counts.tolist(), strict=False)
         ],
         top_tokens=usual_tokens(serving, statistics.top_tokens),
-    )
-
-
-def record_message(serving: Serving, record: Record) -> types.ActivationRecord:
-    """A record, its tokens' offsets counted from the window's start."""
-    return types.ActivationRecord(
-        tokens=[
-            token_message(token) for token in serving.tokenizer.pieces(record.token_ids.tolist(), record.id_before)
-        ],
-        activations=record.activations.tolist(),
-        max_activation=record.max_activation,
-        max_position=record.max_position,
-        text_index=record.text_index,
-        text_position=record.text_position,
     )
 
 

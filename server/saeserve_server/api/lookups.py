@@ -10,15 +10,17 @@ from saeserve_server.api.build import (
     Timing,
     call_info,
     facts_builder,
-    record_message,
     source_message,
     statistics_message,
 )
+from saeserve_server.api.call import current_call
 from saeserve_server.api.parse import parse_count, parse_feature
+from saeserve_server.api.records import page_of_index, parse_asked
 from saeserve_server.api.texts import show_text
-from saeserve_server.catalog import DEAD_DENSITY
-from saeserve_server.errors import FailedPrecondition
+from saeserve_server.catalog import DEAD_DENSITY, Kind
+from saeserve_server.errors import FailedPrecondition, InvalidArgument
 from saeserve_server.records.density import density_of
+from saeserve_server.records.diversity import Level
 from saeserve_server.records.page import decode_page_token, encode_page_token
 from saeserve_server.serving.serving import Serving
 
@@ -33,6 +35,7 @@ async def top_activations(serving: Serving, request: service.TopActivationsReque
         limits.max_page_size,
         "page_size",
     )
+    asked = parse_asked(request)
     rank, index = serving.directory.feature(parse_feature(request.feature))
     source, store = serving.catalog.sources[rank], serving.index
     if store is None or not store.covers(source.id):
@@ -40,14 +43,31 @@ async def top_activations(serving: Serving, request: service.TopActivationsReque
             f"there is no index of top activations for {source.name}; `saeserve-server index build` makes one",
             reason="INDEX_REQUIRED",
         )
-    offset = decode_page_token(request.page_token, store.revision, source.id, index)
+    if asked.level is Level.SEMANTIC and source.kind is Kind.NEURON:
+        raise InvalidArgument.field(
+            "diversity", f"DIVERSITY_SEMANTIC compares latents that are active together; {source.name} has neurons"
+        )
+    key = asked.key("index")
+    offset = decode_page_token(request.page_token, store.revision, source.id, index, key)
+    records, more = await serving.desk.do(
+        page_of_index,
+        serving,
+        store,
+        source.id,
+        index,
+        asked,
+        offset,
+        size,
+        seconds=asked.seconds(store.records_per_feature, size),
+        client=current_call().lane,
+    )
     response = service.TopActivationsResponse(
         facts=facts_builder(serving).message(rank, index),
         statistics=statistics_message(serving, store.statistics(source.id, index)),
-        records=[record_message(serving, record) for record in store.records(source.id, index, offset, size)],
+        records=records,
     )
-    if offset + size < store.record_count(source.id, index):
-        response.next_page_token = encode_page_token(store.revision, source.id, index, offset + size)
+    if more:
+        response.next_page_token = encode_page_token(store.revision, source.id, index, key, offset + size)
     response.call_info.CopyFrom(call_info(serving))
     return response
 
