@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from saeserve.answers.types import Match as Match
     from saeserve.answers.types import Model as Model
     from saeserve.answers.types import Record as Record
+    from saeserve.answers.types import RecordExample as RecordExample
+    from saeserve.answers.types import RecordOrigin as RecordOrigin
     from saeserve.answers.types import Source as Source
     from saeserve.answers.types import Statistics as Statistics
     from saeserve.answers.types import Token as Token
@@ -114,6 +116,8 @@ _MODULES = {
         "Match",
         "Model",
         "Record",
+        "RecordExample",
+        "RecordOrigin",
         "Source",
         "Statistics",
         "Token",

@@ -9,7 +9,7 @@ import os
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Concatenate, ParamSpec, Self, TypeVar
+from typing import Any, Concatenate, Literal, ParamSpec, Self, TypeVar
 
 import grpc
 import grpc.aio
@@ -147,6 +147,10 @@ class AsyncClient:
         self,
         feature: FeatureLike,
         *,
+        group: Literal["top", "quantiles", "random", "near-misses"] = "top",
+        diversity: Literal["none", "token", "folded-token", "phrase", "sentence", "text", "semantic"] = "none",
+        threshold: float | None = None,
+        origin: Literal["index", "import"] | None = None,
         page_size: Number | None = None,
         model: str = "",
         timeout: timeouts.OfCall = timeouts.DEFAULT,
@@ -158,6 +162,10 @@ class AsyncClient:
         while True:
             page = await self.top_activations(
                 feature,
+                group=group,
+                diversity=diversity,
+                threshold=threshold,
+                origin=origin,
                 page_size=page_size,
                 page_token=token,
                 model=model,

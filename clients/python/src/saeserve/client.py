@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from queue import Empty, SimpleQueue
 from types import TracebackType
-from typing import Any, Concatenate, ParamSpec, Self, TypeVar
+from typing import Any, Concatenate, Literal, ParamSpec, Self, TypeVar
 
 import grpc
 
@@ -180,6 +180,10 @@ class Client:
         self,
         feature: FeatureLike,
         *,
+        group: Literal["top", "quantiles", "random", "near-misses"] = "top",
+        diversity: Literal["none", "token", "folded-token", "phrase", "sentence", "text", "semantic"] = "none",
+        threshold: float | None = None,
+        origin: Literal["index", "import"] | None = None,
         page_size: Number | None = None,
         model: str = "",
         timeout: timeouts.OfCall = timeouts.DEFAULT,
@@ -191,6 +195,10 @@ class Client:
         while True:
             page = self.top_activations(
                 feature,
+                group=group,
+                diversity=diversity,
+                threshold=threshold,
+                origin=origin,
                 page_size=page_size,
                 page_token=token,
                 model=model,

@@ -23,6 +23,10 @@ _MATCHES = {
     wire.MATCH_FOLDED: types.Match.FOLDED,
     wire.MATCH_NONE: types.Match.NONE,
 }
+_RECORD_ORIGINS = {
+    wire.RECORD_ORIGIN_INDEX: types.RecordOrigin.INDEX,
+    wire.RECORD_ORIGIN_IMPORT: types.RecordOrigin.IMPORT,
+}
 _CACHES = {
     wire.CACHE_TIER_NONE: types.Cache.NONE,
     wire.CACHE_TIER_LOCAL: types.Cache.LOCAL,
@@ -125,6 +129,16 @@ def record(message: wire.ActivationRecord) -> types.Record:
         max_position=message.max_position,
         text_index=message.text_index,
         text_position=message.text_position,
+        origin=_RECORD_ORIGINS.get(message.origin, types.RecordOrigin.UNKNOWN),
+        import_name=message.import_name,
+        stands_for=message.stands_for,
+        is_lower_bound=message.is_lower_bound,
+        least_activation=message.least_activation,
+        most_activation=message.most_activation,
+        examples=tuple(
+            types.RecordExample(example.text, example.activation, example.text_index) for example in message.examples
+        ),
+        active_features=tuple(message.active_features),
     )
 
 

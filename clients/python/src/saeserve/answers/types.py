@@ -171,9 +171,30 @@ class Statistics:
     top_tokens: tuple[UsualToken, ...]
 
 
+class RecordOrigin(StrEnum):
+    """Where a record comes from."""
+
+    INDEX = "index"
+    """From texts that the server's index was built over."""
+    IMPORT = "import"
+    """Imported: its tokens are those of the file, whose ids are not known (0)."""
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class RecordExample:
+    """One of the records that another stands for."""
+
+    text: str
+    """The peak token and up to three tokens either side, printable."""
+    activation: float
+    text_index: int
+    """Which text of the index, from 0."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Record:
-    """A stretch of indexed text on which a feature fires strongly."""
+    """A stretch of indexed text on which a feature fires strongly, and the others that it stands for."""
 
     tokens: tuple[Token, ...]
     activations: Floats
@@ -184,6 +205,21 @@ class Record:
     text_index: int
     text_position: int
     """Where the window begins in its text, in tokens."""
+    origin: RecordOrigin
+    import_name: str
+    """Of an imported record the name of the import; else empty."""
+    stands_for: float
+    """For how many blocks of the index it stands, itself included: see `top_activations`."""
+    is_lower_bound: bool
+    """Whether it may stand for more, of which the index keeps no record."""
+    least_activation: float
+    """Of those that it stands for, the smallest."""
+    most_activation: float
+    """And the largest."""
+    examples: tuple[RecordExample, ...]
+    """Some of the others, the strongest first; at most three."""
+    active_features: tuple[int, ...]
+    """The latents of the same source that fire most on the peak token, strongest first; at most 16."""
 
     @property
     def text(self) -> str:

@@ -200,6 +200,10 @@ def stream_config(
 def top_activations(
     feature: FeatureLike,
     *,
+    group: Literal["top", "quantiles", "random", "near-misses"] = "top",
+    diversity: Literal["none", "token", "folded-token", "phrase", "sentence", "text", "semantic"] = "none",
+    threshold: float | None = None,
+    origin: Literal["index", "import"] | None = None,
     page_size: Number | None = None,
     page_token: str = "",
     model: str = "",
@@ -209,6 +213,13 @@ def top_activations(
 ) -> Call[results.TopActivations]:
     """On which texts of the index does this feature fire most? Returns one page, a TopActivations.
 
+    group: "top", the strongest; "quantiles", a sample by size: of each power of two some blocks; "random", that sample
+        in an order drawn by what each stands for; "near-misses", usual tokens at which it does not fire.
+    diversity: of the strongest only one of a kind, which says for how many it stands: the same peak "token"; but for
+        case and space ("folded-token"); also alike in three tokens either side ("phrase"), in the window ("sentence"),
+        or from texts that are alike ("text"); or, whatever the tokens, the same latents active ("semantic").
+    threshold: for the last four, from what overlap on two are the same: over 0, at most 1; default 0.5.
+    origin: "index" or "import"; unset: the index's, or where it has none of the source, imported ones.
     page_size: how many records: 1 to 100, default 10.
     page_token: `next_page_token` of the page before; empty for the first. `iter_top_activations` follows them.
 
@@ -220,6 +231,10 @@ def top_activations(
         feature=select.feature_id(feature),
         page_size=_count(page_size, "page_size"),
         page_token=as_text(page_token, "page_token"),
+        group=select.one_of(select.GROUPS, group, "group"),
+        diversity=select.one_of(select.DIVERSITIES, diversity, "diversity"),
+        threshold=_share(threshold, "threshold"),
+        origin=select.origin(origin),
     )
     return Call("TopActivations", request, reading.top_activations, timeout, metadata, request_id)
 

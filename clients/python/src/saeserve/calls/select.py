@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 from saeserve.answers.names import MAX_INDEX, FeatureLike, FeatureName, is_pair
 from saeserve.answers.types import Kind, Source
@@ -26,6 +26,39 @@ _KINDS = {
     "neuron": [wire.FEATURE_KIND_NEURON],
     "all": [wire.FEATURE_KIND_LATENT, wire.FEATURE_KIND_NEURON],
 }
+
+# A default is left unset, as a caller in another language would leave it.
+GROUPS = {
+    "top": wire.RECORD_GROUP_UNSPECIFIED,
+    "quantiles": wire.RECORD_GROUP_QUANTILES,
+    "random": wire.RECORD_GROUP_RANDOM,
+    "near-misses": wire.RECORD_GROUP_NEAR_MISSES,
+}
+DIVERSITIES = {
+    "none": wire.DIVERSITY_UNSPECIFIED,
+    "token": wire.DIVERSITY_TOKEN,
+    "folded-token": wire.DIVERSITY_FOLDED_TOKEN,
+    "phrase": wire.DIVERSITY_PHRASE,
+    "sentence": wire.DIVERSITY_SENTENCE,
+    "text": wire.DIVERSITY_TEXT,
+    "semantic": wire.DIVERSITY_SEMANTIC,
+}
+ORIGINS = {"index": wire.RECORD_ORIGIN_INDEX, "import": wire.RECORD_ORIGIN_IMPORT}
+
+V = TypeVar("V")
+
+
+def origin(name: str | None) -> wire.RecordOrigin.ValueType:
+    """Where records come from; None leaves it to the server."""
+    return wire.RECORD_ORIGIN_UNSPECIFIED if name is None else one_of(ORIGINS, name, "origin")
+
+
+def one_of(values: Mapping[str, V], name: Any, what: str) -> V:
+    """The value of a name. Raises ValueError for one that is none of them, TypeError for what is no text."""
+    chosen = text(name, what)
+    if chosen not in values:
+        raise ValueError(f"{what} {chosen!r} is none of {', '.join(values)}")
+    return values[chosen]
 
 
 def feature_names(features: Features) -> list[FeatureName]:

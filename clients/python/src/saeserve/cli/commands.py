@@ -111,7 +111,15 @@ def encode(arguments: argparse.Namespace) -> Call[Any]:
 
 
 def top(arguments: argparse.Namespace) -> Call[Any]:
-    return request.top_activations(arguments.feature, page_size=arguments.count, page_token=arguments.page_token)
+    return request.top_activations(
+        arguments.feature,
+        group=arguments.group,
+        diversity=arguments.diversity,
+        threshold=arguments.threshold,
+        origin=arguments.origin,
+        page_size=arguments.count,
+        page_token=arguments.page_token,
+    )
 
 
 def feature(arguments: argparse.Namespace) -> Call[Any]:

@@ -7,6 +7,7 @@ import os
 from typing import Any
 
 from saeserve._version import __version__
+from saeserve.calls.select import DIVERSITIES, GROUPS, ORIGINS
 from saeserve.cli.parser import Parser
 from saeserve.cli.values import integers, seconds, text
 from saeserve.transport.channel import DEFAULT_TARGET, DEFAULT_TIMEOUT
@@ -188,5 +189,19 @@ def _text_options(command: argparse.ArgumentParser) -> None:
 
 def _top(top: argparse.ArgumentParser) -> None:
     top.add_argument("feature", metavar="FEATURE", type=text, help="for example 0-MLP-OAI:22631 or 2:553")
+    which = top.add_argument_group("which records")
+    which.add_argument(
+        "--group", choices=list(GROUPS), default="top", help="the strongest, a sample, or where it fails to fire"
+    )
+    which.add_argument(
+        "--diversity",
+        choices=list(DIVERSITIES),
+        default="none",
+        help="one of a kind, which says for how many it stands",
+    )
+    which.add_argument(
+        "--threshold", metavar="OVERLAP", type=float, help="from what overlap on two are of a kind, 0-1 (default: 0.5)"
+    )
+    which.add_argument("--origin", choices=list(ORIGINS), help="default: the index's, or else imported ones")
     top.add_argument("--count", metavar="N", type=int, help="how many records, 1 to 100 (default: 10)")
     top.add_argument("--page-token", metavar="TOKEN", type=text, default="", help="go on where an earlier page ended")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 from collections import Counter
 from typing import Any
 
@@ -11,11 +10,11 @@ import numpy as np
 
 from saeserve.answers import results
 from saeserve.answers.activations import Floats
-from saeserve.answers.types import Statistics
 from saeserve.cli.screen import Screen, facts, milliseconds, number, percent
 from saeserve.cli.shading import column as cell
 from saeserve.cli.shading import label
 from saeserve.cli.show_search import search
+from saeserve.cli.show_top import top
 
 _ON = 12
 _BAR = 30
@@ -34,7 +33,7 @@ def answer(result: Any, arguments: argparse.Namespace) -> None:
         case results.EncodeResult():
             _sparse(result, screen)
         case results.TopActivations():
-            _top(result, screen)
+            top(result, screen, arguments)
         case results.FeatureInfo():
             _feature(result, screen)
         case results.SourceList():
@@ -92,29 +91,6 @@ def _sparse(result: results.EncodeResult, screen: Screen) -> None:
                 strongest = "  ".join(f"{indices[i]} {number(float(values[i]))}" for i in order)
                 rows.append([str(position), label(token, 16), str(len(indices)), strongest])
             screen.table(["#", "token", "fire", "strongest latents"], rows, right=(0, 2))
-
-
-def _top(result: results.TopActivations, screen: Screen) -> None:
-    screen.line(facts(result.feature), "bold")
-    _statistics(result.statistics, screen)
-    if not result.records:
-        screen.line("no records" if result.statistics.fires else "it never fired over the index")
-    for rank, record in enumerate(result.records, 1):
-        prefix = f"{rank:>3}  {number(record.max_activation):>8}  "
-        screen.tokens(
-            record.tokens, record.activations, result.statistics.max_activation, record.max_position, prefix=prefix
-        )
-    if result.next_page_token:
-        # To be copied into a shell: what a server calls a token must not be a command there.
-        feature, token = shlex.quote(str(result.feature)), shlex.quote(result.next_page_token)
-        screen.line(f"more: saeserve top {feature} --page-token {token}", "dim")
-
-
-def _statistics(statistics: Statistics, screen: Screen) -> None:
-    screen.wrapped(
-        f"fires on {statistics.fires:,} of {statistics.tokens:,} tokens ({percent(statistics.density)}), "
-        f"mean {number(statistics.mean_activation)}, max {number(statistics.max_activation)}"
-    )
 
 
 def _feature(result: results.FeatureInfo, screen: Screen) -> None:
