@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
-import platform
-from pathlib import Path
 
 import torch
 
+from saeserve_server.kernels.processor import processor
 from saeserve_server.kernels.ways import WAYS
 from saeserve_server.notes import note, recall
 from saeserve_server.sources.source import SaeSource
@@ -63,13 +62,4 @@ def _machine() -> str:
     for library in LIBRARIES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions.append(f"{library} {importlib.metadata.version(library)}")
-    processor = f"{_processor()}, {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads"
-    return ", ".join([processor, *versions])
-
-
-def _processor() -> str:
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+    return ", ".join([processor(), f"{torch.get_num_threads()} threads", *versions])

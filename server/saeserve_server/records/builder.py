@@ -1,15 +1,14 @@
-"""Builds an index of top activations: one pass of texts through model and sources.
+"""Builds an index of top activations: texts in chunks through model and sources, folded, finished in a second pass.
 
-Texts are cut into consecutive blocks, each run with a BOS of its own, or once for each BOS where sources differ in it.
-For every feature the pass keeps the K blocks with the largest activations, as windows of ±16 tokens round the earliest
-maximum, and sums over all tokens (`tally.py`). What is kept depends on the activations alone and not on how blocks were
-batched: blocks come in the order of (text, block), and of equal maxima the earlier stays.
+`build_part` folds the chunks of a shard into a folder of its own, in which it goes on after having been killed;
+`merge_parts` makes an index of the parts of all shards; `build_index` does both in one go.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -17,17 +16,27 @@ import numpy as np
 
 from saeserve_server.catalog import Catalog, SourceInfo
 from saeserve_server.errors import ConfigError
-from saeserve_server.records.blocks import BlockCutter, Tokenise, batches
-from saeserve_server.records.layout import IndexedSource, source_file
+from saeserve_server.records.building.chunks import Batch, Tokenise, chunks
+from saeserve_server.records.building.corpus_map import CorpusMap
+from saeserve_server.records.building.finish import finish
+from saeserve_server.records.building.fold import close_text, fold, sample
+from saeserve_server.records.building.folding import Folds
+from saeserve_server.records.building.part import Part
+from saeserve_server.records.building.spill import KeptRows
+from saeserve_server.records.layout import source_file
+from saeserve_server.records.made_of import Cut, Keeping, MadeOf
 from saeserve_server.records.store import RecordStore
-from saeserve_server.records.tally import Tally
-from saeserve_server.records.writer import StoreWriter
+from saeserve_server.records.writer import StoreWriter, naming_errors
 from saeserve_server.rows import Csr, SourceRows, height, width
 
 MAX_RECORDS: Final = 1000
 """Most records that can be kept for a feature."""
-
-_DEFAULT_CONTEXT: Final = 128
+DEFAULT_CONTEXT: Final = 128
+DEFAULT_ROWS_BYTES: Final = 8 * 2**30
+"""Disk for the rows that the second pass reads instead of computing them."""
+CHECKPOINT_SECONDS: Final = 60.0
+CHECKPOINT_SHARE: Final = 20
+"""A checkpoint is due after so many seconds, and so many times the time that the last one took."""
 
 
 class ActivationReader(Protocol):
@@ -36,6 +45,10 @@ class ActivationReader(Protocol):
     @property
     def catalog(self) -> Catalog:
         """What is indexed."""
+
+    @property
+    def computed(self) -> Mapping[str, str]:
+        """All that moves activations in their last bits: kernels, threads, the processor's abilities, versions."""
 
     def encode_blocks(self, blocks: Sequence[Sequence[int]]) -> Iterator[tuple[int, SourceRows]]:
         """Run blocks of token ids, each with the source's BOS, which the reader prepends (whatever its first id is).
@@ -46,12 +59,46 @@ class ActivationReader(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Settings:
+    """What an index is made with. Another value of any of the first four is another index."""
+
+    context: int | None = None
+    """Tokens of a block, BOS left out: by default 128, or what the model's context holds if that is less."""
+    keeping: Keeping = Keeping()
+    batch_tokens: int = 2048
+    batch_blocks: int = 64
+    """A batch ends at so many blocks, or when so many tokens are reached."""
+    rows_bytes: int = DEFAULT_ROWS_BYTES
+    """Disk for rows that the second pass reads; beyond it computes them again."""
+
+    def made_of(self, reader: ActivationReader) -> MadeOf:
+        """What the index will be made of. Raises ConfigError where the settings do not fit the model."""
+        room = reader.catalog.text_tokens
+        context = min(DEFAULT_CONTEXT, room) if self.context is None else self.context
+        if not 1 <= context <= room:
+            raise ConfigError(f"context: expected 1 to {room} tokens, BOS left out, got {context}")
+        if not 1 <= self.keeping.records <= MAX_RECORDS:
+            raise ConfigError(f"records_per_feature: expected 1 to {MAX_RECORDS}, got {self.keeping.records}")
+        if min(self.batch_tokens, self.batch_blocks) < 1:
+            raise ConfigError("batch_tokens and batch_blocks: expected at least 1")
+        for source in reader.catalog.sources:
+            source_file(source.id, "fires")  # an id that cannot be stored: now, not after hours
+        cut = Cut(context, self.batch_tokens, self.batch_blocks)
+        return MadeOf.of(reader.catalog, cut, self.keeping, reader.computed)
+
+
+@dataclass(frozen=True, slots=True)
 class Progress:
     """How much has been indexed."""
 
     texts: int
     blocks: int
     tokens: int
+    second_pass: float | None = None
+    """Share of the second pass that is done; None before it."""
+
+
+Told = Callable[[Progress], None]
 
 
 def build_index(
@@ -60,82 +107,178 @@ def build_index(
     texts: Iterable[str],
     out: Path,
     *,
+    piece: Callable[[int], bytes] | None = None,
+    settings: Settings | None = None,
     context: int | None = None,
-    records_per_feature: int = 20,
-    batch_tokens: int = 2048,
-    batch_blocks: int = 64,
-    progress: Callable[[Progress], None] | None = None,
+    records_per_feature: int | None = None,
+    batch_tokens: int | None = None,
+    batch_blocks: int | None = None,
+    work: Path | None = None,
+    progress: Told | None = None,
 ) -> RecordStore:
     """Index `texts` and put the index at `out`, replacing an older index there; on any error `out` is left as it was.
 
-    `context` is the length of a block in tokens, BOS left out: by default 128, or what the model's context holds if
-    that is less. A batch ends at `batch_blocks` blocks or when `batch_tokens` tokens are reached; it changes speed and
-    memory only. `progress` is called after each batch.
+    `piece` gives what a token id stands for (by default nothing: then no token folds with another). The four arguments
+    after `settings` stand for those of theirs. With `work` the folder is where it is built, and goes on if a part is
+    there already; by default a folder that passes. `progress` is called after each batch.
 
-    Memory, besides the reader's: for every feature 152 bytes a record, a quarter more for what waits to be cut, and
-    348. That is at most 4.1 kB for 20 records: 0.14 GB for 32,768 latents, 1.6 GB for twelve such sources, less where
-    features fire in fewer blocks; while the records of one source are cut, as much as they take again. Besides, the
-    rows of one source and batch, and up to 80 bytes for each entry that is worked on, 4 million at once (a block at
-    least). Texts and tokens are streamed to the disk.
+    Memory, besides the reader's: about 6.6 kB a feature at the defaults, and the rows of one batch.
 
     Raises ConfigError if `out` is something else than an index, the settings do not fit the model, a text cannot be
     read or holds a token that the model has no embedding for, no text has a token, or an activation is not finite.
     """
-    model = reader.catalog.model
-    room = reader.catalog.text_tokens
-    if context is None:
-        context = min(_DEFAULT_CONTEXT, room)
-    if not 1 <= context <= room:
-        raise ConfigError(f"context: expected 1 to {room} tokens, BOS left out, got {context}")
-    if not 1 <= records_per_feature <= MAX_RECORDS:
-        raise ConfigError(f"records_per_feature: expected 1 to {MAX_RECORDS}, got {records_per_feature}")
-    if min(batch_tokens, batch_blocks) < 1:
-        raise ConfigError("batch_tokens and batch_blocks: expected at least 1")
-    for source in reader.catalog.sources:
-        source_file(source.id, "fires")  # an id that cannot be stored: now, not after hours
-
-    with StoreWriter(out) as writer:
-        corpus = BlockCutter(writer, context, model)
-        tallies = {
-            rank: Tally(source.n_features, records_per_feature) for rank, source in enumerate(reader.catalog.sources)
-        }
-        counted = 0
-        for batch in batches(corpus.blocks(tokenise, texts), batch_tokens, batch_blocks):
-            # For every source alike, whatever it reads before a text: there is one count of text tokens.
-            counts = np.array([token != model.bos_id for block in batch.blocks for token in block])
-            ranks = []
-            for rank, rows in _encoded(reader, batch.blocks):
-                _check(reader.catalog.sources[rank], rows, len(counts))
-                tallies[rank].add(rows, batch, counts)
-                ranks.append(rank)
-            if sorted(ranks) != list(range(len(reader.catalog.sources))):
-                raise ValueError(f"activations of sources {ranks}, expected each of {len(reader.catalog.sources)} once")
-            counted += int(counts.sum())
-            if progress is not None:
-                progress(Progress(texts=corpus.texts, blocks=batch.first + len(batch.blocks), tokens=corpus.tokens))
-        if not counted:
-            raise ConfigError("nothing to index: the texts have no token")
-        places = corpus.finish()
-        for rank, source in enumerate(reader.catalog.sources):
-            tallies.pop(rank).write(writer, source.id, places)
-        writer.commit(
-            model_name=model.name,
-            model_revision=model.revision,
-            context=context,
-            records_per_feature=records_per_feature,
-            kernel=model.kernel_class,
-            texts=corpus.texts,
-            tokens=counted,
-            sources=tuple(IndexedSource(s.id, s.revision, s.n_features) for s in reader.catalog.sources),
-        )
+    chosen = settings or Settings()
+    given = {"context": context, "batch_tokens": batch_tokens, "batch_blocks": batch_blocks}
+    chosen = replace(chosen, **{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
+    if records_per_feature is not None:
+        chosen = replace(chosen, keeping=replace(chosen.keeping, records=records_per_feature))
+    made_of = chosen.made_of(reader)
+    with StoreWriter(out) as writer, naming_errors(out):
+        part = Part.open(work) if work is not None and work.exists() else Part(made_of, work or writer.passing()).begin()
+        build_part(reader, tokenise, texts, part, chosen.rows_bytes, progress=progress, checkpoints=work is not None)
+        _finish(reader, [part], part, piece, chosen.rows_bytes, writer, progress)
     return RecordStore.open(out)
 
 
-def _encoded(reader: ActivationReader, blocks: Sequence[Sequence[int]]) -> Iterator[tuple[int, SourceRows]]:
+def build_part(
+    reader: ActivationReader,
+    tokenise: Tokenise,
+    texts: Iterable[str],
+    part: Part,
+    rows_bytes: int,
+    *,
+    wanted: Callable[[int], bool] = lambda chunk: True,
+    progress: Told | None = None,
+    checkpoints: bool = True,
+) -> None:
+    """Folds the `wanted` chunks of a corpus that are not in the part yet, with a checkpoint now and then and at the
+    end. Raises as `build_index` does."""
+    if found := part.made_of.differs(replace(part.made_of, computed=dict(reader.computed))):
+        raise ConfigError(f"{part.folder}: was begun in another way: {'; '.join(found)}")
+    kept = KeptRows([part.rows_folder], rows_bytes)
+    saved, cost, blocks = time.monotonic(), 0.0, 0
+
+    def end(total: int) -> None:
+        part.corpus_texts = total
+
+    for chunk in chunks(
+        texts, tokenise, reader.catalog.model, lambda number: number not in part.chunks and wanted(number), end
+    ):
+        part.add_texts(chunk)
+        for batch in chunk.batches(part.made_of.cut):
+            if batch.number < part.batches:
+                continue
+            _fold_batch(reader, part, batch, kept if checkpoints or rows_bytes else None)
+            part.batches = batch.number + 1
+            blocks += len(batch.blocks)
+            if progress is not None:
+                progress(Progress(len(part.texts), blocks, sum(part.lengths)))
+            if checkpoints and time.monotonic() - saved > max(CHECKPOINT_SECONDS, CHECKPOINT_SHARE * cost):
+                began = time.monotonic()
+                part.save()
+                saved = time.monotonic()
+                cost = saved - began
+        for state in part.sources:
+            close_text(state)
+        part.end_chunk(chunk.number)
+        part.spill()
+    if checkpoints:
+        part.save()
+
+
+def merge_parts(
+    reader: ActivationReader,
+    parts: Sequence[Part],
+    out: Path,
+    *,
+    piece: Callable[[int], bytes] | None = None,
+    progress: Told | None = None,
+) -> RecordStore:
+    """The index of the parts of all shards, in whatever order; put at `out` as by `build_index`.
+
+    Raises ConfigError for parts made of different things, a chunk that comes twice or is missing.
+    """
+    expected = MadeOf.of(reader.catalog, parts[0].made_of.cut, parts[0].made_of.keeping, reader.computed)
+    if found := expected.differs(parts[0].made_of):
+        raise ConfigError(f"{parts[0].folder}: was made of something else than what is configured: {'; '.join(found)}")
+    with StoreWriter(out) as writer, naming_errors(out):
+        whole = Part(parts[0].made_of, writer.passing())
+        for part in parts:
+            whole.take_in(part)
+        _finish(reader, parts, whole, piece, 0, writer, progress)
+    return RecordStore.open(out)
+
+
+def _finish(
+    reader: ActivationReader,
+    parts: Sequence[Part],
+    whole: Part,
+    piece: Callable[[int], bytes] | None,
+    rows_bytes: int,
+    writer: StoreWriter,
+    progress: Told | None,
+) -> None:
+    model = reader.catalog.model
+    totals = {part.corpus_texts for part in parts}
+    if None in totals or len(totals) != 1:
+        raise ConfigError(f"{parts[0].folder}: a part is not whole, or of another corpus: build it to its end first")
+    if not whole.tokens:
+        raise ConfigError("nothing to index: the texts have no token")
+    corpus = CorpusMap.of(parts, int(totals.pop() or 0))
+    pieces = [piece(token) if piece is not None else b"" for token in range(model.vocabulary)]
+    texts, tokens = len(corpus.offsets) - 1, len(corpus.ids)
+
+    def tell(done: int, of: int) -> None:
+        if progress is not None:
+            progress(Progress(texts, len(corpus.batches), tokens, done / of))
+
+    finish(
+        whole,
+        corpus,
+        KeptRows([part.rows_folder for part in parts], rows_bytes),
+        lambda batch: dict(_checked(reader, batch)),
+        [source.kind for source in reader.catalog.sources],
+        model.vocabulary,
+        model.bos_id,
+        Folds(pieces),
+        writer,
+        tell,
+    )
+
+
+def _fold_batch(reader: ActivationReader, part: Part, batch: Batch, kept: KeptRows | None) -> None:
+    # For every source alike, whatever it reads before a text: there is one count of text tokens.
+    bos_id = reader.catalog.model.bos_id
+    counts = np.ones(len(batch.ids), np.bool_) if bos_id is None else batch.ids != bos_id
+    rows_that_count = np.flatnonzero(counts)
+    chosen = part.sample.choose(
+        batch.place_hash[rows_that_count], batch.row_text[rows_that_count], batch.position[rows_that_count]
+    )
+    rows_of = dict[int, SourceRows]()
+    for rank, rows in _checked(reader, batch):
+        fold(part.sources[rank], rows, batch, counts)
+        sample(part.sample, rank, reader.catalog.sources[rank].kind, rows, rows_that_count[chosen])
+        if kept is not None:
+            rows_of[rank] = rows
+    if kept is not None:
+        kept.put(batch.chunk, batch.number, rows_of)
+    if part.sample.is_full():
+        part.sample.cut()
+    part.tokens += int(counts.sum())
+
+
+def _checked(reader: ActivationReader, batch: Batch) -> Iterator[tuple[int, SourceRows]]:
+    """The rows of every source, once each."""
+    ranks = set(range(len(reader.catalog.sources)))
     try:
-        yield from reader.encode_blocks(blocks)
+        for rank, rows in reader.encode_blocks(batch.blocks):
+            ranks.remove(rank)
+            _check(reader.catalog.sources[rank], rows, len(batch.ids))
+            yield rank, rows
     except FloatingPointError as error:
         raise ConfigError(f"{error}: the weights of a source do not suit this model") from error
+    if ranks:
+        raise ValueError(f"no activations of sources {sorted(ranks)}")
 
 
 def _check(source: SourceInfo, rows: SourceRows, tokens: int) -> None:

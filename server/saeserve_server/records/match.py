@@ -28,7 +28,7 @@ class UsualPieces:
     def __init__(self, pieces: Sequence[bytes]) -> None:
         usual = pieces[:USUAL_TOKENS]
         self._exact = frozenset(usual)
-        self._folded = frozenset(_fold(piece) for piece in usual) - {""}
+        self._folded = frozenset(fold(piece) for piece in usual) - {""}
 
     def match(self, piece: bytes) -> Match:
         """Compares a token's piece."""
@@ -36,12 +36,15 @@ class UsualPieces:
             return Match.UNKNOWN
         if piece in self._exact:
             return Match.EXACT
-        return Match.FOLDED if _fold(piece) in self._folded else Match.NONE
+        return Match.FOLDED if fold(piece) in self._folded else Match.NONE
 
 
 @functools.lru_cache(maxsize=2**16)
-def _fold(piece: bytes) -> str:
-    """Empty for white space and for a piece that is not whole characters: neither equals anything but itself."""
+def fold(piece: bytes) -> str:
+    """A token's text without case and the space around it.
+
+    Empty for white space and for a piece that is not whole characters: neither equals anything but itself.
+    """
     try:
         return piece.decode().strip().casefold()
     except UnicodeDecodeError:

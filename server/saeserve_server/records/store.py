@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import mmap
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,8 +16,11 @@ import numpy.typing as npt
 
 from saeserve_server.catalog import Catalog, FloatArray
 from saeserve_server.records import layout
+from saeserve_server.records.bins import edges
 from saeserve_server.records.layout import IndexedSource, Manifest, StoreError
 from saeserve_server.records.mapping import map_file
+from saeserve_server.records.surprisal import Surprisal
+from saeserve_server.rows import Csr
 
 __all__ = ["FeatureStatistics", "IndexedSource", "PeakTokens", "Record", "RecordStore", "StoreError"]
 
@@ -27,14 +31,13 @@ IdArray = npt.NDArray[np.uint32]
 USUAL_TOKENS: Final = 5
 """How many of a feature's top tokens a search shows and matches against."""
 
-_EDGES: Final[DoubleArray] = np.concatenate(
-    ([0.0], np.exp2(np.arange(layout.LOWEST_EXPONENT, layout.HIGHEST_EXPONENT + 1)), [np.inf])
-)
 _HASH_BYTES: Final = 1 << 20
+_LEAST_BYTES: Final = 128
+"""Of an array's file: its header."""
 
-_SCATTERED: Final = frozenset(["tokens", "histogram", "records", "windows", "top_tokens"])
-"""Large files of which a look-up reads a few pages: the system must not read ahead of those (it made first look-ups
-cost 30 ms instead of 2). The others are small, and are read ahead at opening."""
+_READ_AHEAD: Final = frozenset(["fires", "maxima", "record_offsets", "top_offsets", "text_offsets"])
+"""Files that every search or look-up reads. Of the others a look-up reads a few pages: the system must not read ahead of
+those (it made first look-ups cost 30 ms instead of 2)."""
 
 _ATTEMPTS: Final = 10
 """An index may be replaced while it is opened: then what was opened is of two indexes, and opening begins anew."""
@@ -68,11 +71,15 @@ class FeatureStatistics:
     maximum: float
     """Largest activation; 0 if it never fires."""
     histogram_edges: DoubleArray
-    """[bins + 1] powers of two; the first may be 0 and the last infinity. Empty if the feature never fires."""
+    """[bins, 2] lower and upper edge of the bins that hold any: an eighth of a power of two each, see bins.py."""
     histogram_counts: IntArray
-    """[bins] activations > 0 with lower edge ≤ activation < upper edge; neither the first nor the last is 0."""
+    """[bins] tokens with lower edge ≤ activation < upper edge."""
     top_tokens: PeakTokens
     """At most 20."""
+    blocks: int
+    """Blocks in which it fires."""
+    texts: int
+    """Texts in which it fires."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -92,6 +99,26 @@ class Record:
     """Where the window begins in the text, in tokens."""
     id_before: int | None
     """The text's token before the window; None where the window begins the text."""
+    active: IdArray = field(default_factory=lambda: np.zeros(0, np.uint32))
+    """The latents of the same source that fire most at the peak, the strongest first; at most 16. None of neurons."""
+    weight: float = 1.0
+    """Of a sample: for how many blocks it stands."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PeakCounts:
+    """Over all blocks of the index, on which tokens a feature peaks: those of its records, and at most 20 more."""
+
+    ids: IdArray
+    blocks: IntArray
+    """Blocks with their peak on each."""
+    least: FloatArray
+    """The smallest of those peaks."""
+    most: FloatArray
+    folded_blocks: IntArray
+    """Blocks with their peak on any token that is the same but for case and the space around it."""
+    folded_least: FloatArray
+    folded_most: FloatArray
 
 
 class RecordStore:
@@ -103,22 +130,28 @@ class RecordStore:
         """Digest of what it was made of: alike for all builds of the same."""
         self.content = manifest.digest[:32]
         """Digest of every byte: of this very build."""
-        self.model_name = manifest.model_name
-        self.model_revision = manifest.model_revision
-        self.context = manifest.context
+        self.made_of = manifest.made_of
+        self.model_name = manifest.made_of.model
+        self.model_revision = manifest.made_of.model_revision
+        self.context = manifest.made_of.cut.context
         """Tokens of each block that was run, BOS left out."""
-        self.records_per_feature = manifest.records_per_feature
+        self.records_per_feature = manifest.made_of.keeping.records
         self.texts = manifest.texts
         self.tokens = manifest.tokens
         self.sources = manifest.sources
         self.bytes = sum(file.nbytes for file in files.values())
         """Size of the index's arrays."""
         self._manifest = manifest
-        self._tokens: IdArray = files[layout.TOKENS]
-        self._text_offsets: IntArray = files[layout.TEXT_OFFSETS]
+        self._tokens: IdArray = files[f"{layout.TOKENS}.npy"]
+        self._text_offsets: IntArray = files[f"{layout.TEXT_OFFSETS}.npy"]
+        self.sampled: npt.NDArray[np.uint64] = files[f"{layout.SAMPLED}.npy"]
+        """Sampled positions of the corpus: text · 2^32 + position."""
         self._densities: dict[str, DoubleArray] = {}
+        self._surprisals: dict[str, Surprisal] = {}
         self._arrays = {
-            source.id: {name: files[layout.source_file(source.id, name)] for name in layout.SOURCE_FILES}
+            source.id: {
+                name: files[path] for name in layout.SOURCE_FILES if (path := layout.source_file(source.id, name)) in files
+            }
             for source in manifest.sources
         }
 
@@ -216,19 +249,27 @@ class RecordStore:
         """What is known of one feature. Raises IndexError for an index out of range."""
         arrays = self._feature(source_id, index)
         fires = int(arrays["fires"][index])
-        counts: IntArray = arrays["histogram"][index]
-        filled = np.flatnonzero(counts)
-        first, last = (int(filled[0]), int(filled[-1]) + 1) if len(filled) else (0, 0)
+        begin, end = arrays["histogram_offsets"][index : index + 2].tolist()
         return FeatureStatistics(
             tokens=self.tokens,
             fires=fires,
             density=fires / self.tokens,
-            mean=float(arrays["sums"][index]) / fires if fires else 0.0,
+            mean=float(arrays["means"][index]),
             maximum=float(arrays["maxima"][index]),
-            histogram_edges=_EDGES[first : last + 1].copy() if fires else np.zeros(0),
-            histogram_counts=counts[first:last].copy(),
+            histogram_edges=edges(arrays["histogram_bins"][begin:end]),
+            histogram_counts=arrays["histogram_counts"][begin:end].astype(np.int64),
             top_tokens=self.usual_tokens(source_id, index, layout.TOP_TOKENS),
+            blocks=int(arrays["blocks"][index]),
+            texts=int(arrays["texts"][index]),
         )
+
+    def surprisal(self, source_id: str) -> Surprisal:
+        """What activations of the source's features are worth in bits."""
+        if source_id not in self._surprisals:
+            arrays = self._arrays[source_id]
+            parts = (arrays[f"histogram_{name}"] for name in ("offsets", "bins", "counts"))
+            self._surprisals[source_id] = Surprisal(self.tokens, arrays["maxima"], *parts)
+        return self._surprisals[source_id]
 
     def usual_tokens(self, source_id: str, index: int, k: int = USUAL_TOKENS) -> PeakTokens:
         """The first `k` of the feature's top tokens, of which there are at most 20."""
@@ -243,27 +284,104 @@ class RecordStore:
         return int(end - begin)
 
     def records(self, source_id: str, index: int, offset: int = 0, count: int = 10) -> list[Record]:
-        """At most `count` records of the feature from the `offset`-th on, by maximum falling, then text, then block."""
-        arrays = self._feature(source_id, index)
-        begin, end = arrays["record_offsets"][index : index + 2].tolist()
+        """At most `count` records of the feature from the `offset`-th on: by maximum falling, then a hash of the block's
+        content, then text and position."""
+        begin, end = self._feature(source_id, index)["record_offsets"][index : index + 2].tolist()
         first = min(begin + max(offset, 0), end)
-        rows = slice(first, min(first + max(count, 0), end))
+        return self._windows(source_id, index, "records", first, min(first + max(count, 0), end))
+
+    def sample(self, source_id: str, index: int) -> list[Record]:
+        """Of each power of two some of the blocks whose largest activation lies in it, at random, the strongest first."""
+        begin, end = self._feature(source_id, index)["sample_offsets"][index : index + 2].tolist()
+        weights = self._arrays[source_id]["sample_weights"][begin:end].tolist()
+        records = self._windows(source_id, index, "samples", begin, end)
+        return [replace(record, weight=weight) for record, weight in zip(records, weights, strict=True)]
+
+    def near_misses(self, source_id: str, index: int) -> list[Record]:
+        """Occurrences of its usual tokens, at random, at which it does not fire: there is `max_position`."""
+        begin, end = self._feature(source_id, index)["near_offsets"][index : index + 2].tolist()
+        return self._windows(source_id, index, "near", begin, end)
+
+    def peak_counts(self, source_id: str, index: int) -> PeakCounts:
+        """On which tokens the feature peaks, over all blocks."""
+        arrays = self._feature(source_id, index)
+        begin, end = arrays["peak_offsets"][index : index + 2].tolist()
+        rows = arrays["peaks"][begin:end]
+        counts = {name: rows[name].astype(np.int64) for name in ("blocks", "folded_blocks")}
+        peaks = {name: rows[name].copy() for name in ("least", "most", "folded_least", "folded_most")}
+        return PeakCounts(ids=rows["id"].copy(), **counts, **peaks)
+
+    def text_ids(self, text: int) -> IdArray:
+        """Token ids of an indexed text. Raises IndexError."""
+        if not 0 <= text < self.texts:
+            raise IndexError(f"the index has texts 0 to {self.texts - 1}, not {text}")
+        return self._tokens[self._text_offsets[text] : self._text_offsets[text + 1]]
+
+    def sketch(self, source_id: str) -> tuple[IntArray, npt.NDArray[np.uint64]]:
+        """Of each feature the smallest hashes of the positions on which it fires, ascending, at most 128: where they
+        begin [n_features + 1], and all of them."""
+        arrays = self._arrays[source_id]
+        return arrays["sketch_offsets"], arrays["sketch"]
+
+    def sampled_rows(self, source_id: str) -> Csr:
+        """What fires on the positions `sampled`, a row each; the data are ones. Exact."""
+        arrays = self._arrays[source_id]
+        columns = len(arrays["fires"])
+        if "firing" in arrays:
+            indptr, indices = arrays["firing_offsets"], arrays["firing"]
+        else:
+            bits = np.unpackbits(arrays["firing_bits"], axis=1, count=columns, bitorder="little")
+            indptr = np.cumsum([0, *bits.sum(1, dtype=np.int64).tolist()])
+            indices = np.nonzero(bits)[1].astype(np.uint32)
+        return Csr(indptr, indices, np.ones(len(indices), np.float32), columns)
+
+    def sampled_bits(self, source_id: str) -> npt.NDArray[np.uint8] | None:
+        """The same as bits, [sampled, n_features / 8 rounded up], the lowest first, where it is kept so: of neurons."""
+        return self._arrays[source_id].get("firing_bits")
+
+    def record_blocks(self, source_id: str) -> tuple[IntArray, npt.NDArray[np.uint64]]:
+        """In which blocks the records of each feature lie: where they begin [n_features + 1], and all of them, each as
+        text · 2^32 + block of it."""
+        arrays = self._arrays[source_id]
+        records = arrays["records"]
+        blocks = records["text"].astype(np.uint64) << np.uint64(32) | records["position"] // np.uint32(self.context)
+        return arrays["record_offsets"], blocks
+
+    def _windows(self, source_id: str, index: int, kind: str, begin: int, end: int) -> list[Record]:
+        arrays = self._arrays[source_id]
+        first = {"records": 0, "samples": len(arrays["records"])}.get(kind, len(arrays["records"]) + len(arrays["samples"]))
+        bounds = arrays["window_offsets"][first + begin : first + end + 1].tolist()
         found = []
-        for row, window in zip(arrays["records"][rows].tolist(), arrays["windows"][rows], strict=True):
-            text, position, maximum, length, peak = row
-            start = int(self._text_offsets[text]) + position
+        for place, (text, position, value) in enumerate(arrays[kind][begin:end].tolist()):
+            in_block = position % self.context
+            text_begin, text_end = self._text_offsets[text : text + 2].tolist()
+            start = position - min(in_block, layout.WINDOW)
+            stop = min(position + layout.WINDOW + 1, position - in_block + self.context, text_end - text_begin)
+            activations = np.zeros(stop - start, np.float32)
+            entries = slice(bounds[place], bounds[place + 1])
+            activations[arrays["window_places"][entries]] = arrays["window_values"][entries]
             found.append(
                 Record(
-                    token_ids=self._tokens[start : start + length].copy(),
-                    activations=window[:length].copy(),
-                    max_activation=maximum,
-                    max_position=peak,
+                    token_ids=self._tokens[text_begin + start : text_begin + stop].copy(),
+                    activations=activations,
+                    max_activation=value,
+                    max_position=position - start,
                     text_index=text,
-                    text_position=position,
-                    id_before=int(self._tokens[start - 1]) if position else None,
+                    text_position=start,
+                    id_before=int(self._tokens[text_begin + start - 1]) if start else None,
+                    active=self._active(arrays, text << 32 | position),
                 )
             )
         return found
+
+    def _active(self, arrays: Mapping[str, npt.NDArray[Any]], key: int) -> IdArray:
+        keys = arrays["active_keys"]
+        place = int(np.searchsorted(keys, np.uint64(key)))
+        if place == len(keys) or int(keys[place]) != key:
+            return np.zeros(0, np.uint32)
+        begin, end = arrays["active_offsets"][place : place + 2].tolist()
+        latents: IdArray = arrays["active"][begin:end].copy()
+        return latents
 
     def _feature(self, source_id: str, index: int) -> Mapping[str, npt.NDArray[Any]]:
         arrays = self._arrays[source_id]
@@ -282,18 +400,28 @@ def _place(folder: Path) -> tuple[int, int] | None:
 
 
 def _map(path: Path, dtype: np.dtype[Any], shape: tuple[int, ...]) -> npt.NDArray[Any]:
-    expected = dtype.itemsize * int(np.prod(shape, dtype=np.int64))
     try:
         with path.open("rb") as file:
             size = file.seek(0, 2)
+            file.seek(0)
+            try:
+                np.lib.format.read_magic(file)
+                found_shape, by_column, found_dtype = np.lib.format.read_array_header_1_0(file)
+            except ValueError as error:
+                what = "truncated" if size < _LEAST_BYTES else "corrupted"
+                raise StoreError(f"{path}: {what}: {error}; build the index again") from error
+            if (found_shape, by_column, found_dtype) != (shape, False, dtype):
+                raise StoreError(f"{path}: corrupted: {found_dtype} {found_shape}; build the index again")
+            begin = file.tell()
+            expected = begin + dtype.itemsize * math.prod(shape)
             if size != expected:
                 what = "truncated" if size < expected else "corrupted"
                 raise StoreError(f"{path}: {what}: {size} bytes instead of {expected}; build the index again")
-            if not expected:  # an empty file cannot be mapped
+            if begin == size:
                 return np.zeros(shape, dtype)
             # The plain array, not np.memmap: slicing a subclass costs microseconds, and a search slices thousands.
-            advice = mmap.MADV_RANDOM if path.stem in _SCATTERED else mmap.MADV_WILLNEED
-            return np.frombuffer(map_file(file, size, advice), dtype).reshape(shape)
+            advice = mmap.MADV_WILLNEED if path.stem in _READ_AHEAD else mmap.MADV_RANDOM
+            return np.frombuffer(map_file(file, size, advice), dtype, offset=begin).reshape(shape)
     except FileNotFoundError:
         raise StoreError(f"{path}: missing, though {layout.MANIFEST} lists it; build the index again") from None
     except OSError as error:

@@ -5,21 +5,24 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import io
 import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
 from saeserve_server.errors import ConfigError
 from saeserve_server.records import layout
-from saeserve_server.records.layout import FileEntry, IndexedSource, Manifest
+from saeserve_server.records.layout import FileEntry, Manifest
+from saeserve_server.records.made_of import MadeOf
 from saeserve_server.records.unfinished import Unfinished, beside, sweep
 
+_PASSING: Final = ".work"
 _ATTEMPTS: Final = 5
 """Builds that finish at the same place at the same moment may get in each other's way; the last one stays."""
 
@@ -29,53 +32,12 @@ class CannotWrite(ConfigError):
 
 
 @contextlib.contextmanager
-def _errors_named(path: Path) -> Iterator[None]:
+def naming_errors(path: Path) -> Iterator[None]:
+    """What the system refuses becomes CannotWrite, which names the file."""
     try:
         yield
     except OSError as error:
         raise CannotWrite(f"{error.filename or path}: {error.strerror or error}") from error
-
-
-class ArrayWriter:
-    """Appends rows to one file of the index."""
-
-    def __init__(self, path: Path, dtype: np.dtype[Any]) -> None:
-        self.path = path
-        self.rows = 0
-        self._dtype = dtype
-        self._row_shape: tuple[int, ...] | None = None
-        self._digest = hashlib.sha256()
-        with _errors_named(path):
-            self._file: BinaryIO = path.open("wb")
-
-    def append(self, rows: npt.NDArray[Any]) -> None:
-        """Append along the first axis; every call has the same shape of rows."""
-        if self._row_shape not in (None, rows.shape[1:]):
-            raise ValueError(f"{self.path.name}: rows of shape {rows.shape[1:]}, not {self._row_shape}")
-        data = np.ascontiguousarray(rows, dtype=self._dtype).tobytes()
-        self._row_shape = rows.shape[1:]
-        self.rows += len(rows)
-        self._digest.update(data)
-        with _errors_named(self.path):
-            self._file.write(data)
-
-    def flush(self) -> None:
-        """Make what was appended readable from the file."""
-        with _errors_named(self.path):
-            self._file.flush()
-
-    def finish(self) -> FileEntry:
-        """Write everything to the disk and close the file."""
-        self.flush()
-        with _errors_named(self.path):
-            os.fsync(self._file.fileno())
-            self._file.close()
-        return FileEntry((self.rows, *(self._row_shape or ())), self._digest.hexdigest())
-
-    def close(self) -> None:
-        """Close the file, finished or not."""
-        with contextlib.suppress(OSError):  # what could not be written has been said already
-            self._file.close()
 
 
 class StoreWriter:
@@ -91,13 +53,13 @@ class StoreWriter:
     def __init__(self, out: Path) -> None:
         # Without symlinks, so that the temporary folder is on the file system of the place it moves to.
         self.out = out.resolve()
-        self._files: dict[str, ArrayWriter] = {}
+        self._files: dict[str, FileEntry] = {}
         self._unfinished: Unfinished | None = None
 
     def __enter__(self) -> StoreWriter:
         if self.out.exists() and not layout.is_index(self.out) and not _is_empty_folder(self.out):
             raise ConfigError(f"{self.out}: exists and is not an index: choose another place, or move it away")
-        with _errors_named(self.out):
+        with naming_errors(self.out):
             self.out.parent.mkdir(parents=True, exist_ok=True)
             sweep(self.out.parent)
             self._unfinished = Unfinished.make(lambda: beside(self.out, "building"))
@@ -107,54 +69,42 @@ class StoreWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for file in self._files.values():
-            file.close()
         if self._unfinished is not None:
             self._unfinished.remove()
 
-    def file(self, name: str) -> ArrayWriter:
-        """A new file of the index, by the name that the layout gives it."""
+    def passing(self) -> Path:
+        """A place for what is needed until `commit`."""
+        return self.folder / _PASSING
+
+    def write(self, name: str, values: npt.NDArray[Any]) -> None:
+        """A file of the index, by the name that the layout gives it."""
         path = self.folder / name
-        with _errors_named(path):
+        values = np.ascontiguousarray(values, layout.dtype_of(name))
+        header = io.BytesIO()
+        np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(values))
+        data = values.reshape(-1).view(np.uint8).data if values.size else memoryview(b"")
+        digest = hashlib.sha256(header.getvalue())
+        digest.update(data)
+        with naming_errors(path):
             path.parent.mkdir(exist_ok=True)
-        self._files[name] = ArrayWriter(path, layout.dtype_of(name))
-        return self._files[name]
+            with path.open("wb") as file:
+                file.write(header.getvalue())
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+        self._files[name] = FileEntry(values.shape, digest.hexdigest())
 
-    def write(self, name: str, rows: npt.NDArray[Any]) -> None:
-        """A whole file at once."""
-        self.file(name).append(rows)
-
-    def commit(
-        self,
-        *,
-        model_name: str,
-        model_revision: str,
-        context: int,
-        records_per_feature: int,
-        kernel: str,
-        texts: int,
-        tokens: int,
-        sources: tuple[IndexedSource, ...],
-    ) -> None:
-        """Finish all files, write the manifest, and put the index in its place."""
-        manifest = Manifest(
-            model_name=model_name,
-            model_revision=model_revision,
-            context=context,
-            records_per_feature=records_per_feature,
-            kernel=kernel,
-            texts=texts,
-            tokens=tokens,
-            sources=sources,
-            files={name: file.finish() for name, file in self._files.items()},
-        )
-        with _errors_named(self.folder):
+    def commit(self, made_of: MadeOf, texts: int, tokens: int) -> None:
+        """Write the manifest, and put the index in its place."""
+        manifest = Manifest(made_of, texts, tokens, self._files)
+        shutil.rmtree(self.passing(), ignore_errors=True)
+        with naming_errors(self.folder):
             manifest.write(self.folder)
             _sync(self.folder / layout.MANIFEST)
             for folder in (*(path for path in self.folder.iterdir() if path.is_dir()), self.folder):
                 _sync(folder)
         self._replace()
-        with _errors_named(self.out.parent):
+        with naming_errors(self.out.parent):
             _sync(self.out.parent)
 
     def _replace(self) -> None:
