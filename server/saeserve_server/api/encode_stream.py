@@ -19,13 +19,14 @@ from saeserve_server.api.build import Timing, call_info, dense_message, sparse_m
 from saeserve_server.api.call import current_call
 from saeserve_server.api.encode import Wanted, parse_wanted, text_message, work_on
 from saeserve_server.api.errors import to_status
+from saeserve_server.api.incoming import following, within
 from saeserve_server.api.parse import parse_input
 from saeserve_server.api.rpc import current_rpc
 from saeserve_server.api.texts import Shown
 from saeserve_server.cache.answer import Spending
 from saeserve_server.catalog import FloatArray, Kind
 from saeserve_server.engine.work import expect
-from saeserve_server.errors import Aborted, Internal, InvalidArgument, Unavailable
+from saeserve_server.errors import Internal, InvalidArgument, Unavailable
 from saeserve_server.ranking.work import EncodeDone
 from saeserve_server.rows import Csr, cut
 from saeserve_server.scheduler.held import Holding
@@ -63,7 +64,8 @@ class _Answer:
 
 async def encode_stream(serving: Serving, requests: Requests) -> AsyncGenerator[service.EncodeStreamResponse, None]:
     """Answers a stream. Raises for a bad configuration, the loss of the engine, or a server that is going away."""
-    wanted = parse_wanted(serving, _configuration(await _first(requests, serving)))
+    first = await within(serving.limits.stall_timeout, requests, serving.draining)
+    wanted = parse_wanted(serving, _configuration(first))
     stream = _Stream(serving, wanted, requests)
     try:
         while (answer := await stream.next_answer()) is not None:
@@ -127,7 +129,7 @@ class _Stream:
         try:
             while True:
                 await self._room.acquire()
-                request = await _next(self._requests, self._serving.draining)
+                request = await following(self._requests, self._serving.draining)
                 if request is None:
                     break
                 self._accept(request)
@@ -192,30 +194,6 @@ class _Stream:
             client=self._client,
         )
         return _Encoded(message, expect(EncodeDone, outcome.done), outcome.spent)
-
-
-async def _first(requests: Requests, serving: Serving) -> service.EncodeStreamRequest | None:
-    try:
-        async with asyncio.timeout(serving.limits.stall_timeout):
-            return await _next(requests, serving.draining)
-    except TimeoutError:
-        raise Aborted(
-            f"nothing came for {serving.limits.stall_timeout:g} s (stall_timeout)", reason="STALLED"
-        ) from None
-
-
-async def _next(requests: Requests, draining: asyncio.Event) -> service.EncodeStreamRequest | None:
-    """The next message; None at the caller's end. Raises Unavailable once the server is draining."""
-    request = asyncio.ensure_future(anext(requests, None))
-    leaving = asyncio.ensure_future(draining.wait())
-    try:
-        await asyncio.wait({request, leaving}, return_when=asyncio.FIRST_COMPLETED)
-        if request.done():
-            return request.result()
-        raise Unavailable("the server is going away; what was accepted is answered", reason="DRAINING", retry_after=1)
-    finally:
-        request.cancel()
-        leaving.cancel()
 
 
 def _configuration(first: service.EncodeStreamRequest | None) -> service.EncodeStreamConfig:

@@ -13,7 +13,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import grpc
 from google.protobuf.message import Message
@@ -35,6 +35,7 @@ from saeserve_server.serving.limits import MAX_FIELDS, MAX_WATCHES, SMALL_REQUES
 
 Handler = Any  # grpc.RpcMethodHandler, which has no type of its own in grpcio
 Context = Any  # grpc.aio.ServicerContext
+T = TypeVar("T")
 
 OURS = "/saeserve."
 CHECK = "/grpc.health.v1.Health/Check"
@@ -103,7 +104,10 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         method = self._methods.get(path)
         if method is None:
             method = self._methods[path] = _method(path, handler)
-        answer = self._streaming(method, rpc) if method.response_streaming else self._unary(method, rpc)
+        if method.response_streaming:
+            answer = self._streaming(method, rpc)
+        else:
+            answer = self._gathering(method, rpc) if method.request_streaming else self._unary(method, rpc)
         return method.make(answer, method.deserialize, method.serialize)
 
     def _refused(self, details: Any, rpc: Rpc, *, known: bool) -> ServeError | None:
@@ -157,6 +161,33 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
         return answer
 
+    def _gathering(self, method: _Method, rpc: Rpc) -> Callable[[Any, Context], Awaitable[Any]]:
+        """Of a method that takes any number of messages and gives one answer: a stream until that leaves."""
+
+        async def answer(request: Any, context: Context) -> Any:
+            self._stalls.works(rpc)
+            self._places.works(rpc)
+            call = _enter(context)
+            try:
+                requests = self._received_all(method, call, request)
+                response = method.serialize(
+                    await self._seated(method.behaviour(requests, context), self._streams, call.lane)
+                )
+                self._hold(len(response), call, rpc)
+            except asyncio.CancelledError:
+                self._ended(method.name, call, _why_cancelled(context))
+                raise
+            except Exception as error:
+                self._places.waits(rpc, call.lane)
+                await self._refuse(method.name, call, context, error)
+                raise  # not reached: abort raises
+            finally:
+                await _let_go(request)
+            self._ended(method.name, call, _code_of(context))
+            return response
+
+        return answer
+
     def _hold(self, size: int, call: Call, rpc: Rpc) -> None:
         """Holds an answer against the budget until it has left. Raises Overloaded."""
         holding = self._held.take(size, call.lane, rpc.end)
@@ -191,17 +222,17 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
         return answer
 
-    async def _seated(self, writing: Awaitable[None], seats: Seats, who: str) -> None:
-        """Writes a stream's answers, for as long as it has a seat. Raises Overloaded if there is none, and whatever the
-        seat is taken away with."""
-        task = asyncio.ensure_future(writing)
+    async def _seated(self, answering: Awaitable[T], seats: Seats, who: str) -> T:
+        """Answers a stream, for as long as it has a seat. Raises Overloaded if there is none, and whatever the seat is
+        taken away with."""
+        task = asyncio.ensure_future(answering)
         try:
             seat = seats.take(who, task.cancel)
         except ServeError:
             task.cancel()
             raise
         try:
-            await task
+            return await task
         except asyncio.CancelledError:
             if seat.error is None:
                 raise
@@ -277,6 +308,7 @@ class _Method:
     has_place: bool
     """Health checks have none."""
     behaviour: Callable[[Any, Context], Any]
+    request_streaming: bool
     response_streaming: bool
     make: Callable[..., Handler]
     """A handler of the same kind out of a behaviour, a deserialiser and a serialiser."""
@@ -299,6 +331,7 @@ def _method(path: str, handler: Handler) -> _Method:
         ours=ours,
         has_place=path not in HEALTH,
         behaviour=behaviour,
+        request_streaming=handler.request_streaming,
         response_streaming=handler.response_streaming,
         make=make,
         deserialize=None if ours else forgiving(handler.request_deserializer, SMALL_REQUEST_BYTES),

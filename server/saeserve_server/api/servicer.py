@@ -11,10 +11,13 @@ from google.protobuf.message import Message
 from saeserve.v1 import feature_service_pb2 as service
 from saeserve.v1.feature_service_pb2_grpc import FeatureServiceServicer
 from saeserve_server.api import lookups
+from saeserve_server.api.contrast import contrast
 from saeserve_server.api.encode import encode
 from saeserve_server.api.encode_stream import encode_stream
+from saeserve_server.api.explanations import search_explanations
 from saeserve_server.api.large import refuse_large_answer
 from saeserve_server.api.search import search
+from saeserve_server.api.similar import similar_features
 from saeserve_server.errors import Unavailable
 from saeserve_server.serving.serving import Serving
 
@@ -62,12 +65,27 @@ class FeatureServicer(FeatureServiceServicer):
     ) -> bytes:
         return await self._answer(lookups.tokenize, request)
 
+    async def SearchExplanations(
+        self, request: service.SearchExplanationsRequest, context: Context
+    ) -> service.SearchExplanationsResponse:
+        return await self._answer(search_explanations, request)
+
+    async def SimilarFeatures(
+        self, request: service.SimilarFeaturesRequest, context: Context
+    ) -> service.SimilarFeaturesResponse:
+        return await self._answer(similar_features, request)
+
+    async def Contrast(
+        self, requests: AsyncIterator[service.ContrastRequest], context: Context
+    ) -> service.ContrastResponse:
+        return await self._answer(contrast, requests)
+
     async def GetServerInfo(
         self, request: service.GetServerInfoRequest, context: Context
     ) -> service.GetServerInfoResponse:
         return await self._answer(lookups.get_server_info, request)
 
-    async def _answer(self, method: Callable[[Serving, Any], Awaitable[Response]], request: Message) -> Response:
+    async def _answer(self, method: Callable[[Serving, Any], Awaitable[Response]], request: Any) -> Response:
         serving = self._serving()
         response = await method(serving, request)
         refuse_large_answer(serving, len(response) if isinstance(response, bytes) else response.ByteSize())

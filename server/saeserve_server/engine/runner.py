@@ -19,15 +19,19 @@ import torch
 from torch import Tensor
 
 from saeserve_server.catalog import Catalog, Kind
+from saeserve_server.engine.similar import Neighbours
 from saeserve_server.engine.work import Abandoned, BatchDone, Done, Run, Spent, run_tokens
+from saeserve_server.kernels.processor import processor
 from saeserve_server.models.loaded import LoadedModel
 from saeserve_server.ranking.answer import Encoding
 from saeserve_server.ranking.filters import Filters
 from saeserve_server.ranking.search import Rankings
+from saeserve_server.ranking.similar import AnyWork, SimilarWork
 from saeserve_server.ranking.work import SearchWork, Work, needed, row_count
+from saeserve_server.records.imported.store import ImportedStore
 from saeserve_server.records.store import RecordStore
 from saeserve_server.rows import KeptRows, SourceRows, as_csr, cut, height, with_blank_rows
-from saeserve_server.sources.source import Source
+from saeserve_server.sources.source import SaeSource, Source
 
 T = TypeVar("T")
 
@@ -67,15 +71,24 @@ def _nobody() -> Set[int]:
 class BatchRunner:
     """Model, sources and index of the worker, and the computation over them. One caller at a time."""
 
-    def __init__(self, model: LoadedModel, sources: Sequence[Source], index: RecordStore | None) -> None:
+    def __init__(
+        self,
+        model: LoadedModel,
+        sources: Sequence[Source],
+        index: RecordStore | None,
+        imported: ImportedStore | None = None,
+    ) -> None:
         self._model = model
         self.sources = sources
-        self._filters = Filters([source.info for source in sources], index)
+        self._filters = Filters([source.info for source in sources], index, imported)
+        self.imported = imported.revision if imported else ""
+        """Revision of the store of imported records; empty without one."""
         self.catalog = Catalog(model.info, tuple(source.info for source in sources))
+        self._neighbours = Neighbours(model, sources, self._filters, self.catalog)
 
     @torch.inference_mode()
     def run(
-        self, batch: Sequence[Work], keep: Sequence[bool] = (), gone: Callable[[], Set[int]] = _nobody
+        self, batch: Sequence[AnyWork], keep: Sequence[bool] = (), gone: Callable[[], Set[int]] = _nobody
     ) -> BatchDone:
         """The answers to a batch, in its order. Raises what torch raises: the caller decides about the batch.
 
@@ -87,8 +100,13 @@ class BatchRunner:
         done: dict[int, Done] = {place: Abandoned("forward") for place in gone()}
         jobs: list[_Job] = []
         searches: list[SearchWork] = []
+        similar: dict[int, SimilarWork] = {}
         for place, work in enumerate(batch):
-            if place not in done:
+            if place in done:
+                continue
+            if isinstance(work, SimilarWork):
+                similar[place] = work
+            else:
                 taking = len(searches) if isinstance(work, SearchWork) else Encoding(work)
                 searches += [work] if isinstance(work, SearchWork) else []
                 jobs.append(_Job(place, work, taking, {} if keep and keep[place] else None))
@@ -105,6 +123,10 @@ class BatchRunner:
                 self._take(rank, asking, rankings, texts, spent)
         for job in jobs:
             done[job.place] = rankings.done(job.taking) if isinstance(job.taking, int) else job.taking.done()
+        if similar:
+            places_of = list(similar)
+            answers = self._neighbours.answer(list(similar.values()), lambda one: places_of[one] in gone())
+            done.update(zip(places_of, answers, strict=True))
         spent.forward_seconds, spent.encode_seconds = forwarded - started, time.perf_counter() - forwarded
         kept: dict[int, KeptRows | None] = {job.place: job.kept for job in jobs}
         places = range(len(batch))
@@ -118,6 +140,20 @@ class BatchRunner:
         places = {hook: self._model.place(hook) for hook in hooks}
         read = self._model.forward.run([_sequence((bos, tuple(block))) for block in blocks], places)
         return {hook: torch.cat([text[hook][bos is not None :] for text in read]) for hook in hooks}
+
+    @property
+    def computed(self) -> dict[str, str]:
+        """All that moves activations in their last bits."""
+        device = self._model.device
+        saes = [source for source in self.sources if isinstance(source, SaeSource)]
+        kernels = {f"kernel of {source.info.id}": source.kernel.name for source in saes}
+        return {
+            "processor": torch.cuda.get_device_name(device) if device.type == "cuda" else processor(),
+            "threads": str(torch.get_num_threads()),
+            "torch": torch.__version__,
+            "texts in a forward pass": "one" if self._model.forward.alone else "a batch",
+            **kernels,
+        }
 
     @torch.inference_mode()
     def encode_blocks(self, blocks: Sequence[Sequence[int]]) -> Iterator[tuple[int, SourceRows]]:

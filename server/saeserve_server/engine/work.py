@@ -13,7 +13,8 @@ from typing import TypeVar
 
 from saeserve_server.catalog import Catalog
 from saeserve_server.engine.capacity import Capacity
-from saeserve_server.ranking.work import EncodeDone, SearchDone, Work, needed
+from saeserve_server.ranking.similar import AnyWork, Preparing, SimilarDone, SimilarWork
+from saeserve_server.ranking.work import EncodeDone, SearchDone, needed
 from saeserve_server.rows import KeptRows
 
 Run = tuple[int | None, tuple[int, ...]]
@@ -36,7 +37,8 @@ class Abandoned:
     """Where it was dropped: `forward` or `encode`, before which nothing of that stage was done for it."""
 
 
-Done = SearchDone | EncodeDone | Failed | Abandoned
+Answered = SearchDone | EncodeDone | SimilarDone | Preparing
+Done = Answered | Failed | Abandoned
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +46,7 @@ class Batch:
     """What the worker is asked to compute at a time."""
 
     number: int
-    works: tuple[Work, ...]
+    works: tuple[AnyWork, ...]
     keep: tuple[bool, ...]
     """For each item, whether to give its rows back too, to be kept."""
 
@@ -118,6 +120,8 @@ class Ready:
     """Whether the index is kept nowhere: once it is open here too, its folder goes."""
     capacity: Capacity | None = None
     """What it can take, as measured on a GPU; None on a CPU."""
+    imported: str = ""
+    """Revision of the store of imported records that it reads; empty without one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,15 +137,17 @@ class Kernels:
 T = TypeVar("T", SearchDone, EncodeDone)
 
 
-def expect(kind: type[T], done: Done) -> T:
+def expect(kind: type[T], done: Answered | Failed | Abandoned) -> T:
     """`done` as the kind of answer that its work has. Raises TypeError where the engine broke that promise."""
     if not isinstance(done, kind):
         raise TypeError(f"the engine answered with {type(done).__name__}, expected {kind.__name__}")
     return done
 
 
-def runs(work: Work, catalog: Catalog) -> frozenset[Run]:
-    """The forward passes that an item takes."""
+def runs(work: AnyWork, catalog: Catalog) -> frozenset[Run]:
+    """The forward passes that an item takes: none where only directions are compared."""
+    if isinstance(work, SimilarWork):
+        return frozenset()
     return frozenset((bos, work.ids) for bos in {catalog.sources[rank].bos_id for rank in needed(work)})
 
 

@@ -15,6 +15,7 @@ from saeserve_server.catalog import ModelInfo
 from saeserve_server.errors import ConfigError
 from saeserve_server.models.forward import MAX_PADDING, HookedForward
 from saeserve_server.models.hooks import HookNames, HookPlace
+from saeserve_server.models.neurons import NeuronWeights, reading, writing
 from saeserve_server.models.packed import pack_linears, unpack_linears
 
 log = logging.getLogger(__name__)
@@ -74,6 +75,14 @@ class LoadedModel:
     def place(self, hook_name: str) -> HookPlace:
         """Where a hook point that a source asked for while loading lies."""
         return self._places[hook_name]
+
+    def neurons_write(self, hook_name: str, d_mlp: int) -> NeuronWeights | None:
+        """W_out of the MLP whose neurons a hook point is, which a source asked for while loading; None if not found."""
+        return writing(self._plain, self._places[hook_name], d_mlp, self.info.d_model)
+
+    def neurons_read(self, hook_name: str, d_mlp: int) -> NeuronWeights | None:
+        """W_in of the same MLP; None where there is no one such, as in a gated MLP."""
+        return reading(self._plain, self._places[hook_name], d_mlp, self.info.d_model)
 
     def known(self) -> list[str]:
         """Names of all hook points that can be read."""

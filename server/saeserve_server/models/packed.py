@@ -31,6 +31,24 @@ class PackedLinear(nn.Module):
         y: Tensor = torch.ops.mkldnn._linear_pointwise(x, self._weight, self.bias, "none", [], None)
         return y
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """[d_out, d_in] of the weight."""
+        d_out, d_in = self._weight.shape
+        return int(d_out), int(d_in)
+
+    def dense(self) -> Tensor:
+        """The weight [d_out, d_in], bit for bit as it was: a copy."""
+        rows: Tensor = self._weight.to_dense()
+        return rows
+
+    def columns(self, index: Tensor) -> Tensor:
+        """[k, d_out]: some columns of the weight, bit for bit. Each is the product with a one among zeros."""
+        ones = torch.zeros(len(index), self.shape[1])
+        ones[torch.arange(len(index)), index] = 1.0
+        y: Tensor = torch.ops.mkldnn._linear_pointwise(ones, self._weight, None, "none", [], None)
+        return y
+
     def unpacked(self) -> nn.Module:
         """The layer that it stands for, its weight bit for bit as it was."""
         [module] = self._emptied

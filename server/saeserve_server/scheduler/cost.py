@@ -6,11 +6,15 @@ from dataclasses import dataclass
 
 from saeserve_server.catalog import Catalog, Kind
 from saeserve_server.engine.work import Run, run_tokens, runs
+from saeserve_server.ranking.similar import AnyWork, SimilarWork
 from saeserve_server.ranking.work import Aggregate, SearchWork, Work, needed, row_count
 from saeserve_server.rows import Csr, KeptRows
 
 SPARSE_ROW_BYTES = 4096
 """What a row of an SAE source is taken to need in an answer: some hundred latents that fire."""
+SCREENED_FLOP = 16
+"""What comparing a number of a direction is taken for: it is read from memory for one product, and so takes as long as
+so many operations of a batch that computes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +51,11 @@ class CostModel:
             SPARSE_ROW_BYTES if source.kind is Kind.LATENT else 4 * source.n_features for source in catalog.sources
         ]
 
-    def of(self, work: Work) -> Cost:
-        """The cost of one text."""
+    def of(self, work: AnyWork) -> Cost:
+        """The cost of one text, or of one comparison of directions."""
+        if isinstance(work, SimilarWork):
+            count = sum(self._catalog.sources[one.source].n_features for one in work.filters)
+            return Cost(1, SCREENED_FLOP * self._catalog.model.d_model * count, count + 16 * work.limit)
         if isinstance(work, SearchWork):
             row_bytes = work.limit * (12 if work.aggregate is Aggregate.EACH else 4)
         else:
@@ -57,8 +64,8 @@ class CostModel:
         encoding = max(lengths) * sum(self._source_flop[rank] for rank in needed(work))
         return Cost(1, sum(lengths) * self._token_flop + encoding, 8 * sum(lengths) + row_count(work) * row_bytes)
 
-    def runs(self, work: Work) -> frozenset[Run]:
-        """The forward passes that a text takes."""
+    def runs(self, work: AnyWork) -> frozenset[Run]:
+        """The forward passes that it takes."""
         return runs(work, self._catalog)
 
 

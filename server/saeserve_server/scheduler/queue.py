@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 
 from saeserve_server.cache.answer import Spending
-from saeserve_server.engine.work import Run, run_tokens
-from saeserve_server.ranking.work import EncodeDone, SearchDone, Work
+from saeserve_server.engine.work import Answered, Run, run_tokens
+from saeserve_server.ranking.similar import AnyWork, SimilarWork
 from saeserve_server.rows import KeptRows
 from saeserve_server.scheduler.cost import Cost
 from saeserve_server.scheduler.lanes import Lanes
@@ -19,6 +19,8 @@ STREAM_PATIENCE = 1.0
 """Seconds after which an item of a stream no longer yields to unary calls, so that it is never starved."""
 SWEEP_AT_LEAST = 4096
 """After so many arrivals, and twice as many as then waited, items that nobody waits for are looked for everywhere."""
+MOST_SIMILAR = 16
+"""Comparisons of directions in a batch, which holds nothing else: so texts do not wait for them but for a turn."""
 
 
 class Priority(IntEnum):
@@ -32,7 +34,7 @@ class Priority(IntEnum):
 class Outcome:
     """An item's answer, and what it took."""
 
-    done: SearchDone | EncodeDone
+    done: Answered
     spent: Spending
     kept: KeptRows | None = None
     """The rows of its sources, where it asked for them and they are worth keeping."""
@@ -42,7 +44,7 @@ class Outcome:
 class Item:
     """A piece of work and whoever waits for it."""
 
-    work: Work
+    work: AnyWork
     future: asyncio.Future[Outcome]
     cost: Cost
     """What it takes of the budget now."""
@@ -96,7 +98,7 @@ class WorkQueue:
         """When the item that has waited longest arrived; None if none waits."""
         return min((item.arrived for lanes in self._waiting.values() for item in lanes if item.wanted), default=None)
 
-    async def take(self, runs_alone: Callable[[Work], bool] = lambda work: False) -> list[Item]:
+    async def take(self, runs_alone: Callable[[AnyWork], bool] = lambda work: False) -> list[Item]:
         """The next batch: what waits, up to the token budget, at least one item. Waits until there is one.
 
         Work of which `runs_alone` says so has a batch of its own.
@@ -123,7 +125,7 @@ class WorkQueue:
         """The unary items of a caller, who has waited least first."""
         return self._waiting[Priority.UNARY].newest(client)
 
-    def _form(self, runs_alone: Callable[[Work], bool]) -> list[Item]:
+    def _form(self, runs_alone: Callable[[AnyWork], bool]) -> list[Item]:
         batch: list[Item] = []
         shared: set[Run] = set()
         held = 0
@@ -131,7 +133,9 @@ class WorkQueue:
             cost = sum(map(run_tokens, item.runs - shared)) or 1
             full = held + cost > self._batch_tokens or len(batch) == self._max_batch
             alone = runs_alone(item.work)
-            if batch and (full or alone):
+            similar = isinstance(item.work, SimilarWork)
+            full |= similar and len(batch) >= MOST_SIMILAR
+            if batch and (full or alone or similar != isinstance(batch[0].work, SimilarWork)):
                 break
             batch.append(lanes.take())
             shared |= item.runs

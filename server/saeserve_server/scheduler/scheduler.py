@@ -20,7 +20,7 @@ from saeserve_server.engine.process import Engine, WorkerLost
 from saeserve_server.engine.work import Abandoned, Batch, BatchDone, Failed
 from saeserve_server.errors import Internal, ServeError
 from saeserve_server.metrics import Metrics
-from saeserve_server.ranking.work import Work
+from saeserve_server.ranking.similar import AnyWork
 from saeserve_server.scheduler.admission import STREAM_SHARE, Admission
 from saeserve_server.scheduler.cost import Cost, CostModel
 from saeserve_server.scheduler.queue import Item, Outcome, Priority, WorkQueue
@@ -66,7 +66,7 @@ class Scheduler:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._dispatcher
 
-    def check(self, works: Iterable[Work], otherwise: str, client: str = "", deadline: float | None = None) -> None:
+    def check(self, works: Iterable[AnyWork], otherwise: str, client: str = "", deadline: float | None = None) -> None:
         """For requests of several texts, before the first is submitted (without a deadline of its own).
 
         Raises InvalidArgument for texts that could never be taken together, where `otherwise` says what else can be
@@ -78,7 +78,7 @@ class Scheduler:
 
     async def submit(
         self,
-        work: Work,
+        work: AnyWork,
         priority: Priority = Priority.UNARY,
         *,
         client: str = "",

@@ -39,6 +39,8 @@ QUEUE_SECONDS = 10.0
 QUEUE_ITEMS = 1024
 MOST_QUEUE_ITEMS = 16384
 """At any rate: each is a future, a place in a batch, and what it asks."""
+MAX_CONTRAST_TEXTS = 2000
+"""Of both sides together: Fisher's test weighs as many tables as the square of it, which takes a second of a core."""
 MAX_WATCHES = 256
 """Health watches at a time."""
 KEPT_TEXT_BYTES = 16 * 1024 * 1024
@@ -87,6 +89,7 @@ class Limits:
     max_stream_items: int = 32
     max_chunk_bytes: int = 1024 * 1024
     max_watches: int = MAX_WATCHES
+    max_contrast_texts: int = MAX_CONTRAST_TEXTS
 
     @property
     def budget(self) -> Cost:
@@ -155,5 +158,8 @@ def request_limits(config: Config) -> Mapping[str, int]:
         "GetFeature": SMALL_REQUEST_BYTES,
         "ListSources": SMALL_REQUEST_BYTES,
         "GetServerInfo": SMALL_REQUEST_BYTES,
+        "SimilarFeatures": NAMES_BYTES,
+        "Contrast": text + NAMES_BYTES,
+        "SearchExplanations": NAMES_BYTES,
     }
     return MappingProxyType({method: min(size, MAX_REQUEST_BYTES) for method, size in methods.items()})

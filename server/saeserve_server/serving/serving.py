@@ -13,11 +13,13 @@ from saeserve_server.cache.key import Keys
 from saeserve_server.catalog import Catalog
 from saeserve_server.config import Config
 from saeserve_server.engine.capacity import Capacity
+from saeserve_server.engine.work import Answered
 from saeserve_server.errors import NotFound
 from saeserve_server.metrics import Metrics
 from saeserve_server.ranking.answer import answer_from
 from saeserve_server.ranking.filters import Filters
-from saeserve_server.ranking.work import EncodeDone, SearchDone, Work
+from saeserve_server.ranking.work import Work
+from saeserve_server.records.imported.store import ImportedStore
 from saeserve_server.records.store import RecordStore
 from saeserve_server.scheduler.cost import kept_seconds
 from saeserve_server.scheduler.desk import Desk
@@ -33,7 +35,7 @@ from saeserve_server.text.tokenizer import Tokenizer
 class Computed:
     """What the engine answers, where it came from and what it took."""
 
-    done: SearchDone | EncodeDone
+    done: Answered
     tier: Tier
     spent: Spending
 
@@ -53,6 +55,7 @@ class Serving:
         metrics: Metrics,
         draining: asyncio.Event,
         capacity: Capacity | None = None,
+        imported: ImportedStore | None = None,
     ) -> None:
         self.catalog = catalog
         self.scheduler = scheduler
@@ -60,18 +63,25 @@ class Serving:
         self.held = held
         self.answers = answers
         self.index = index
+        self.imported = imported
+        """What was imported for the sources that are served; None without a store."""
         self.draining = draining
         self.metrics = metrics
         self.limits = make_limits(config, catalog, capacity)
         self.directory = Directory(catalog)
         self.tokenizer = Tokenizer(catalog.model.tokenizer_json, catalog.model.bos_id)
         self.texts = Texts(self.tokenizer, catalog.model.vocabulary, self.limits, desk)
-        self.keys = Keys(catalog, index.revision if index else "", deterministic=config.deterministic)
+        self.keys = Keys(
+            catalog,
+            index.revision if index else "",
+            imported.revision if imported else "",
+            deterministic=config.deterministic,
+        )
         self._inner = InnerTier(config.inner_cache_bytes, metrics) if config.inner_cache_bytes else None
         self.deterministic = config.deterministic
         self.kernels: Mapping[str, str] = {}
         """How the latents of each SAE are computed, by source id."""
-        self._filters = Filters(catalog.sources, index)
+        self.filters = Filters(catalog.sources, index, imported)
 
     def computed_by(self, kernels: Mapping[str, str]) -> None:
         """The worker computes SAEs in these ways now, by source id."""
@@ -87,7 +97,7 @@ class Serving:
         if rows is not None:
             seconds = kept_seconds(work, rows)
             done = await self.desk.do(
-                answer_from, work, rows, self._filters, seconds=seconds, client=client, deadline=deadline
+                answer_from, work, rows, self.filters, seconds=seconds, client=client, deadline=deadline
             )
             return Computed(done, Tier.INNER, Spending())
         outcome = await self.scheduler.submit(work, client=client, deadline=deadline, keep=self._inner is not None)

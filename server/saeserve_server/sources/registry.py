@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -14,6 +15,7 @@ from saeserve_server.config import Config
 from saeserve_server.errors import ConfigError, nearest
 from saeserve_server.layers import LAYER
 from saeserve_server.sources.description import Description, doubts, screening_bytes
+from saeserve_server.sources.directions import Decoder, decoder_of
 from saeserve_server.sources.neurons import neuron_source
 from saeserve_server.sources.plan import PlannedSae, check_unique
 from saeserve_server.sources.reading import read
@@ -161,6 +163,7 @@ def _load(planned: PlannedSae, config: Config, model: ModelInfo, device: torch.d
     settings, place, description = planned.settings, planned.place, planned.description
     with naming(f"{place}.path"):
         sae, warnings = read(description)
+        decoder = decoder_of(description)
         try:
             content = content_hash(description.files)
         except OSError as error:
@@ -188,7 +191,7 @@ def _load(planned: PlannedSae, config: Config, model: ModelInfo, device: torch.d
         fold=fold,
         warnings=(*description.warnings, *warnings, *_warnings(planned, model, bos)),
     )
-    return SaeSource(info, sae.to(device))
+    return SaeSource(info, sae.to(device), decoder)
 
 
 def _maths(description: Description) -> list[str]:
@@ -256,7 +259,13 @@ def _synthetic(config: Config, model: ModelInfo, hooks: HookPoints, device: torc
             revision=text_hash(ENCODING_VERSION, SYNTHETIC, settings.model_dump_json(), str(layer), config.dtype),
             bos=model.bos_id,
         )
-        yield SaeSource(info, sae.to(device))
+        sae = sae.to(device)
+        # Its decoder is its encoder turned round, each row made of norm 1.
+        yield SaeSource(info, sae, Decoder(partial(_same, sae.W_enc), is_mapped=True))
+
+
+def _same(rows: Tensor) -> Tensor:
+    return rows
 
 
 def _neuron_hooks(config: Config, model: ModelInfo, hooks: HookPoints) -> dict[int, str]:

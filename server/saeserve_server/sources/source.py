@@ -9,6 +9,7 @@ from torch import Tensor
 
 from saeserve_server.catalog import SourceInfo
 from saeserve_server.rows import SourceRows
+from saeserve_server.sources.directions import Decoder
 from saeserve_server.sources.plain import PlainKernel
 from saeserve_server.sources.sae import Sae
 
@@ -51,6 +52,8 @@ class SaeSource:
 
     info: SourceInfo
     sae: Sae
+    decoder: Decoder | None = None
+    """None where its files hold none of its own."""
     kernel: Kernel = field(init=False)
     """How they are computed: the plain way, until another is chosen."""
 
