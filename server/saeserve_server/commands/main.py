@@ -11,7 +11,7 @@ from typing import NoReturn
 
 import saeserve_server
 from saeserve.cli import streams
-from saeserve_server.commands import check, completion, index, sources, start
+from saeserve_server.commands import check, completion, index, records, sources, start
 from saeserve_server.commands.fetch import command as fetch
 from saeserve_server.commands.signals import cleared_up
 from saeserve_server.errors import ConfigError, printable
@@ -86,7 +86,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"saeserve-server {saeserve_server.__version__}")
     commands = parser.add_subparsers(metavar="command", required=True)
-    for module in (start, sources, check, fetch, index, completion):
+    for module in (start, sources, check, fetch, index, records, completion):
         module.add_command(commands)
     return parser
 

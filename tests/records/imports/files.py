@@ -127,7 +127,7 @@ def write_neuronpedia(folder: Path, source: str = "0-demo", indices: Iterable[in
     about = {"model": {"id": "gpt2-small"}, "release": {"name": "r"}, "sourceset": {"name": "demo"}}
     for name, line in {**about, "source": {"id": source}}.items():
         _write(place / f"{name}.jsonl", [line], packed=False)
-    features = [neuronpedia_feature(source, i, 0.001 * (n + 1), 5.0 + n) for n, i in enumerate(indices)]
+    features = [neuronpedia_feature(source, i, (n + 1) / 4096, 5.0 + n) for n, i in enumerate(indices)]
     _write(place / "features" / "batch-0.jsonl.gz", features)
     activations = []
     for number, index in enumerate(indices):

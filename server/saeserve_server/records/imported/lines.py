@@ -22,6 +22,8 @@ STDIN: Final = "-"
 MOST_BYTES: Final = 2**28
 """Of a line, or of a document."""
 _ENDINGS: Final = (".json", ".jsonl", ".json.gz", ".jsonl.gz")
+_OURS: Final = "not_held.json"
+"""In an export of ours, about the export."""
 _GZIP: Final = b"\x1f\x8b"
 
 Stream: TypeAlias = io.BufferedReader | gzip.GzipFile
@@ -123,7 +125,7 @@ def _walk(folder: Path) -> Iterator[Path]:
     for place, folders, files in os.walk(folder):
         folders[:] = sorted((name for name in folders if not name.startswith(".")), key=_natural)
         for name in sorted(files, key=_natural):
-            if name.endswith(_ENDINGS) and not name.startswith("."):
+            if name.endswith(_ENDINGS) and not name.startswith(".") and name != _OURS:
                 yield Path(place, name)
 
 

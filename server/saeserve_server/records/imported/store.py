@@ -14,7 +14,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +27,7 @@ from saeserve_server.records.imported.schema import ImportedError, key_of, unpac
 
 log = logging.getLogger(__name__)
 
+Real = TypeVar("Real", np.float32, np.float64)
 FloatArray = npt.NDArray[np.float32]
 DoubleArray = npt.NDArray[np.float64]
 
@@ -131,8 +132,8 @@ class ImportedStore:
                 continue
             self._parts[source.id].append(part)
             self._ranks[part.row] = rank
-        self._densities = {source.id: self._gathered(source, "densities") for source in catalog.sources}
-        self._maxima = {source.id: self._gathered(source, "maxima") for source in catalog.sources}
+        self._densities = {source.id: self._gathered(source, "densities", np.float64) for source in catalog.sources}
+        self._maxima = {source.id: self._gathered(source, "maxima", np.float32) for source in catalog.sources}
         self._lookups = _Reader(folder)
         self._searches = _Reader(folder)
 
@@ -142,8 +143,7 @@ class ImportedStore:
 
     def maximum(self, source_id: str) -> FloatArray | None:
         """[n_features] largest activation of each feature, NaN where nobody said; None if of all."""
-        found = self._maxima.get(source_id)
-        return None if found is None else found.astype(np.float32)
+        return self._maxima.get(source_id)
 
     def covers(self, source_id: str) -> bool:
         """Whether there are records of the source."""
@@ -215,15 +215,15 @@ class ImportedStore:
             self._names[part.import_id] for parts in self._parts.values() for part in parts if part.row == key >> 32
         )
 
-    def _gathered(self, source: SourceInfo, name: str) -> DoubleArray | None:
+    def _gathered(self, source: SourceInfo, name: str, kind: type[Real]) -> npt.NDArray[Real] | None:
         """[n_features] of a source; of several imports the last that says counts."""
-        found: DoubleArray | None = None
+        found: npt.NDArray[Real] | None = None
         for part in self._parts.get(source.id, ()):
-            values: DoubleArray = np.asarray(getattr(part, name), np.float64)
+            values: npt.NDArray[Real] = getattr(part, name)
             known = ~np.isnan(values)
             if known.any():
                 if found is None:
-                    found = np.full(source.n_features, np.nan)
+                    found = np.full(source.n_features, np.nan, kind)
                 found[part.indices[known]] = values[known]
         if found is not None:
             found.flags.writeable = False
