@@ -18,6 +18,10 @@ from saeserve._version import __version__ as __version__
 if TYPE_CHECKING:
     from saeserve.aio import AsyncClient as AsyncClient
     from saeserve.answers.activations import Csr as Csr
+    from saeserve.answers.compare import Comparison as Comparison
+    from saeserve.answers.compare import Peak as Peak
+    from saeserve.answers.match_table import MatchRow as MatchRow
+    from saeserve.answers.match_table import MatchTable as MatchTable
     from saeserve.answers.names import FeatureName as FeatureName
     from saeserve.answers.results import EncodedText as EncodedText
     from saeserve.answers.results import EncodeResult as EncodeResult
@@ -47,6 +51,7 @@ if TYPE_CHECKING:
     from saeserve.answers.types import Statistics as Statistics
     from saeserve.answers.types import Token as Token
     from saeserve.answers.types import UsualToken as UsualToken
+    from saeserve.arguments.examples import EXAMPLES as EXAMPLES
     from saeserve.client import Client as Client
     from saeserve.local_server import LocalAsyncClient as LocalAsyncClient
     from saeserve.local_server import LocalClient as LocalClient
@@ -90,7 +95,10 @@ _MODULES = {
         "Unimplemented",
     ],
     "local_server": ["LocalAsyncClient", "LocalClient", "LocalServerError", "local", "local_async"],
+    "answers.compare": ["Comparison", "Peak"],
+    "answers.match_table": ["MatchRow", "MatchTable"],
     "answers.names": ["FeatureName"],
+    "arguments.examples": ["EXAMPLES"],
     "answers.results": [
         "EncodeResult",
         "EncodedText",

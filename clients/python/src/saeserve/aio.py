@@ -21,8 +21,11 @@ from saeserve.arguments import timeouts
 from saeserve.arguments.numbers import Number
 from saeserve.calls import request, select
 from saeserve.calls.aio_stream import answers_to
+from saeserve.calls.compare import compare
 from saeserve.calls.inputs import TextLike, stream_texts
+from saeserve.calls.match_table import match_table
 from saeserve.calls.request import Call
+from saeserve.calls.steps import Steps
 from saeserve.calls.stream import DEFAULT_WINDOW, Ledger, Line
 from saeserve.transport import channel, green
 from saeserve.transport.attempts import Attempts
@@ -43,6 +46,14 @@ _READY = grpc.ChannelConnectivity.READY
 def _of(build: Callable[P, Call[T]]) -> Callable[Concatenate[AsyncClient, P], Awaitable[T]]:
     async def method(self: AsyncClient, /, *args: P.args, **kwargs: P.kwargs) -> T:
         return await self._call(build(*args, **kwargs))
+
+    request.document(method, build)
+    return method
+
+
+def _steps(build: Callable[P, Steps[T]]) -> Callable[Concatenate[AsyncClient, P], Awaitable[T]]:
+    async def method(self: AsyncClient, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return await self._drive(build(*args, **kwargs))
 
     request.document(method, build)
     return method
@@ -108,6 +119,8 @@ class AsyncClient:
     get_feature = _of(request.get_feature)
     tokenize = _of(request.tokenize)
     server_info = _of(request.server_info)
+    compare = _of(compare)
+    match_table = _steps(match_table)
 
     def encode_stream(
         self,
@@ -188,6 +201,16 @@ class AsyncClient:
                 return call.read(await self._send(call, self._connection.headers(None, None), readiness.left()))
             except SaeserveError as error:
                 await asyncio.sleep(readiness.pause_after(error))
+
+    async def _drive(self, steps: Steps[T]) -> T:
+        """Make the calls that are asked for, one after another, and return the result."""
+        try:
+            call = next(steps)
+            while True:
+                call = steps.send(await self._call(call))
+        except StopIteration as end:
+            result: T = end.value
+            return result
 
     async def _call(self, call: Call[T]) -> T:
         """Send a call, again where it may succeed: the way of every unary call."""

@@ -17,8 +17,11 @@ from saeserve.answers.types import Record
 from saeserve.arguments import timeouts
 from saeserve.arguments.numbers import Number
 from saeserve.calls import request, select
+from saeserve.calls.compare import compare
 from saeserve.calls.inputs import TextLike, stream_texts
+from saeserve.calls.match_table import match_table
 from saeserve.calls.request import Call
+from saeserve.calls.steps import Steps
 from saeserve.calls.stream import DEFAULT_WINDOW, Ledger, Line
 from saeserve.calls.sync_stream import answers_to
 from saeserve.transport import channel
@@ -38,6 +41,14 @@ T = TypeVar("T")
 def _of(build: Callable[P, Call[T]]) -> Callable[Concatenate[Client, P], T]:
     def method(self: Client, /, *args: P.args, **kwargs: P.kwargs) -> T:
         return self._call(build(*args, **kwargs))
+
+    request.document(method, build)
+    return method
+
+
+def _steps(build: Callable[P, Steps[T]]) -> Callable[Concatenate[Client, P], T]:
+    def method(self: Client, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return self._drive(build(*args, **kwargs))
 
     request.document(method, build)
     return method
@@ -129,6 +140,8 @@ class Client:
     get_feature = _of(request.get_feature)
     tokenize = _of(request.tokenize)
     server_info = _of(request.server_info)
+    compare = _of(compare)
+    match_table = _steps(match_table)
 
     def encode_stream(
         self,
@@ -223,6 +236,16 @@ class Client:
                 return call.read(self._send(call, self._connection.headers(None, None), readiness.left()))
             except SaeserveError as error:
                 time.sleep(readiness.pause_after(error))
+
+    def _drive(self, steps: Steps[T]) -> T:
+        """Make the calls that are asked for, one after another, and return the result."""
+        try:
+            call = next(steps)
+            while True:
+                call = steps.send(self._call(call))
+        except StopIteration as end:
+            result: T = end.value
+            return result
 
     def _call(self, call: Call[T]) -> T:
         return call.read(self._invoke(call))

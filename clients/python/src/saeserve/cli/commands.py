@@ -11,12 +11,15 @@ from typing import Any
 from saeserve.answers.types import Kind
 from saeserve.calls import request
 from saeserve.calls.request import Call
-from saeserve.cli import completion
+from saeserve.calls.steps import Steps
+from saeserve.cli import compare, completion, match
 from saeserve.cli.as_json import as_json
 from saeserve.cli.options import connection
 from saeserve.cli.printing import json_text
 from saeserve.cli.values import listed, read_texts
 from saeserve.client import Client
+
+_COMPOSED: dict[str, Callable[[argparse.Namespace], Steps[Any]]] = {"compare": compare.steps, "match": match.steps}
 
 FEATURE = re.compile(r"\d+(-[\w.-]+)?:\d+")
 
@@ -29,6 +32,9 @@ def run(arguments: argparse.Namespace) -> None:
     """Run the command that was asked for. Raises SaeserveError, ValueError for wrong arguments, and BadAnswer."""
     if arguments.command == "completion":
         sys.stdout.write(completion.script(arguments.shell))
+        return
+    if arguments.command in _COMPOSED:
+        _run_composed(arguments)
         return
     build: Callable[[argparse.Namespace], Call[Any]] = {
         "search": search,
@@ -50,6 +56,23 @@ def run(arguments: argparse.Namespace) -> None:
         raise
     except Exception as error:  # whatever a server may have made of its answer
         raise BadAnswer(f"{type(error).__name__}: {error}") from error
+
+
+def _run_composed(arguments: argparse.Namespace) -> None:
+    """Of commands whose answer is put together here: what they print is no message of the service."""
+    steps: Steps[Any] = _COMPOSED[arguments.command](arguments)
+    with Client(timeout=arguments.timeout, **connection(arguments)) as client:
+        if arguments.wait is not None:
+            client.wait_ready(arguments.wait)
+        result = client._drive(steps)
+    if arguments.command == "match" and arguments.plot is not None:
+        result.plot(arguments.plot)
+    if arguments.json:
+        print(json_text(result.as_dict(), sys.stdout.encoding or "utf-8"))
+        return
+    from saeserve.cli import show
+
+    show.answer(result, arguments)
 
 
 def _show(call: Call[Any], answer: Any, arguments: argparse.Namespace) -> None:
