@@ -135,7 +135,7 @@ def record_message(tokenizer: Tokenizer, shown: Shown) -> types.ActivationRecord
         least_activation=shown.least,
         most_activation=shown.most,
         examples=[_example(tokenizer, other) for other in shown.others],
-        active_features=[int(one) for one in getattr(record, "active", ())],  # until the index keeps them
+        active_features=record.active.tolist(),
     )
 
 

@@ -10,16 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from saeserve_server.records.likeness import Folding, Piece, Sets, ngrams, sets_of
-from saeserve_server.records.store import FeatureStatistics, Record
-
-if TYPE_CHECKING:
-    from saeserve_server.records.store import PeakCounts
+from saeserve_server.records.store import FeatureStatistics, PeakCounts, Record
 
 IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
@@ -86,7 +83,7 @@ class Kept(Protocol):
     def records(self, source_id: str, index: int, offset: int = 0, count: int = 10) -> list[Record]: ...
     def statistics(self, source_id: str, index: int) -> FeatureStatistics: ...
     def peak_counts(self, source_id: str, index: int) -> PeakCounts: ...
-    def text_ids(self, text_index: int) -> npt.NDArray[np.uint32]: ...
+    def text_ids(self, text: int) -> npt.NDArray[np.uint32]: ...
 
 
 def diverse(

@@ -12,6 +12,8 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from saeserve_server.records.match import fold
+
 IntArray = npt.NDArray[np.int64]
 DoubleArray = npt.NDArray[np.float64]
 Piece = Callable[[int], bytes]
@@ -21,20 +23,15 @@ LONGEST: Final = 3
 """Tokens of the longest n-grams."""
 
 
-def fold(piece: bytes) -> str | bytes:
-    """A token without case and the space around it; white space, and what is not whole characters, as it is."""
-    try:
-        return piece.decode().strip().casefold() or piece
-    except UnicodeDecodeError:
-        return piece
-
-
 class Folding:
-    """Numbers tokens from 1 so that those have the same that are equal but for case and the space around them."""
+    """Numbers tokens from 1 so that those have the same that are equal but for case and the space around them.
+
+    White space, and what is not whole characters, is equal to nothing but itself.
+    """
 
     def __init__(self, piece: Piece) -> None:
         self._piece = piece
-        self._numbers: dict[str | bytes, int] = {}
+        self._numbers: dict[str | int, int] = {}
 
     def number(self, rows: Sequence[npt.NDArray[np.uint32]]) -> list[IntArray]:
         """The numbers of the tokens of every row, in rows as long as the given."""
@@ -42,7 +39,8 @@ class Folding:
             return []
         ids, places = np.unique(np.concatenate(rows), return_inverse=True)
         numbers = self._numbers
-        known = [numbers.setdefault(fold(self._piece(token_id)), len(numbers) + 1) for token_id in ids.tolist()]
+        folded = (fold(self._piece(token_id)) or token_id for token_id in ids.tolist())
+        known = [numbers.setdefault(one, len(numbers) + 1) for one in folded]
         ends = np.cumsum([len(row) for row in rows])
         return np.split(np.array(known, np.int64)[places], ends[:-1])
 
