@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 
+import numpy as np
+
 import saeserve_server
 from saeserve.v1 import feature_service_pb2 as service
 from saeserve_server.api.build import (
@@ -14,6 +16,8 @@ from saeserve_server.api.build import (
     statistics_message,
 )
 from saeserve_server.api.call import current_call
+from saeserve_server.api.imported import import_messages
+from saeserve_server.api.imported_records import import_to_answer, top_imported
 from saeserve_server.api.parse import parse_count, parse_feature
 from saeserve_server.api.records import page_of_index, parse_asked
 from saeserve_server.api.texts import show_text
@@ -37,6 +41,9 @@ async def top_activations(serving: Serving, request: service.TopActivationsReque
     )
     asked = parse_asked(request)
     rank, index = serving.directory.feature(parse_feature(request.feature))
+    imported = import_to_answer(serving, rank, asked)
+    if imported is not None:
+        return await top_imported(serving, imported, rank, index, asked, request.page_token, size)
     source, store = serving.catalog.sources[rank], serving.index
     if store is None or not store.covers(source.id):
         raise FailedPrecondition(
@@ -89,8 +96,8 @@ async def get_feature(serving: Serving, request: service.GetFeatureRequest) -> s
     )
     if store is not None and store.covers(source.id):
         response.statistics.CopyFrom(statistics_message(serving, store.statistics(source.id, index)))
-    density = density_of(source, serving.index)
-    if density is not None:
+    density = density_of(source, serving.index, serving.imported)
+    if density is not None and not np.isnan(density[index]):
         response.dead = bool(density[index] < DEAD_DENSITY)
     if source.decoder_norm is not None:
         response.decoder_norm = float(source.decoder_norm[index])
@@ -130,6 +137,7 @@ async def get_server_info(serving: Serving, request: service.GetServerInfoReques
         source_count=len(serving.catalog.sources),
         kernels=serving.kernels,
         deterministic=serving.deterministic,
+        imports=import_messages(serving.imported),
         feature_count=sum(source.n_features for source in serving.catalog.sources),
         limits=service.Limits(
             max_text_bytes=limits.max_text_bytes,
@@ -163,6 +171,7 @@ async def get_server_info(serving: Serving, request: service.GetServerInfoReques
             max_connections=limits.max_connections,
             max_concurrent_streams=limits.max_concurrent_streams,
             max_watches=limits.max_watches,
+            max_contrast_texts=limits.max_contrast_texts,
             most_memory_bytes=limits.most_memory_bytes,
         ),
     )

@@ -150,7 +150,9 @@ class RecordStore:
         self._surprisals: dict[str, Surprisal] = {}
         self._arrays = {
             source.id: {
-                name: files[path] for name in layout.SOURCE_FILES if (path := layout.source_file(source.id, name)) in files
+                name: files[path]
+                for name in layout.SOURCE_FILES
+                if (path := layout.source_file(source.id, name)) in files
             }
             for source in manifest.sources
         }
@@ -349,7 +351,9 @@ class RecordStore:
 
     def _windows(self, source_id: str, index: int, kind: str, begin: int, end: int) -> list[Record]:
         arrays = self._arrays[source_id]
-        first = {"records": 0, "samples": len(arrays["records"])}.get(kind, len(arrays["records"]) + len(arrays["samples"]))
+        first = {"records": 0, "samples": len(arrays["records"])}.get(
+            kind, len(arrays["records"]) + len(arrays["samples"])
+        )
         bounds = arrays["window_offsets"][first + begin : first + end + 1].tolist()
         found = []
         for place, (text, position, value) in enumerate(arrays[kind][begin:end].tolist()):

@@ -211,7 +211,8 @@ class Through:
 
     def reach(self, first: int, end: int) -> Tensor:
         """|w| |W_out|: at least what the rounding of a product's rows applies to."""
-        return self.tensor[first:end].cpu().double().norm(dim=1) * self.W_out.double().norm()
+        found: Tensor = self.tensor[first:end].cpu().double().norm(dim=1) * self.W_out.double().norm()
+        return found
 
     def rows(self, index: IntArray) -> Tensor:
         """See Directions."""
@@ -224,7 +225,8 @@ class Through:
         return found
 
     def _own(self, index: IntArray) -> Tensor:
-        return self.tensor[torch.from_numpy(index).to(self.tensor.device)].cpu().double()
+        found: Tensor = self.tensor[torch.from_numpy(index).to(self.tensor.device)].cpu().double()
+        return found
 
 
 def is_at_neurons(info: SourceInfo) -> bool:

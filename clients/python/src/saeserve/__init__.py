@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from saeserve.answers.activations import Csr as Csr
     from saeserve.answers.compare import Comparison as Comparison
     from saeserve.answers.compare import Peak as Peak
+    from saeserve.answers.contrast import Contrast as Contrast
+    from saeserve.answers.contrast import Distinction as Distinction
     from saeserve.answers.match_table import MatchRow as MatchRow
     from saeserve.answers.match_table import MatchTable as MatchTable
     from saeserve.answers.names import FeatureName as FeatureName
@@ -34,6 +36,9 @@ if TYPE_CHECKING:
     from saeserve.answers.results import TokenHits as TokenHits
     from saeserve.answers.results import TokenizeResult as TokenizeResult
     from saeserve.answers.results import TopActivations as TopActivations
+    from saeserve.answers.similar import NotCompared as NotCompared
+    from saeserve.answers.similar import Similar as Similar
+    from saeserve.answers.similar import SimilarFeatures as SimilarFeatures
     from saeserve.answers.types import Cache as Cache
     from saeserve.answers.types import CallInfo as CallInfo
     from saeserve.answers.types import DensityOrigin as DensityOrigin
@@ -96,8 +101,10 @@ _MODULES = {
     ],
     "local_server": ["LocalAsyncClient", "LocalClient", "LocalServerError", "local", "local_async"],
     "answers.compare": ["Comparison", "Peak"],
+    "answers.contrast": ["Contrast", "Distinction"],
     "answers.match_table": ["MatchRow", "MatchTable"],
     "answers.names": ["FeatureName"],
+    "answers.similar": ["NotCompared", "Similar", "SimilarFeatures"],
     "arguments.examples": ["EXAMPLES"],
     "answers.results": [
         "EncodeResult",

@@ -22,9 +22,11 @@ from saeserve.arguments.numbers import Number
 from saeserve.calls import request, select
 from saeserve.calls.aio_stream import answers_to
 from saeserve.calls.compare import compare
+from saeserve.calls.contrast import contrast
 from saeserve.calls.inputs import TextLike, stream_texts
 from saeserve.calls.match_table import match_table
 from saeserve.calls.request import Call
+from saeserve.calls.similar import similar
 from saeserve.calls.steps import Steps
 from saeserve.calls.stream import DEFAULT_WINDOW, Ledger, Line
 from saeserve.transport import channel, green
@@ -120,6 +122,8 @@ class AsyncClient:
     tokenize = _of(request.tokenize)
     server_info = _of(request.server_info)
     compare = _of(compare)
+    similar = _of(similar)
+    contrast = _of(contrast)
     match_table = _steps(match_table)
 
     def encode_stream(
@@ -226,7 +230,7 @@ class AsyncClient:
     async def _send(self, call: Call[Any], headers: list[tuple[str, str | bytes]], timeout: float | None) -> Any:
         """One attempt."""
         try:
-            return await self._method(call.method)(call.request, timeout=timeout, metadata=headers)
+            return await self._method(call.method)(call.sent(), timeout=timeout, metadata=headers)
         except grpc.aio.AioRpcError as failure:
             raise self._error(failure, headers) from failure
         except asyncio.CancelledError:

@@ -18,9 +18,11 @@ from saeserve.arguments import timeouts
 from saeserve.arguments.numbers import Number
 from saeserve.calls import request, select
 from saeserve.calls.compare import compare
+from saeserve.calls.contrast import contrast
 from saeserve.calls.inputs import TextLike, stream_texts
 from saeserve.calls.match_table import match_table
 from saeserve.calls.request import Call
+from saeserve.calls.similar import similar
 from saeserve.calls.steps import Steps
 from saeserve.calls.stream import DEFAULT_WINDOW, Ledger, Line
 from saeserve.calls.sync_stream import answers_to
@@ -141,6 +143,8 @@ class Client:
     tokenize = _of(request.tokenize)
     server_info = _of(request.server_info)
     compare = _of(compare)
+    similar = _of(similar)
+    contrast = _of(contrast)
     match_table = _steps(match_table)
 
     def encode_stream(
@@ -264,7 +268,7 @@ class Client:
     def _send(self, call: Call[Any], headers: list[tuple[str, str | bytes]], timeout: float | None) -> Any:
         """One attempt."""
         try:
-            return self._method(call.method)(call.request, timeout=timeout, metadata=headers)
+            return self._method(call.method)(call.sent(), timeout=timeout, metadata=headers)
         except grpc.RpcError as failure:
             raise self._error(failure, headers) from failure
 

@@ -17,6 +17,7 @@ _KINDS = {wire.FEATURE_KIND_LATENT: types.Kind.LATENT, wire.FEATURE_KIND_NEURON:
 _ORIGINS = {
     wire.DENSITY_ORIGIN_INDEX: types.DensityOrigin.INDEX,
     wire.DENSITY_ORIGIN_FILE: types.DensityOrigin.FILE,
+    wire.DENSITY_ORIGIN_IMPORT: types.DensityOrigin.IMPORT,
 }
 _MATCHES = {
     wire.MATCH_EXACT: types.Match.EXACT,
@@ -82,6 +83,7 @@ def feature(facts: wire.FeatureFacts) -> types.Feature:
         density=facts.density if facts.HasField("density") else None,
         density_origin=_ORIGINS.get(facts.density_origin, types.DensityOrigin.UNKNOWN),
         index_max_activation=facts.index_max_activation if facts.HasField("index_max_activation") else None,
+        index_max_origin=_ORIGINS.get(facts.index_max_origin, types.DensityOrigin.UNKNOWN),
         usual_tokens=_usual(facts.usual_tokens),
     )
 
@@ -197,4 +199,5 @@ def limits(message: service.Limits) -> types.Limits:
         max_concurrent_streams=message.max_concurrent_streams,
         max_watches=message.max_watches,
         most_memory_bytes=message.most_memory_bytes,
+        max_contrast_texts=message.max_contrast_texts,
     )

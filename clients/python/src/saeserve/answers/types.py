@@ -20,10 +20,12 @@ class Kind(StrEnum):
 
 
 class DensityOrigin(StrEnum):
-    """Where a density was measured."""
+    """Where a density, or a largest activation, was measured."""
 
     INDEX = "index"
     FILE = "file"
+    IMPORT = "import"
+    """Imported with somebody else's records."""
     UNKNOWN = "unknown"
 
 
@@ -110,7 +112,8 @@ class Feature:
     """Share of text tokens on which it fires, 0 to 1; None where unknown."""
     density_origin: DensityOrigin
     index_max_activation: float | None
-    """None without an index."""
+    """Largest activation over the index, or as it was imported; None where neither is known."""
+    index_max_origin: DensityOrigin
     usual_tokens: tuple[UsualToken, ...]
     """At most five, the most frequent first; empty without an index."""
 
@@ -294,3 +297,5 @@ class Limits:
     max_watches: int
     most_memory_bytes: int
     """What the front end's memory stays under."""
+    max_contrast_texts: int
+    """Most texts of a contrast, both sides together."""

@@ -25,7 +25,11 @@ from saeserve.v1 import feature_service_pb2 as service
 
 T = TypeVar("T")
 
-_RANKINGS = {"raw": service.RANKING_RAW, "relative": service.RANKING_RELATIVE_TO_MAX}
+_RANKINGS = {
+    "raw": service.RANKING_RAW,
+    "relative": service.RANKING_RELATIVE_TO_MAX,
+    "surprisal": service.RANKING_SURPRISAL,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +39,7 @@ class Call(Generic[T]):
     method: str
     """Name of the RPC."""
     request: Any
-    """Its protobuf request."""
+    """Its protobuf request; of a method that takes a stream, a tuple of all its messages."""
     read: Callable[[Any], T]
     """From the protobuf answer to the result."""
     timeout: timeouts.OfCall
@@ -45,8 +49,12 @@ class Call(Generic[T]):
     request_id: str | None
     """Sent as `x-request-id`; None for one made up."""
 
+    def sent(self) -> Any:
+        """What gRPC takes for one attempt."""
+        return iter(self.request) if isinstance(self.request, tuple) else self.request
 
-def document(method: Callable[..., Any], build: Callable[..., Call[Any]]) -> None:
+
+def document(method: Callable[..., Any], build: Callable[..., Any]) -> None:
     """Give a client's method the name, documentation and arguments of the function here that builds its call."""
     own = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
     parameters = inspect.signature(build).parameters.values()
@@ -81,7 +89,7 @@ def search(
     min_density: float | None = None,
     max_density: float | None = None,
     sort: select.Sort = (),
-    ranking: Literal["raw", "relative"] = "raw",
+    ranking: Literal["raw", "relative", "surprisal"] = "raw",
     min_fires: Number | None = None,
     limit: Number | None = None,
     by_token: bool = False,
@@ -102,7 +110,8 @@ def search(
     exclude_...: features in any of these are left out.
     min_density, max_density: bounds on the share of tokens on which a feature fires, 0 to 1.
     sort: rank by the sum over these tokens: a number is a position, a text finds every run of tokens that reads so.
-    ranking: "raw", or "relative" to each feature's maximum over the index (comparable across layers); with it,
+    ranking: "raw", "relative" to each feature's maximum over the index, or "surprisal": bits, log2 of the index's tokens
+        over those on which the feature is at least this active. The latter two compare across layers; with them,
         features that fire on fewer than min_fires tokens of the index (default 10) do not rank.
     limit: how many features, for the text or for each token: 1 to 1000, default 25.
     by_token: the top features of each token instead of the text's.
@@ -113,7 +122,7 @@ def search(
     INDEX_REQUIRED), and as every call ResourceExhausted, DeadlineExceeded, Unavailable and Internal.
     """
     if as_text(ranking, "ranking") not in _RANKINGS:
-        raise ValueError(f"ranking {ranking!r} is neither 'raw' nor 'relative'")
+        raise ValueError(f"ranking {ranking!r} is none of 'raw', 'relative' and 'surprisal'")
     request = service.SearchRequest(
         model=as_text(model, "model"),
         input=text_or_ids(text, ids),

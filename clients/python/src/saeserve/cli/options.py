@@ -8,6 +8,7 @@ from typing import Any
 
 from saeserve._version import __version__
 from saeserve.calls.select import DIVERSITIES, GROUPS, ORIGINS
+from saeserve.cli import compare, contrast, match, similar
 from saeserve.cli.parser import Parser
 from saeserve.cli.values import integers, seconds, text
 from saeserve.transport.channel import DEFAULT_TARGET, DEFAULT_TIMEOUT
@@ -60,6 +61,10 @@ def parser() -> Parser:
     _search(command("search", "which features fire on a text?"))
     _encode(command("encode", "how strongly do features fire on each token of some texts?"))
     _top(command("top", "on which texts of the index does a feature fire most?"))
+    compare.options(command("compare", "how strongly do features fire on variants of a text, side by side?"))
+    similar.options(command("similar", "which features point, fire or read like one?"))
+    contrast.options(command("contrast", "which features tell two sets of texts apart?"))
+    match.options(command("match", "how many of the features that fire most do so on a token they usually fire on?"))
     feature = command("feature", "what is known of a feature?")
     feature.add_argument("feature", metavar="FEATURE", type=text, help="for example 0-MLP-OAI:22631 or 2:553")
     sources = command("sources", "which sources of features are served?")
@@ -160,9 +165,12 @@ def _search(search: argparse.ArgumentParser) -> None:
         "--sort-position", metavar="N", type=int, action="append", default=[], help="a token by its position, from 0"
     )
     order.add_argument(
-        "--ranking", choices=["raw", "relative"], default="raw", help="relative: by share of the index maximum"
+        "--ranking",
+        choices=["raw", "relative", "surprisal"],
+        default="raw",
+        help="relative: by share of the index maximum; surprisal: by bits, the rarer in the index the more",
     )
-    order.add_argument("--min-fires", metavar="N", type=int, help="with relative: fire so often in the index (10)")
+    order.add_argument("--min-fires", metavar="N", type=int, help="if not raw: fire so often in the index (10)")
     order.add_argument("--limit", metavar="K", type=int, help="how many features, 1 to 1000 (default: 25)")
     order.add_argument("--by-token", action="store_true", help="the top features of each token")
     _text_options(search)

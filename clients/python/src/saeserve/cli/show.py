@@ -10,10 +10,18 @@ import numpy as np
 
 from saeserve.answers import results
 from saeserve.answers.activations import Floats
+from saeserve.answers.compare import Comparison
+from saeserve.answers.contrast import Contrast
+from saeserve.answers.match_table import MatchTable
+from saeserve.answers.similar import SimilarFeatures
 from saeserve.cli.screen import Screen, facts, milliseconds, number, percent
 from saeserve.cli.shading import column as cell
 from saeserve.cli.shading import label
+from saeserve.cli.show_compare import compare
+from saeserve.cli.show_contrast import contrast
+from saeserve.cli.show_match import match
 from saeserve.cli.show_search import search
+from saeserve.cli.show_similar import similar
 from saeserve.cli.show_top import top
 
 _ON = 12
@@ -27,13 +35,21 @@ def answer(result: Any, arguments: argparse.Namespace) -> None:
     screen = Screen(full=getattr(arguments, "full", False))
     match result:
         case results.SearchResult():
-            search(result, screen, relative=arguments.ranking == "relative")
+            search(result, screen, ranking=arguments.ranking)
         case results.EncodeResult() if result.dense is not None:
             _dense(result, screen)
         case results.EncodeResult():
             _sparse(result, screen)
         case results.TopActivations():
             top(result, screen, arguments)
+        case Comparison():
+            compare(result, screen, full=arguments.full)
+        case MatchTable():
+            match(result, screen)
+        case SimilarFeatures():
+            similar(result, screen)
+        case Contrast():
+            contrast(result, screen)
         case results.FeatureInfo():
             _feature(result, screen)
         case results.SourceList():
