@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,14 +14,15 @@ from saeserve.v1 import types_pb2 as types
 from saeserve_server.api.build import dense_message, sparse_message
 from saeserve_server.api.cached import reads_as_encode, reads_as_search
 from saeserve_server.catalog import Catalog, Kind, ModelInfo, SourceInfo
-from saeserve_server.ranking.work import Aggregate, EncodeWork, SearchWork, SourceFilter
+from saeserve_server.ranking.work import Aggregate, EncodeWork, Ranking, SearchWork, SourceFilter
 from saeserve_server.rows import Csr
 
 MODEL = ModelInfo("m", 2, 8, 16, 100, None, "", "", "cpu", "float32")
 CATALOG = Catalog(MODEL, tuple(SourceInfo(f"{n}-x", "x", n, Kind.LATENT, "hook", "standard", 8, 10) for n in range(2)))
 POSITIONS = [1]
-TOP = SearchWork((5, 6, 7), False, (SourceFilter(0), SourceFilter(1)), Aggregate.MAX, (0, 1, 2), 2, False)
-EACH = SearchWork((5, 6, 7), True, (SourceFilter(0),), Aggregate.EACH, (1, 3), 2, False)
+TOP = SearchWork((5, 6, 7), False, (SourceFilter(0), SourceFilter(1)), Aggregate.MAX, (0, 1, 2), 2, Ranking.RAW)
+COUNTED = replace(TOP, ranking=Ranking.SURPRISAL)
+EACH = SearchWork((5, 6, 7), True, (SourceFilter(0),), Aggregate.EACH, (1, 3), 2, Ranking.RAW)
 ENCODE = EncodeWork((5, 6, 7), False, sources=(0, 1))
 CHOSEN = EncodeWork((5, 6, 7), True, features=((1, 3), (0, 4)))
 
@@ -41,6 +43,13 @@ def top() -> service.SearchResponse:
         sources_considered=["0-x", "1-x"],
         features_considered=20,
     )
+
+
+def counted() -> service.SearchResponse:
+    found = top()
+    for one in found.results:
+        one.tokens_at_least = 1.5
+    return found
 
 
 def each() -> service.SearchResponse:
@@ -70,6 +79,7 @@ def dense() -> service.EncodeResponse:
 
 ANSWERS: dict[str, tuple[Callable[[], Message], Callable[[bytes], bool]]] = {
     "top": (top, lambda payload: reads_as_search(CATALOG, TOP, POSITIONS, payload)),
+    "counted": (counted, lambda payload: reads_as_search(CATALOG, COUNTED, POSITIONS, payload)),
     "each": (each, lambda payload: reads_as_search(CATALOG, EACH, POSITIONS, payload)),
     "sparse": (sparse, lambda payload: reads_as_encode(CATALOG, ENCODE, payload)),
     "dense": (dense, lambda payload: reads_as_encode(CATALOG, CHOSEN, payload)),
@@ -142,6 +152,11 @@ BAD: list[tuple[str, dict[str, object]]] = [
     ("top", {"results__facts__feature__index": 10}),
     ("top", {"results__facts__feature__source": "2-x"}),
     ("top", {"features": [facts("0-x", 1)]}),
+    ("top", {"results__tokens_at_least": 2.0}),
+    ("top", {"results__beyond_index": True}),
+    ("top", {"results__facts__index_max_origin": 99}),
+    ("counted", {"results__tokens_at_least": 0.5}),
+    ("counted", {"results__tokens_at_least": float("nan")}),
     ("each", {"token_results": [each().token_results[0]]}),
     ("each", {"token_results__position": 2}),
     ("each", {"token_results__features": [0, 2]}),

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 from hypothesis import given
@@ -17,7 +18,8 @@ from saeserve_server.api.build import FactsBuilder
 from saeserve_server.api.cached import SEARCH_FIELDS
 from saeserve_server.api.results import results, token_results
 from saeserve_server.api.texts import shown_of
-from saeserve_server.ranking.work import Aggregate, Ranked, SearchDone, SearchWork
+from saeserve_server.ranking.work import Aggregate, Ranked, Ranking, SearchDone, SearchWork
+from saeserve_server.records.surprisal import Surprisal
 from saeserve_server.text.tokenizer import Token, TokenizedText
 
 BOS = 9
@@ -38,6 +40,19 @@ class Facts:
         return types.Match.values()[1 + (rank + index + token_id) % 4]
 
 
+class Counts:
+    """In the place of a source's surprisals: counts and maxima that follow from the numbers."""
+
+    maxima = np.resize(np.array([0.5, 3.0, 2.0**100], np.float32), 2**20 + 1)
+
+    def __init__(self, rank: int) -> None:
+        self.rank = rank
+
+    def tokens_at_least(self, index: np.ndarray, value: np.ndarray) -> np.ndarray:
+        return 1 + (index + self.rank) % 7 / 3 + (value > 1)
+
+
+COUNTS = cast(Callable[[int], Surprisal], Counts)
 FACTS = Facts()
 BUILDER = cast(FactsBuilder, FACTS)
 floats = st.floats(width=32, allow_nan=False)
@@ -65,7 +80,10 @@ def searches(draw: st.DrawFn) -> Found:
     ids = tuple(draw(st.lists(st.integers(0, BOS), min_size=1, max_size=200).filter(lambda ids: set(ids) != {BOS})))
     led, each = draw(st.booleans()), draw(st.booleans())
     rows = tuple(place + led for place, token_id in enumerate(ids) if token_id != BOS)
-    work = SearchWork(ids, led, (), Aggregate.EACH if each else Aggregate.MAX, rows, 25, False)
+    ranking = draw(st.sampled_from(Ranking))
+    if not each and draw(st.booleans()):
+        rows = tuple(sorted(draw(st.sets(st.sampled_from(rows), min_size=1))))  # of sort tokens
+    work = SearchWork(ids, led, (), Aggregate.EACH if each else Aggregate.MAX, rows, 25, ranking)
     if each:
         return Found(work, SearchDone(tuple(draw(rankings()) for _ in rows), None, 0))
     ranked = draw(rankings())
@@ -97,8 +115,9 @@ def by_protobuf(work: SearchWork, done: SearchDone) -> service.SearchResponse:
     (ranked,) = done.ranked
     for place, (rank, index) in enumerate(zip(ranked.source.tolist(), ranked.index.tolist(), strict=True)):
         activations = done.activations[place].tolist()
-        row = max(work.rows, key=lambda row: (activations[row], -row))
-        response.results.add(
+        scored = [row for row, token_id in enumerate(work.ids, int(work.bos_row)) if token_id != BOS]
+        row = max(scored, key=lambda row: (activations[row], -row))
+        result = response.results.add(
             facts=FACTS.message(rank, index),
             value=ranked.value[place],
             activations=activations,
@@ -106,20 +125,28 @@ def by_protobuf(work: SearchWork, done: SearchDone) -> service.SearchResponse:
             max_position=row,
             match=FACTS.match(rank, index, work.ids[row - work.bos_row]),
         )
+        if work.ranking is Ranking.SURPRISAL:
+            most = max(activations[row] for row in work.rows)
+            result.tokens_at_least = 1 + (index + rank) % 7 / 3 + (most > 1)
+            result.beyond_index = most > Counts.maxima[index]
     return response
 
 
 @given(searches())
 def test_what_was_found_is_joined_as_protobuf_serialises_it(found: Found) -> None:
-    join: Any = token_results if found.work.aggregate is Aggregate.EACH else results
-    joined = b"".join(join(BUILDER, found.work, found.done, BOS))
+    if found.work.aggregate is Aggregate.EACH:
+        joined = b"".join(token_results(BUILDER, found.work, found.done, BOS))
+    else:
+        joined = b"".join(results(BUILDER, found.work, found.done, BOS, COUNTS))
     assert joined == by_protobuf(found.work, found.done).SerializeToString()
 
 
 def test_a_search_whose_filter_leaves_no_row_has_no_results() -> None:
     nothing = SearchDone((), None, 0)
-    for aggregate, join in ((Aggregate.MAX, results), (Aggregate.EACH, token_results)):
-        assert list(join(BUILDER, SearchWork((1,), False, (), aggregate, (), 25, False), nothing, BOS)) == []
+    for ranking in Ranking:
+        of_text, each = (SearchWork((1,), False, (), one, (), 25, ranking) for one in (Aggregate.MAX, Aggregate.EACH))
+        assert list(results(BUILDER, of_text, nothing, BOS, COUNTS)) == []
+        assert list(token_results(BUILDER, each, nothing, BOS)) == []
 
 
 tokens = st.builds(

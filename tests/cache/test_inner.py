@@ -8,7 +8,7 @@ import numpy as np
 
 from saeserve_server.cache.inner import InnerTier
 from saeserve_server.metrics import Metrics
-from saeserve_server.ranking.work import Aggregate, EncodeWork, SearchWork, SourceFilter
+from saeserve_server.ranking.work import Aggregate, EncodeWork, Ranking, SearchWork, SourceFilter
 from saeserve_server.rows import Csr, KeptRows, SourceRows
 
 TEXT = (11, 12, 13)
@@ -60,7 +60,7 @@ def test_it_gives_only_what_a_request_needs_and_all_of_it() -> None:
     assert tier.get(encode(TEXT, 0, 2)) is None
     assert tier.get(encode(sources=(), features=((1, 5), (0, 2), (1, 0)))).keys() == {0, 1}
     filters = (SourceFilter(0, only=()), SourceFilter(1))
-    assert tier.get(SearchWork(TEXT, False, filters, Aggregate.SUM, (1,), 25, False)).keys() == {0, 1}
+    assert tier.get(SearchWork(TEXT, False, filters, Aggregate.SUM, (1,), 25, Ranking.RAW)).keys() == {0, 1}
     assert tier.get(encode((11, 12))) is None
 
 

@@ -22,7 +22,7 @@ from saeserve_server.catalog import Catalog
 from saeserve_server.config import load_config
 from saeserve_server.engine.build import build_runner
 from saeserve_server.metrics import Metrics
-from saeserve_server.ranking.work import Aggregate, EncodeWork, SearchWork, SourceFilter
+from saeserve_server.ranking.work import Aggregate, EncodeWork, Ranking, SearchWork, SourceFilter
 from saeserve_server.records.store import RecordStore
 from saeserve_server.scheduler.cost import CostModel
 from saeserve_server.scheduler.desk import Desk
@@ -348,7 +348,7 @@ def test_each_text_of_an_encode_has_a_key_of_its_own_whatever_stands_beside_it(k
 # What is served
 
 
-SEARCH = SearchWork((5, 6), False, (SourceFilter(0), SourceFilter(2, (1, 2))), Aggregate.MAX, (0, 1), 25, False)
+SEARCH = SearchWork((5, 6), False, (SourceFilter(0), SourceFilter(2, (1, 2))), Aggregate.MAX, (0, 1), 25, Ranking.RAW)
 ENCODE = EncodeWork((5, 6), False, (0, 2))
 
 
@@ -372,6 +372,8 @@ def test_another_revision_of_anything_the_answer_follows_from_is_another_key(
     for keys in (
         Keys(catalog, "another"),
         Keys(catalog, ""),
+        Keys(catalog, index.revision, "an import"),
+        Keys(catalog, "", index.revision),
         Keys(model, index.revision),
         Keys(changed(catalog, 0, revision="another"), index.revision),
         Keys(changed(catalog, 2, revision="another"), index.revision),
@@ -434,7 +436,7 @@ def test_values_do_not_run_together(served: tuple[Catalog, RecordStore]) -> None
         replace(SEARCH, ids=(5, 6, 0), rows=(1,)),
         replace(SEARCH, ids=(5, 6, 0, 1), rows=()),
         replace(SEARCH, rows=(0,)),
-        replace(SEARCH, relative=True),
+        *(replace(SEARCH, ranking=one) for one in (Ranking.RELATIVE, Ranking.SURPRISAL)),
         replace(SEARCH, limit=24),
         replace(SEARCH, aggregate=Aggregate.SUM),
         replace(SEARCH, bos_row=True),

@@ -105,7 +105,7 @@ def test_search_by_token_joins_features_and_tokens(client):
         ({"text": "a", "kinds": "latents"}, "none of latent, neuron, all"),
         ({"text": "a", "sources": []}, "sources names nothing"),
         ({"text": "a", "features": "0-DEMO"}, "no feature name"),
-        ({"text": "a", "ranking": "best"}, "neither 'raw' nor 'relative'"),
+        ({"text": "a", "ranking": "best"}, "none of 'raw', 'relative' and 'surprisal'"),
         ({"text": "a", "limit": 2**40}, "range"),
         ({"ids": [-1]}, "range"),
     ],

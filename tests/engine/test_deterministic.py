@@ -15,7 +15,16 @@ from saeserve_server.config import load_config
 from saeserve_server.engine.build import build_runner, make_chooser
 from saeserve_server.engine.runner import BatchRunner
 from saeserve_server.errors import ConfigError
-from saeserve_server.ranking.work import Aggregate, EncodeDone, EncodeWork, SearchDone, SearchWork, SourceFilter, Work
+from saeserve_server.ranking.work import (
+    Aggregate,
+    EncodeDone,
+    EncodeWork,
+    Ranking,
+    SearchDone,
+    SearchWork,
+    SourceFilter,
+    Work,
+)
 from saeserve_server.rows import Csr, columns
 from saeserve_server.sources.source import SaeSource
 from tests.answers import Ranked, SourceReference, Tally, compare_activations, compare_ranking, reference_of
@@ -45,7 +54,7 @@ def questions(random: np.random.Generator, ids: tuple[int, ...], sources: int) -
         return EncodeWork(ids, False, tuple(ranks))
     rows = sorted(random.choice(len(ids), random.integers(1, len(ids) + 1), replace=False).tolist())
     aggregate = Aggregate(random.choice([one.value for one in Aggregate]))
-    return SearchWork(ids, False, tuple(map(SourceFilter, ranks)), aggregate, tuple(rows), 25, False)
+    return SearchWork(ids, False, tuple(map(SourceFilter, ranks)), aggregate, tuple(rows), 25, Ranking.RAW)
 
 
 def bits(done: Any) -> list[bytes]:

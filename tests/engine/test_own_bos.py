@@ -18,7 +18,7 @@ from saeserve_server.engine.work import leading_bos
 from saeserve_server.metrics import Metrics
 from saeserve_server.ranking.answer import answer_from
 from saeserve_server.ranking.filters import Filters
-from saeserve_server.ranking.work import Aggregate, EncodeWork, SearchDone, SearchWork, SourceFilter
+from saeserve_server.ranking.work import Aggregate, EncodeWork, Ranking, SearchDone, SearchWork, SourceFilter
 from saeserve_server.records.builder import build_index
 from saeserve_server.rows import Csr
 from saeserve_server.serving.limits import make_limits
@@ -72,7 +72,7 @@ def search(
 ) -> SearchWork:
     places = range(len(TEXT)) if rows is None else rows
     filters = tuple(SourceFilter(rank) for rank in MIXED)
-    return SearchWork(TEXT, bos_row, filters, aggregate, tuple(place + bos_row for place in places), 40, False)
+    return SearchWork(TEXT, bos_row, filters, aggregate, tuple(place + bos_row for place in places), 40, Ranking.RAW)
 
 
 @pytest.mark.parametrize("bos_row", [False, True])

@@ -12,7 +12,15 @@ from saeserve_server.engine.build import build_runner
 from saeserve_server.engine.recovery import GuardedRunner
 from saeserve_server.engine.runner import BatchRunner
 from saeserve_server.engine.work import Abandoned, Batch, Failed
-from saeserve_server.ranking.work import Aggregate, EncodeDone, EncodeWork, SearchDone, SearchWork, SourceFilter
+from saeserve_server.ranking.work import (
+    Aggregate,
+    EncodeDone,
+    EncodeWork,
+    Ranking,
+    SearchDone,
+    SearchWork,
+    SourceFilter,
+)
 from saeserve_server.rows import Csr, SourceRows, columns
 from tests.conftest import DEVICE
 
@@ -62,7 +70,7 @@ def search(ids: tuple[int, ...] = TEXT, sources: tuple[int, ...] = (0, 2), **cha
         "aggregate": Aggregate.MAX,
         "rows": tuple(range(len(ids))),
         "limit": 25,
-        "relative": False,
+        "ranking": Ranking.RAW,
     }
     return SearchWork(**(values | changes))
 

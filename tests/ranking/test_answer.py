@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import itertools
 import math
+import struct
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -25,6 +27,7 @@ from saeserve_server.ranking.work import (
     Aggregate,
     EncodeDone,
     EncodeWork,
+    Ranking,
     SearchDone,
     SearchWork,
     SourceFilter,
@@ -33,6 +36,7 @@ from saeserve_server.ranking.work import (
     row_count,
 )
 from saeserve_server.records.store import RecordStore
+from saeserve_server.records.surprisal import Surprisal
 from saeserve_server.rows import Csr, KeptRows, last_rows
 from tests.conftest import DEVICE
 
@@ -44,22 +48,56 @@ TIMES = settings(max_examples=60, suppress_health_check=list(HealthCheck))
 
 
 class FakeIndex:
-    """What filters ask of an index, for synthetic sources."""
+    """What rankings ask of an index, for synthetic sources: each feature's activations > 0 over its tokens."""
 
-    def __init__(self, fires: dict[str, np.ndarray]) -> None:
-        self._fires = fires
+    tokens = 16
+
+    def __init__(self, activations: dict[str, list[list[float]]]) -> None:
+        self.activations = activations
 
     def covers(self, source: str) -> bool:
-        return source in self._fires
+        return source in self.activations
 
     def fires(self, source: str) -> np.ndarray:
-        return self._fires[source]
+        return np.array([len(own) for own in self.activations[source]])
 
     def density(self, source: str) -> np.ndarray:
-        return self._fires[source] / 16
+        return self.fires(source) / self.tokens
 
     def maximum(self, source: str) -> np.ndarray:
-        return (self._fires[source] % 3).astype(np.float32)
+        return np.array([max(own, default=0) for own in self.activations[source]], np.float32)
+
+    def surprisal(self, source: str) -> Surprisal:
+        codes: list[int] = []
+        counts: list[int] = []
+        offsets = [0]
+        for own in self.activations[source]:
+            found = Counter(map(code_of, own))
+            codes += sorted(found)
+            counts += [found[code] for code in sorted(found)]
+            offsets.append(len(codes))
+        arrays = np.array(offsets), np.array(codes, np.uint16), np.array(counts, np.uint64)
+        return Surprisal(self.tokens, self.maximum(source), *arrays)
+
+
+def code_of(value: float) -> int:
+    """The bin of an activation."""
+    return int(struct.unpack("<I", struct.pack("<f", value))[0]) >> 20
+
+
+def bits_of(value: float, own: Sequence[float], tokens: int) -> float:
+    """The surprisal of an activation of a feature with such activations: plainly."""
+    if value <= 0:
+        return 0.0
+    counts = Counter(map(code_of, own))
+    code, top, maximum = code_of(value), max(counts), max(own)
+    n = float(sum(count for bin_, count in counts.items() if bin_ > code))
+    if code in counts:
+        (lower,) = struct.unpack("<f", struct.pack("<I", code << 20))
+        (upper,) = struct.unpack("<f", struct.pack("<I", (code + 1) << 20)) if code < top else (maximum,)
+        share = min(1.0, max(0.0, (upper - value) / (upper - lower))) if upper > lower else 0.0
+        n += 1 + (counts[code] - 1) * share if code == top else counts[code] * share
+    return float(np.float32(np.log2(max(1.0, tokens / max(1.0, n)))))
 
 
 def csr_of(dense: np.ndarray) -> Csr:
@@ -99,7 +137,7 @@ def plainly(
     work: SearchWork, dense: Sequence[np.ndarray], index: FakeIndex, ids: Sequence[str]
 ) -> tuple[list[list[tuple[int, int, float]]], int]:
     """(source, index, value) of each ranking, and how many features were considered: loops, nothing else."""
-    rankings: list[list[tuple[int, int, float]]] = [
+    rankings: list[list[tuple[int, int, float, float]]] = [
         [] for _ in (work.rows if work.aggregate is Aggregate.EACH else [0])
     ]
     considered = 0
@@ -116,17 +154,26 @@ def plainly(
             ):
                 continue
             considered += 1
-            own = [dense[chosen.source][row, feature] for row in work.rows]
+            own = [float(dense[chosen.source][row, feature]) for row in work.rows]
             if not own:
                 continue
-            values = {Aggregate.MAX: [max(own)], Aggregate.SUM: [np.float32(sum(own))], Aggregate.EACH: own}
-            for ranking, value in zip(rankings, values[work.aggregate], strict=True):
-                divisor = index.maximum(known)[feature] if work.relative else 0
-                scaled = value / divisor if divisor > 0 else value
-                if scaled > 0:
-                    ranking.append((chosen.source, feature, float(scaled)))
-    ranked = [sorted(ranking, key=lambda one: (-one[2], one[0], one[1]))[: work.limit] for ranking in rankings]
-    return ranked, considered
+            known_of = index.activations[known][feature]
+            if work.ranking is Ranking.SURPRISAL:
+                measured = [bits_of(value, known_of, index.tokens) for value in own]
+            else:
+                measured = own
+            values = {Aggregate.MAX: [max(measured)], Aggregate.SUM: [sum(measured)], Aggregate.EACH: measured}
+            shown = own if work.aggregate is Aggregate.EACH else [max(own)]
+            for ranking, value, most in zip(rankings, values[work.aggregate], shown, strict=True):
+                value, tie = np.float32(value), 0.0
+                if work.ranking is Ranking.RELATIVE:
+                    value = value / np.float32(max(known_of))
+                if work.ranking is Ranking.SURPRISAL:
+                    tie = float(np.float32(most) / np.float32(max(known_of)))
+                if value > 0:
+                    ranking.append((chosen.source, feature, float(value), tie))
+    ranked = [sorted(ranking, key=lambda one: (-one[2], -one[3], one[0], one[1]))[: work.limit] for ranking in rankings]
+    return [[one[:3] for one in ranking] for ranking in ranked], considered
 
 
 @st.composite
@@ -134,7 +181,7 @@ def cases(draw: st.DrawFn) -> tuple[list[np.ndarray], list[Kind], FakeIndex, Sea
     """A few sources on a few rows, with many ties, and a search on them. Sums of these values are exact."""
     rows = draw(st.integers(1, 40))
     random = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    dense, kinds, fires = [], [], {}
+    dense, kinds, activations = [], [], {}
     for rank in range(draw(st.integers(1, 4))):
         kind = draw(st.sampled_from(Kind))
         width = draw(st.integers(1, 30))
@@ -144,8 +191,12 @@ def cases(draw: st.DrawFn) -> tuple[list[np.ndarray], list[Kind], FakeIndex, Sea
         values[random.random(rows) < 0.2] = 0
         dense.append(values)
         kinds.append(kind)
-        fires[f"s{rank}"] = random.integers(0, 16, width)
-    relative = draw(st.booleans())
+        # Of few values, and smaller ones than those above: many lie beyond the index, and are worth the same.
+        activations[f"s{rank}"] = [
+            (random.integers(1, 8, random.integers(0, FakeIndex.tokens)) / 4).tolist() for _ in range(width)
+        ]
+    ranking = draw(st.sampled_from(Ranking))
+    measured = ranking is not Ranking.RAW
     filters = []
     for rank, values in enumerate(dense):
         features = st.lists(st.integers(0, values.shape[1] - 1), unique=True).map(sorted).map(tuple)
@@ -157,9 +208,9 @@ def cases(draw: st.DrawFn) -> tuple[list[np.ndarray], list[Kind], FakeIndex, Sea
                 without=draw(st.just(()) | features),
                 min_density=draw(density),
                 max_density=draw(density),
-                min_fires=draw(st.integers(0, 8)) if relative else draw(st.none() | st.integers(0, 8)),
+                min_fires=draw(st.integers(0, 8)) if measured else draw(st.none() | st.integers(0, 8)),
             )
-            if draw(st.booleans()) or relative
+            if draw(st.booleans()) or measured
             else SourceFilter(rank)
         )
     work = SearchWork(
@@ -169,9 +220,9 @@ def cases(draw: st.DrawFn) -> tuple[list[np.ndarray], list[Kind], FakeIndex, Sea
         aggregate=draw(st.sampled_from(Aggregate)),
         rows=tuple(draw(st.sets(st.integers(0, rows - 1)).map(sorted) | st.just(range(rows)))),
         limit=draw(st.sampled_from([1, 2, 5, 25, 1000])),
-        relative=relative,
+        ranking=ranking,
     )
-    return dense, kinds, FakeIndex(fires), work
+    return dense, kinds, FakeIndex(activations), work
 
 
 def info_of(rank: int, kind: Kind, width: int) -> SourceInfo:
@@ -229,7 +280,7 @@ def kept_of(runner: BatchRunner, ids: tuple[int, ...], bos_row: bool) -> KeptRow
     return dict(zip(ranks, done.blocks, strict=True))
 
 
-def filters_of(catalog: Catalog, relative: bool) -> list[tuple[SourceFilter, ...]]:
+def filters_of(catalog: Catalog, measured: bool) -> list[tuple[SourceFilter, ...]]:
     """Mixed sources under each kind of filter."""
     ranks = range(len(catalog.sources))
     latents = [rank for rank in ranks if catalog.sources[rank].kind is Kind.LATENT]
@@ -240,7 +291,7 @@ def filters_of(catalog: Catalog, relative: bool) -> list[tuple[SourceFilter, ...
         {"min_density": 0.001, "max_density": 0.05},
         {"only": ()},
     ]
-    fires = [{"min_fires": 1}, {"min_fires": 10}] if relative else [{}]
+    fires = [{"min_fires": 1}, {"min_fires": 10}] if measured else [{}]
     found = []
     for chosen, narrow, least in itertools.product([latents, ranks], narrowed, fires):
         found.append(tuple(SourceFilter(rank, **narrow, **least) for rank in chosen))
@@ -258,10 +309,10 @@ def test_the_same_as_the_demo_runner(
     rows = len(ids) + bos_row
     subsets = [tuple(range(bos_row, rows)), (rows - 1,), tuple(range(1, rows, 2)), ()]
     works = [
-        SearchWork(ids, bos_row, chosen, aggregate, picked, limit, relative)
-        for relative in (False, True)
+        SearchWork(ids, bos_row, chosen, aggregate, picked, limit, ranking)
+        for ranking in Ranking
         for chosen, picked, limit in itertools.product(
-            filters_of(runner.catalog, relative), subsets, (1, 25, 1000) if ids is TEXT else (25,)
+            filters_of(runner.catalog, ranking is not Ranking.RAW), subsets, (1, 25, 1000) if ids is TEXT else (25,)
         )
     ]
     for work, computed in zip(works, runner.run(works).done, strict=True):  # in one batch: the text is run once
@@ -294,7 +345,7 @@ def test_rows_without_their_bos_answer_requests_without_it(
     led, plain = kept_of(runner, TEXT, True), kept_of(runner, TEXT, False)
     rows = tuple(range(len(TEXT)))
     chosen = tuple(SourceFilter(rank) for rank in led)
-    work: Work = SearchWork(TEXT, False, chosen, aggregate, rows, 25, False)
+    work: Work = SearchWork(TEXT, False, chosen, aggregate, rows, 25, Ranking.RAW)
     cut = answer_from(work, {rank: last_rows(led[rank], row_count(work)) for rank in led}, filters)
     whole = answer_from(work, plain, filters)
     assert isinstance(cut, SearchDone)
@@ -313,7 +364,9 @@ def test_a_sum_is_rounded_once(count: int, sparse: bool) -> None:
     if sparse:
         dense[random.random(dense.shape) < 0.8] = 0
     kind = Kind.LATENT if sparse else Kind.NEURON
-    work = SearchWork(tuple(range(count)), False, (SourceFilter(0),), Aggregate.SUM, tuple(range(count)), 5000, False)
+    work = SearchWork(
+        tuple(range(count)), False, (SourceFilter(0),), Aggregate.SUM, tuple(range(count)), 5000, Ranking.RAW
+    )
     done = answer_from(work, {0: csr_of(dense) if sparse else dense}, Filters([info_of(0, kind, 2048)], None))
     assert isinstance(done, SearchDone)
     summed = np.zeros(2048, dtype=np.float32)
@@ -326,7 +379,7 @@ def test_neurons_that_are_not_numbers_fail_and_are_not_dropped() -> None:
     kept = {0: np.array([[1.0, math.nan]], dtype=np.float32)}
     for aggregate in Aggregate:
         with pytest.raises(FloatingPointError, match="NaN"):
-            answer_from(SearchWork((5,), False, (SourceFilter(0),), aggregate, (0,), 1, False), kept, filters)
+            answer_from(SearchWork((5,), False, (SourceFilter(0),), aggregate, (0,), 1, Ranking.RAW), kept, filters)
 
 
 def test_masks_are_kept_and_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ from itertools import pairwise
 import pytest
 
 from saeserve_server.errors import InvalidArgument, Overloaded
-from saeserve_server.ranking.work import Aggregate, EncodeWork, SearchWork, SourceFilter
+from saeserve_server.ranking.work import Aggregate, EncodeWork, Ranking, SearchWork, SourceFilter
 from saeserve_server.scheduler.admission import LEAST_DELAY, MOST_DELAY, Admission
 from saeserve_server.scheduler.cost import Cost, CostModel
 from saeserve_server.scheduler.queue import Priority
@@ -227,7 +227,7 @@ def search(tokens: int, *sources: int, **changes: object) -> SearchWork:
         "aggregate": Aggregate.MAX,
         "rows": tuple(range(tokens - 1)),
         "limit": 25,
-        "relative": False,
+        "ranking": Ranking.RAW,
     }
     return SearchWork(**(values | changes))
 

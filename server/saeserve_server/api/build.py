@@ -12,10 +12,11 @@ from saeserve.v1 import feature_service_pb2 as service
 from saeserve.v1 import types_pb2 as types
 from saeserve_server.api import wire
 from saeserve_server.api.call import current_call
+from saeserve_server.api.imported import known_of, usual_pieces, warnings_of
 from saeserve_server.api.texts import token_field
 from saeserve_server.cache.answer import Spending, Tier
 from saeserve_server.catalog import DEAD_DENSITY, FloatArray, Kind, SourceInfo
-from saeserve_server.records.density import Origin, density_of, origin_of
+from saeserve_server.records.density import Origin, density_of, maximum_of, maximum_origin_of, origin_of
 from saeserve_server.records.match import Match, UsualPieces
 from saeserve_server.records.store import FeatureStatistics, PeakTokens
 from saeserve_server.rows import Csr
@@ -28,6 +29,7 @@ KINDS = {Kind.LATENT: types.FEATURE_KIND_LATENT, Kind.NEURON: types.FEATURE_KIND
 _ORIGINS = {
     Origin.INDEX: types.DENSITY_ORIGIN_INDEX,
     Origin.FILE: types.DENSITY_ORIGIN_FILE,
+    Origin.IMPORT: types.DENSITY_ORIGIN_IMPORT,
     None: types.DENSITY_ORIGIN_UNSPECIFIED,
 }
 _MATCHES = {
@@ -135,14 +137,20 @@ class FactsBuilder:
             name=f"{source.name}:{index}",
             layer=source.layer,
             kind=KINDS[source.kind],
-            density_origin=density_origin(serving, source),
         )
-        density = density_of(source, serving.index)
-        if density is not None:
+        density = density_of(source, serving.index, serving.imported)
+        if density is not None and not np.isnan(density[index]):
             facts.density = float(density[index])
+            facts.density_origin = density_origin(serving, source)
+        maximum = maximum_of(source, serving.index, serving.imported)
+        if maximum is not None and not np.isnan(maximum[index]):
+            facts.index_max_activation = float(maximum[index])
+            facts.index_max_origin = _ORIGINS[maximum_origin_of(source, serving.index, serving.imported)]
         if serving.index is not None and serving.index.covers(source.id):
-            facts.index_max_activation = float(serving.index.maximum(source.id)[index])
             facts.usual_tokens.extend(usual_tokens(serving, serving.index.usual_tokens(source.id, index)))
+        else:
+            facts.usual_tokens.extend(usual_pieces(serving.imported, source.id, index))
+        facts.explanations.extend(known_of(serving.imported, source.id, index))
         return facts
 
 
@@ -154,7 +162,7 @@ def facts_builder(serving: Serving) -> FactsBuilder:
 
 def density_origin(serving: Serving, source: SourceInfo) -> types.DensityOrigin.ValueType:
     """Where a source's densities come from."""
-    return _ORIGINS[origin_of(source, serving.index)]
+    return _ORIGINS[origin_of(source, serving.index, serving.imported)]
 
 
 def usual_tokens(serving: Serving, peaks: PeakTokens) -> list[types.UsualToken]:
@@ -185,18 +193,17 @@ def source_message(serving: Serving, source: SourceInfo) -> types.Source:
         fold_decoder_norm=source.fold_decoder_norm,
         memory_bytes=source.memory_bytes,
         revision=source.revision,
-        warnings=source.warnings,
+        warnings=(*source.warnings, *warnings_of(serving.imported, source.id)),
         bos_id=source.bos_id,
     )
-    density = density_of(source, serving.index)
-    if density is not None:
+    density = density_of(source, serving.index, serving.imported)
+    if density is not None and not np.isnan(density).any():
         message.dead_features = int((density < DEAD_DENSITY).sum())
     return message
 
 
 def statistics_message(serving: Serving, statistics: FeatureStatistics) -> types.FeatureStatistics:
     """What the index knows of a feature."""
-    edges = statistics.histogram_edges.tolist()
     return types.FeatureStatistics(
         tokens=statistics.tokens,
         fires=statistics.fires,
@@ -205,9 +212,14 @@ def statistics_message(serving: Serving, statistics: FeatureStatistics) -> types
         max_activation=statistics.maximum,
         histogram=[
             types.HistogramBin(lower=lower, upper=upper, count=count)
-            for lower, upper, count in zip(edges, edges[1:], statistics.histogram_counts.tolist(), strict=False)
+            for (lower, upper), count in zip(
+                statistics.histogram_edges.tolist(), statistics.histogram_counts.tolist(), strict=True
+            )
         ],
         top_tokens=usual_tokens(serving, statistics.top_tokens),
+        blocks=statistics.blocks,
+        fires_in_texts=statistics.texts,
+        texts=serving.index.texts if serving.index is not None else 0,
     )
 
 

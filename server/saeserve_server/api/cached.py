@@ -16,7 +16,7 @@ from saeserve.v1 import feature_service_pb2 as service
 from saeserve.v1 import types_pb2 as types
 from saeserve_server.api.call import current_call
 from saeserve_server.catalog import Catalog
-from saeserve_server.ranking.work import Aggregate, EncodeWork, SearchWork, row_count
+from saeserve_server.ranking.work import Aggregate, EncodeWork, Ranking, SearchWork, row_count
 from saeserve_server.serving.serving import Serving
 
 SEARCH_FIELDS = {
@@ -87,13 +87,15 @@ def _read(kind: type[M], payload: bytes, fields: set[str]) -> M | None:
 
 
 def _is_ranking(found: service.SearchResponse, work: SearchWork, sizes: dict[str, int]) -> bool:
-    rows = row_count(work)
+    rows, counted = row_count(work), work.ranking is Ranking.SURPRISAL
     return len(found.results) <= work.limit and all(
         _is_asked(one.facts, sizes)
         and one.value > 0
         and len(one.activations) == rows
         and one.max_position < rows
         and one.match in MATCHES
+        and (one.tokens_at_least >= 1 if counted else not one.HasField("tokens_at_least"))
+        and one.beyond_index <= counted
         for one in found.results
     )
 
@@ -113,7 +115,7 @@ def _is_table(found: service.SearchResponse, work: SearchWork, sizes: dict[str, 
 
 def _is_asked(facts: types.FeatureFacts, sizes: dict[str, int]) -> bool:
     asked = facts.feature.index < sizes.get(facts.feature.source, 0)
-    return asked and facts.kind in KINDS and facts.density_origin in ORIGINS
+    return asked and facts.kind in KINDS and {facts.density_origin, facts.index_max_origin} <= ORIGINS
 
 
 def _is_csr(block: service.SparseActivations, rows: int, columns: int) -> bool:

@@ -19,7 +19,8 @@ from saeserve_server.api.texts import Shown
 from saeserve_server.cache.answer import Answer
 from saeserve_server.engine.work import expect, leading_bos
 from saeserve_server.errors import FailedPrecondition, InvalidArgument
-from saeserve_server.ranking.work import Aggregate, SearchDone, SearchWork, SourceFilter, row_count
+from saeserve_server.ranking.work import Aggregate, Ranking, SearchDone, SearchWork, SourceFilter, row_count
+from saeserve_server.records.density import Origin, maximum_origin_of
 from saeserve_server.serving.limits import Limits
 from saeserve_server.serving.serving import Serving
 from saeserve_server.text.sort_tokens import SortTokens
@@ -28,9 +29,10 @@ DEFAULT_MIN_FIRES = 10
 MATCH_SECONDS = 0.6e-6
 FACTS_SECONDS = 20e-6
 VALUE_SECONDS = 60e-9
+COUNT_SECONDS = 2e-6
 ENTRY_SECONDS = 1.5e-6
-"""Of a core: for a sort token to be looked for in a token, a feature's facts and an activation of it to be written, and
-one of a token's top features. About what was measured."""
+"""Of a core: for a sort token to be looked for in a token, a feature's facts, an activation of it and on how many tokens
+it is as active to be written, and one of a token's top features. About what was measured."""
 ENTRY_BYTES = 7
 """What a feature takes at least in a token's top K: its place in the table, value and match."""
 VALUE_BYTES = 4
@@ -43,7 +45,12 @@ _FLAGS = {
     for bos in (False, True)
     for cut in (False, True)
 }
-_RANKINGS = (service.RANKING_UNSPECIFIED, service.RANKING_RAW, service.RANKING_RELATIVE_TO_MAX)
+_RANKINGS = {
+    service.RANKING_UNSPECIFIED: Ranking.RAW,
+    service.RANKING_RAW: Ranking.RAW,
+    service.RANKING_RELATIVE_TO_MAX: Ranking.RELATIVE,
+    service.RANKING_SURPRISAL: Ranking.SURPRISAL,
+}
 
 
 async def search(serving: Serving, request: service.SearchRequest) -> bytes:
@@ -53,10 +60,9 @@ async def search(serving: Serving, request: service.SearchRequest) -> bytes:
     limit = parse_count(
         request.limit if request.HasField("limit") else None, limits.default_limit, limits.max_limit, "limit"
     )
-    relative, min_fires = _parse_ranking(request)
-    filters = _select(serving, request, min_fires if relative else None)
-    if relative:
-        _need_index(serving, filters)
+    ranked_by, min_fires = _parse_ranking(request)
+    filters = _select(serving, request, min_fires)
+    _need_statistics(serving, filters, ranked_by)
     began = time.perf_counter()
     text, truncated = await parse_input(serving, request.input, request.truncate)
     timing = Timing(tokenize=time.perf_counter() - began)
@@ -64,17 +70,17 @@ async def search(serving: Serving, request: service.SearchRequest) -> bytes:
 
     bos = leading_bos(serving.catalog, (one.source for one in filters)) if request.include_bos else None
     lead = 0 if bos is None else 1
-    ranking = chosen if chosen is not None else range(len(text.ids))
-    rows = tuple(place + lead for place in ranking if text.ids[place] != serving.catalog.model.bos_id)
-    ranked_by = Aggregate.MAX if chosen is None else Aggregate.SUM
+    places = chosen if chosen is not None else range(len(text.ids))
+    rows = tuple(place + lead for place in places if text.ids[place] != serving.catalog.model.bos_id)
+    over_rows = Aggregate.MAX if chosen is None else Aggregate.SUM
     work = SearchWork(
         ids=text.ids,
         bos_row=bos is not None,
         filters=filters,
-        aggregate=Aggregate.EACH if request.by_token else ranked_by,
+        aggregate=Aggregate.EACH if request.by_token else over_rows,
         rows=rows,
         limit=limit,
-        relative=relative,
+        ranking=ranked_by,
     )
     positions = [] if chosen is None else [place + lead for place in chosen]
     _refuse_what_cannot_fit(serving, work)
@@ -104,6 +110,8 @@ async def _compute(serving: Serving, work: SearchWork, positions: list[int], cal
         seconds = found * (ENTRY_SECONDS + FACTS_SECONDS / 10)  # many tokens share a feature
     else:
         seconds = found * (FACTS_SECONDS + row_count(work) * VALUE_SECONDS)
+        if work.ranking is Ranking.SURPRISAL:
+            seconds += found * COUNT_SECONDS
     payload = await serving.desk.do(describe, serving, work, done, positions, seconds=seconds, client=call.lane)
     return Answer(payload, computed.tier, computed.spent)
 
@@ -119,24 +127,36 @@ def _refuse_what_cannot_fit(serving: Serving, work: SearchWork) -> None:
     refuse_large_answer(serving, values, LESS)
 
 
-def _parse_ranking(request: service.SearchRequest) -> tuple[bool, int]:
-    if request.ranking not in _RANKINGS:
+def _parse_ranking(request: service.SearchRequest) -> tuple[Ranking, int | None]:
+    """How activations are compared, and on how many tokens of the index a feature must fire; None if that is all one."""
+    ranking = _RANKINGS.get(request.ranking)
+    if ranking is None:
         raise InvalidArgument.field("ranking", f"{request.ranking}; a value of the enum is expected")
-    if request.HasField("min_fires") and request.ranking != service.RANKING_RELATIVE_TO_MAX:
-        raise InvalidArgument.field("min_fires", "set without RANKING_RELATIVE_TO_MAX, which alone uses it")
-    relative = request.ranking == service.RANKING_RELATIVE_TO_MAX
-    return relative, request.min_fires if request.HasField("min_fires") else DEFAULT_MIN_FIRES
+    given = request.HasField("min_fires")
+    if ranking is Ranking.RAW:
+        if given:
+            raise InvalidArgument.field(
+                "min_fires", "set without RANKING_RELATIVE_TO_MAX or RANKING_SURPRISAL, which alone use it"
+            )
+        return ranking, None
+    return ranking, request.min_fires if given else DEFAULT_MIN_FIRES
 
 
-def _need_index(serving: Serving, filters: tuple[SourceFilter, ...]) -> None:
-    without = [
-        serving.catalog.sources[one.source].id
-        for one in filters
-        if serving.index is None or not serving.index.covers(serving.catalog.sources[one.source].id)
-    ]
+def _need_statistics(serving: Serving, filters: tuple[SourceFilter, ...], ranking: Ranking) -> None:
+    """Raises FailedPrecondition where it is not known of a source what activations are to be compared with."""
+    if ranking is Ranking.RAW:
+        return
+    sources = [serving.catalog.sources[one.source] for one in filters]
+    origins = {source.id: maximum_origin_of(source, serving.index, serving.imported) for source in sources}
+    if ranking is Ranking.SURPRISAL:
+        without = [name for name, origin in origins.items() if origin is not Origin.INDEX]
+        needs = "RANKING_SURPRISAL needs an index of top activations"
+    else:
+        without = [name for name, origin in origins.items() if origin is None]
+        needs = "RANKING_RELATIVE_TO_MAX needs an index of top activations, or imported maxima"
     if without:
         raise FailedPrecondition(
-            f"RANKING_RELATIVE_TO_MAX needs an index of top activations; there is none for {', '.join(without[:5])}",
+            f"{needs}; there is none for {', '.join(without[:5])}{', …' if len(without) > 5 else ''}",
             reason="INDEX_REQUIRED",
         )
 

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from saeserve_server.catalog import Catalog, SourceInfo
 from saeserve_server.ranking.work import EncodeWork, SearchWork, SourceFilter
 
-SCHEMA = 2
+SCHEMA = 3
 """Version of what is cached. To be raised with every change of what an answer says to the same question."""
 
 IN_KEY = {
@@ -41,7 +41,7 @@ IN_KEY = {
         "filter.max_density": "as it is",
         "sort_tokens.position": "as rows",
         "sort_tokens.text": "as rows",
-        "ranking": "as whether it is relative",
+        "ranking": "as it is",
         "min_fires": "as it is, or its default",
         "limit": "as it is, or its default",
         "by_token": "as the kind of ranking",
@@ -79,14 +79,16 @@ KEPT_FILTERS = 256
 
 
 class Keys:
-    """Digests of questions to one model with its sources and index."""
+    """Digests of questions to one model with its sources, index and imports; revisions are empty without these."""
 
-    def __init__(self, catalog: Catalog, index_revision: str, *, deterministic: bool = False) -> None:
+    def __init__(
+        self, catalog: Catalog, index_revision: str, imports_revision: str = "", *, deterministic: bool = False
+    ) -> None:
         self._catalog = catalog
         self._sources = [_source(source, "") for source in catalog.sources]
         self._base = _Encoder()
         self._base.numbers(SCHEMA)
-        self._base.strings(catalog.model.revision, catalog.model.kernel_class, index_revision)
+        self._base.strings(catalog.model.revision, catalog.model.kernel_class, index_revision, imports_revision)
         self._base.numbers(deterministic)
         self._asked = functools.lru_cache(maxsize=KEPT_QUESTIONS)(self._begin_encode)
         self._chosen = functools.lru_cache(maxsize=KEPT_FILTERS)(self._filters)
@@ -100,8 +102,8 @@ class Keys:
     def search(self, work: SearchWork, positions: Sequence[int]) -> bytes:
         """32 bytes. `positions` are the rows that the sort tokens named; those of them that are a BOS do not rank."""
         encoder = self._base.copy()
-        encoder.strings("search", work.aggregate.value)
-        encoder.numbers(work.bos_row, work.relative, work.limit)
+        encoder.strings("search", work.aggregate.value, work.ranking.value)
+        encoder.numbers(work.bos_row, work.limit)
         encoder.numbers(*work.ids)
         encoder.numbers(*work.rows)
         encoder.numbers(*positions)

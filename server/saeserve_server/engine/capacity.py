@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from saeserve_server.catalog import Catalog
 from saeserve_server.config import Config
-from saeserve_server.ranking.work import Aggregate, SearchWork, SourceFilter
+from saeserve_server.ranking.work import Aggregate, Ranking, SearchWork, SourceFilter
 
 USUAL_TOKENS = 16
 """Of a text, without BOS, as the rate is measured."""
@@ -32,4 +32,4 @@ def longest_text(config: Config, catalog: Catalog) -> int:
 def search_of_everything(catalog: Catalog, ids: tuple[int, ...]) -> SearchWork:
     """A search in every source: what a text costs at most."""
     filters = tuple(map(SourceFilter, range(len(catalog.sources))))
-    return SearchWork(ids, False, filters, Aggregate.MAX, tuple(range(len(ids))), 25, relative=False)
+    return SearchWork(ids, False, filters, Aggregate.MAX, tuple(range(len(ids))), 25, Ranking.RAW)

@@ -27,6 +27,17 @@ class Aggregate(Enum):
     """Each chosen row ranks by itself."""
 
 
+class Ranking(Enum):
+    """What a feature's activations count as, so that features can be compared."""
+
+    RAW = "raw"
+    """As they are."""
+    RELATIVE = "relative"
+    """Divided by the largest activation that is known of the feature."""
+    SURPRISAL = "surprisal"
+    """The surprisal of each in bits, over the index. Equal values fall by activation over the feature's maximum."""
+
+
 @dataclass(frozen=True, slots=True)
 class SourceFilter:
     """One source's part in a search, and which of its features take part. Hashable: the worker keeps its mask."""
@@ -40,7 +51,8 @@ class SourceFilter:
     min_density: float | None = None
     max_density: float | None = None
     min_fires: int | None = None
-    """Least number of firings over the index; set where values are divided by the index maximum."""
+    """Least number of firings over the index; set with every ranking but RAW. Where no index covers the source, those
+    features take part whose maximum is known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +69,7 @@ class SearchWork:
     """The rows that rank, ascending: those whose id is not the model's BOS, or the sort tokens. Which they are is a
     fact of the text, the same for every source: a source's own BOS within a text is a token like others."""
     limit: int
-    relative: bool
-    """Divide by the feature's maximum over the index."""
+    ranking: Ranking
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +89,8 @@ Work = SearchWork | EncodeWork
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Ranked:
-    """Features by falling value; ties by source rank, then index. Only values > 0."""
+    """Features by falling value; ties by source rank, then index; of surprisals first by activation over the feature's
+    maximum. Only values > 0."""
 
     source: npt.NDArray[np.int64]  # [k] rank in the catalog
     index: npt.NDArray[np.int64]  # [k]

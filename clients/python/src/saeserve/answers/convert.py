@@ -120,6 +120,9 @@ def statistics(message: wire.FeatureStatistics) -> types.Statistics:
         max_activation=message.max_activation,
         histogram=tuple(types.HistogramBin(cell.lower, cell.upper, cell.count) for cell in message.histogram),
         top_tokens=_usual(message.top_tokens),
+        blocks=message.blocks,
+        fires_in_texts=message.fires_in_texts,
+        texts=message.texts,
     )
 
 

@@ -74,6 +74,8 @@ def _hit(result: service.FeatureResult, tokens: int) -> results.Hit:
         max_activation=result.max_activation,
         max_position=result.max_position,
         match=convert.match(result.match),
+        tokens_at_least=result.tokens_at_least if result.HasField("tokens_at_least") else None,
+        beyond_index=result.beyond_index,
     )
 
 

@@ -20,7 +20,8 @@ class Hit:
 
     feature: Feature
     value: float
-    """What it was ranked by; > 0. A maximum, or a sum over the sort tokens; relative to the index maximum if asked."""
+    """What it was ranked by; > 0. A maximum, or a sum over the sort tokens; relative to the index maximum, or in bits,
+    if asked."""
     activations: Floats
     """[tokens]; activation on each token of `SearchResult.tokens`."""
     max_activation: float
@@ -29,6 +30,11 @@ class Hit:
     """The row of `SearchResult.tokens` that has it."""
     match: Match
     """Whether that token is one the feature usually fires on."""
+    tokens_at_least: float | None
+    """Ranked by surprisal: on how many tokens of the index the feature is at least as active as where it is most active
+    among the tokens that rank; >= 1. None with other rankings."""
+    beyond_index: bool
+    """Ranked by surprisal: whether it is more active there than anywhere in the index. Its value is a lower bound then."""
 
     @property
     def name(self) -> FeatureName:

@@ -172,6 +172,11 @@ class Statistics:
     max_activation: float
     histogram: tuple[HistogramBin, ...]
     top_tokens: tuple[UsualToken, ...]
+    blocks: int
+    """Blocks of the index in which it fires."""
+    fires_in_texts: int
+    """Texts in which it fires, of the `texts` of the index."""
+    texts: int
 
 
 class RecordOrigin(StrEnum):

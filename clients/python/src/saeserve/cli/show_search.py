@@ -14,35 +14,50 @@ _CACHED: dict[Cache | None, str] = {
     Cache.SHARED: ", from the shared cache",
     Cache.INNER: ", ranked anew from the cache",
 }
+_SURPRISAL = (
+    "bits: log2 of the index's tokens over n, those on which the feature is at least this active; 'beyond': more active "
+    "than anywhere in the index, so at least so many bits"
+)
 _LEGEND = "match: ✓ a token it usually fires on, ~ but for case or spaces, ✗ another"
 
 
-def search(result: SearchResult, screen: Screen, *, relative: bool) -> None:
+def search(result: SearchResult, screen: Screen, *, ranking: str) -> None:
     """A line for each feature and below it the text, shaded; or by token."""
     if result.token_results:
         _by_token(result, screen)
     elif result.results:
-        _by_feature(result, screen, relative)
+        _by_feature(result, screen, ranking)
     else:
         screen.line("no feature fires")
-    _footer(result, screen)
+    _footer(result, screen, ranking)
 
 
-def _by_feature(result: SearchResult, screen: Screen, relative: bool) -> None:
-    # With sort tokens, or relative to the index, the rank's value is not the largest activation: both are shown.
-    both = bool(result.sort_positions) or relative
+def _by_feature(result: SearchResult, screen: Screen, ranking: str) -> None:
+    # With sort tokens, or compared with the index, the rank's value is not the largest activation: both are shown.
+    both = bool(result.sort_positions) or ranking != "raw"
+    bits = ranking == "surprisal"
     names = max(len("feature"), *(len(str(hit.name)) for hit in result.results))
-    header = f"{'#':>3}  {'feature':<{names}}  {'value':>8}  "
+    header = f"{'#':>3}  {'feature':<{names}}  {'bits' if bits else 'value':>8}  "
+    header += f"{'n≥':>7}  " if bits else ""
     header += f"{'max':>8}  " if both else ""
     header += f"{'on':<{_ON}}   {'density':>7}  "
     screen.line(header + "usually on", "bold")
     for rank, hit in enumerate(result.results, 1):
         line = f"{rank:>3}  {hit.name!s:<{names}}  {number(hit.value):>8}  "
+        line += f"{_count(hit):>7}  " if bits else ""
         line += f"{number(hit.max_activation):>8}  " if both else ""
         line += f"{column(label(result.tokens[hit.max_position]), _ON)} {_MARKS[hit.match]} "
         line += f"{percent(hit.feature.density):>7}  "
         screen.line(line + usual(hit.feature.usual_tokens, max(8, screen.width - len(header))))
         _text(result, hit, screen)
+
+
+def _count(hit: Hit) -> str:
+    """On how many tokens of the index it is at least this active: an estimate, in few digits."""
+    if hit.beyond_index:
+        return "beyond"
+    count = hit.tokens_at_least
+    return "" if count is None else f"{count:.1f}" if count < 10 else f"{count:,.0f}"
 
 
 def _text(result: SearchResult, hit: Hit, screen: Screen) -> None:
@@ -65,10 +80,13 @@ def _token_line(rank: int, feature: Feature, value: float, match: Match, names: 
     return line + usual(feature.usual_tokens, max(8, width - len(line)))
 
 
-def _footer(result: SearchResult, screen: Screen) -> None:
+def _footer(result: SearchResult, screen: Screen, ranking: str) -> None:
+    if ranking == "surprisal" and (result.results or result.token_results):
+        screen.wrapped(_SURPRISAL if result.results else _SURPRISAL.partition(";")[0], "dim")
     if result.sort_positions:
         tokens = ", ".join(f"{place} {label(result.tokens[place])}" for place in result.sort_positions)
-        what = "answered for" if result.token_results else "value: sum over"
+        value = "bits" if ranking == "surprisal" else "value"
+        what = "answered for" if result.token_results else f"{value}: sum over"
         screen.wrapped(f"{what} {'token' if len(result.sort_positions) == 1 else 'tokens'} {tokens}", "dim")
     if result.truncated:
         screen.wrapped("the text was cut to the token limit", "dim")

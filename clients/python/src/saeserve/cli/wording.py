@@ -25,6 +25,7 @@ _FLAGS = {
     "include_bos": "--include-bos",
     "truncate": "--truncate",
     "RANKING_RELATIVE_TO_MAX": "--ranking relative",
+    "RANKING_SURPRISAL": "--ranking surprisal",
     # What Python's clients call it.
     "token_file": "--token-file",
     "ca_cert": "--ca-cert",

@@ -41,14 +41,15 @@ class _RankingEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Ranking.Value
     RANKING_RAW: _Ranking.ValueType  # 1
     """By activation."""
     RANKING_RELATIVE_TO_MAX: _Ranking.ValueType  # 2
-    """By activation divided by the feature's largest over the index: comparable across layers. Needs an index, else
-    FAILED_PRECONDITION, reason INDEX_REQUIRED.
+    """By activation divided by the feature's largest over the index, or as it was imported: comparable across layers. Needs
+    either for every source, else FAILED_PRECONDITION, reason INDEX_REQUIRED. Features whose largest is not known do not
+    rank.
     """
     RANKING_SURPRISAL: _Ranking.ValueType  # 3
     """By surprisal in bits: log2(N / n), where N are the tokens of the index and n, at least 1, those on which the feature
     is at least this active. Comparable across layers, sets and kinds: a feature that fires on everything is worth about 0
-    bits at its usual activations. With several sort tokens the sum of their bits. Beyond the index maximum n is 1, and
-    ties fall by activation over that maximum. Needs an index, else FAILED_PRECONDITION, reason INDEX_REQUIRED.
+    bits at its usual activations. With several sort tokens the sum of their bits. Beyond the index maximum n is 1; equal
+    values fall by activation over that maximum. Needs an index, else FAILED_PRECONDITION, reason INDEX_REQUIRED.
     """
 
 class Ranking(_Ranking, metaclass=_RankingEnumTypeWrapper):
@@ -59,14 +60,15 @@ RANKING_UNSPECIFIED: Ranking.ValueType  # 0
 RANKING_RAW: Ranking.ValueType  # 1
 """By activation."""
 RANKING_RELATIVE_TO_MAX: Ranking.ValueType  # 2
-"""By activation divided by the feature's largest over the index: comparable across layers. Needs an index, else
-FAILED_PRECONDITION, reason INDEX_REQUIRED.
+"""By activation divided by the feature's largest over the index, or as it was imported: comparable across layers. Needs
+either for every source, else FAILED_PRECONDITION, reason INDEX_REQUIRED. Features whose largest is not known do not
+rank.
 """
 RANKING_SURPRISAL: Ranking.ValueType  # 3
 """By surprisal in bits: log2(N / n), where N are the tokens of the index and n, at least 1, those on which the feature
 is at least this active. Comparable across layers, sets and kinds: a feature that fires on everything is worth about 0
-bits at its usual activations. With several sort tokens the sum of their bits. Beyond the index maximum n is 1, and
-ties fall by activation over that maximum. Needs an index, else FAILED_PRECONDITION, reason INDEX_REQUIRED.
+bits at its usual activations. With several sort tokens the sum of their bits. Beyond the index maximum n is 1; equal
+values fall by activation over that maximum. Needs an index, else FAILED_PRECONDITION, reason INDEX_REQUIRED.
 """
 Global___Ranking: _TypeAlias = Ranking  # noqa: Y015
 

@@ -622,7 +622,7 @@ class Source(_message.Message):
     n_features: _builtins.int
     """Number of features."""
     dead_features: _builtins.int
-    """Features that never fire, by `density_origin`; unset where no density is known."""
+    """Features that never fire, by `density_origin`; unset where not every density is known."""
     density_origin: Global___DensityOrigin.ValueType
     """Where densities come from."""
     normalization: _builtins.str
