@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import json
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -17,47 +19,112 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 
 from saeserve_server.errors import ConfigError
-from saeserve_server.records.builder import Progress, build_index
-from saeserve_server.records.store import RecordStore
+from saeserve_server.records.builder import Progress, Settings, build_index
+from saeserve_server.records.building.hashing import place_hash
+from saeserve_server.records.layout import read_manifest
+from saeserve_server.records.made_of import Keeping
+from saeserve_server.records.store import Record, RecordStore
+from tests.records.reference import BOS as BOS_ID
 from tests.records.reference import MODEL, Expected, ExpectedRecord, FakeReader, expected, tokenise, with_context
 
 LETTERS = "abcdefgh"
 
 
+KEEPING = Keeping(records=4, per_power=2, near_misses=3, positions=30)
+
+
 def told(store: RecordStore, source_id: str, feature: int) -> Expected:
     statistics = store.statistics(source_id, feature)
-    edges = statistics.histogram_edges.tolist()
-    top = statistics.top_tokens
+    top, peaks = statistics.top_tokens, store.peak_counts(source_id, feature)
+    offsets, hashes = store.sketch(source_id)
     assert statistics.density == statistics.fires / store.tokens
     return Expected(
         tokens=statistics.tokens,
         fires=statistics.fires,
+        blocks=statistics.blocks,
+        texts=statistics.texts,
         mean=statistics.mean,
         maximum=statistics.maximum,
-        histogram=dict(zip(itertools.pairwise(edges), statistics.histogram_counts.tolist(), strict=True)),
+        histogram=dict(
+            zip(map(tuple, statistics.histogram_edges.tolist()), statistics.histogram_counts.tolist(), strict=True)
+        ),
         top_tokens=list(zip(top.ids.tolist(), top.counts.tolist(), top.maxima.tolist(), strict=True)),
-        records=[
-            ExpectedRecord(
-                token_ids=record.token_ids.tolist(),
-                activations=record.activations.tolist(),
-                max_activation=record.max_activation,
-                max_position=record.max_position,
-                text_index=record.text_index,
-                text_position=record.text_position,
+        peak_counts=dict(
+            zip(
+                peaks.ids.tolist(),
+                zip(*(getattr(peaks, name).tolist() for name in PEAK_FIELDS), strict=True),
+                strict=True,
             )
-            for record in store.records(source_id, feature, 0, 1000)
-        ],
+        ),
+        records=[record_of(record) for record in store.records(source_id, feature, 0, 1000)],
+        sample=[record_of(record) for record in store.sample(source_id, feature)],
+        near_misses=[record_of(record) for record in store.near_misses(source_id, feature)],
+        sketch=[key >> 16 for key in hashes[offsets[feature] : offsets[feature + 1]].tolist()],
     )
 
 
-def assert_tells(store: RecordStore, reader: FakeReader, texts: list[str], context: int, k: int) -> None:
+PEAK_FIELDS = ("blocks", "least", "most", "folded_blocks", "folded_least", "folded_most")
+
+
+def record_of(record: Record) -> ExpectedRecord:
+    return ExpectedRecord(
+        token_ids=record.token_ids.tolist(),
+        activations=record.activations.tolist(),
+        max_activation=record.max_activation,
+        max_position=record.max_position,
+        text_index=record.text_index,
+        text_position=record.text_position,
+        active=record.active.tolist(),
+        weight=record.weight,
+    )
+
+
+def fold(token: int) -> int:
+    """As if `d` were a large `c`."""
+    return 2 if token == 3 else token
+
+
+def piece(token: int) -> bytes:
+    return b" C" if token == 3 else bytes([ord("a") + token])
+
+
+def rounded(one: Expected) -> Expected:
+    """Of a sketch 16 bits are left out, in which its feature is; weights are float32."""
+    sample = [replace(record, weight=float(np.float32(record.weight))) for record in one.sample]
+    return replace(one, sketch=[key >> 16 for key in one.sketch], sample=sample)
+
+
+def assert_tells(
+    store: RecordStore, reader: FakeReader, texts: list[str], context: int, keeping: Keeping = KEEPING
+) -> None:
     for rank, source in enumerate(reader.catalog.sources):
         features = range(source.n_features)
-        wanted = [expected(reader, rank, feature, texts, context, k) for feature in features]
+        wanted = [rounded(expected(reader, rank, one, texts, context, keeping, fold)) for one in features]
         assert [told(store, source.id, feature) for feature in features] == wanted
         assert store.fires(source.id).tolist() == [one.fires for one in wanted]
         assert store.maximum(source.id).tolist() == [one.maximum for one in wanted]
         assert store.density(source.id).tolist() == [one.fires / one.tokens for one in wanted]
+    assert_tells_what_fires(store, reader, texts, context, keeping)
+
+
+def assert_tells_what_fires(
+    store: RecordStore, reader: FakeReader, texts: list[str], context: int, keeping: Keeping
+) -> None:
+    """On the positions of smallest hash, of every source."""
+    places = [(text, at) for text, ids in enumerate(tokenise(texts)) for at, token in enumerate(ids) if token != BOS_ID]
+    if reader.catalog.model.bos_id is None:
+        places = [(text, at) for text, ids in enumerate(tokenise(texts)) for at in range(len(ids))]
+    key = place_hash(*(np.array(one) for one in zip(*places, strict=True)))
+    chosen = [places[place] for place in np.argsort(key)[: keeping.positions]]
+    assert [divmod(int(one), 2**32) for one in store.sampled] == chosen
+    ids = tokenise(texts)
+    for rank, source in enumerate(reader.catalog.sources):
+        rows = store.sampled_rows(source.id)
+        for place, (text, at) in enumerate(chosen):
+            fires = [
+                one for one in range(source.n_features) if reader.value(rank, ids[text][at], at % context, one) > 0
+            ]
+            assert rows.indices[rows.indptr[place] : rows.indptr[place + 1]].tolist() == fires
 
 
 @settings(max_examples=40)
@@ -66,34 +133,34 @@ def assert_tells(store: RecordStore, reader: FakeReader, texts: list[str], conte
         lambda texts: any(text.strip("a") for text in texts)
     ),
     context=st.integers(1, 11),
-    k=st.integers(1, 4),
+    records=st.integers(1, 4),
     batch_tokens=st.integers(1, 60),
     batch_blocks=st.integers(1, 9),
     seed=st.integers(0, 5),
 )
-def test_index_equals_the_plain_computation(texts, context, k, batch_tokens, batch_blocks, seed):
-    reader = FakeReader(seed=seed)
+def test_index_equals_the_plain_computation(texts, context, records, batch_tokens, batch_blocks, seed):
+    reader, keeping = FakeReader(seed=seed), replace(KEEPING, records=records)
     with tempfile.TemporaryDirectory() as folder:
         store = build_index(
             reader,
             tokenise,
             texts,
             Path(folder, "index"),
-            context=context,
-            records_per_feature=k,
-            batch_tokens=batch_tokens,
-            batch_blocks=batch_blocks,
+            piece=piece,
+            settings=Settings(context, keeping, batch_tokens, batch_blocks),
         )
-        assert_tells(store, reader, texts, context, k)
+        assert_tells(store, reader, texts, context, keeping)
 
 
 def test_long_blocks_are_trimmed_to_windows(tmp_path):
     reader = FakeReader(n_features=8, model=with_context(200))
     generator = np.random.default_rng(0)
     texts = ["".join(generator.choice(list(LETTERS), size)) for size in generator.integers(0, 400, 40)]
-    store = build_index(reader, tokenise, texts, tmp_path / "index", records_per_feature=25, batch_tokens=300)
+    keeping = Keeping(records=25, positions=100)
+    settings = Settings(keeping=keeping, batch_tokens=300)
+    store = build_index(reader, tokenise, texts, tmp_path / "index", piece=piece, settings=settings)
     assert store.context == 128
-    assert_tells(store, reader, texts, 128, 25)
+    assert_tells(store, reader, texts, 128, keeping)
     lengths = {len(record.token_ids) for record in store.records("0-fake", 1, 0, 100)}
     assert max(lengths) == 33
     assert min(lengths) < 33
@@ -105,29 +172,43 @@ def test_default_context_is_what_the_model_holds_beside_its_bos(tmp_path):
 
 def test_a_model_without_bos_counts_every_token(tmp_path):
     reader = FakeReader(model=replace(MODEL, bos_id=None))
-    store = build_index(reader, tokenise, ["abca", "aab"], tmp_path / "index")
+    settings = Settings(keeping=KEEPING)
+    store = build_index(reader, tokenise, ["abca", "aab"], tmp_path / "index", piece=piece, settings=settings)
     assert store.context == MODEL.context_tokens
     assert store.tokens == 7
-    assert_tells(store, reader, ["abca", "aab"], store.context, 20)
+    assert_tells(store, reader, ["abca", "aab"], store.context)
 
 
 def test_index_does_not_depend_on_batches_even_where_values_tie(tmp_path):
     reader = FakeReader(steps=1)
     generator = np.random.default_rng(1)
     texts = ["".join(generator.choice(list(LETTERS), 30)) for _ in range(60)]
-    revisions = {
-        build_index(
-            reader, tokenise, texts, tmp_path / "index", batch_tokens=tokens, batch_blocks=blocks, records_per_feature=7
-        ).content
+    files = {
+        json.dumps(
+            {
+                name: entry.sha256
+                for name, entry in read_manifest(
+                    build_index(
+                        reader,
+                        tokenise,
+                        texts,
+                        tmp_path / "index",
+                        batch_tokens=tokens,
+                        batch_blocks=blocks,
+                        records_per_feature=7,
+                    ).path
+                ).files.items()
+            }
+        )
         for tokens, blocks in [(1, 1), (25, 3), (100, 64), (10_000, 1000)]
     }
-    assert len(revisions) == 1  # a hash of the whole content
+    assert len(files) == 1
 
 
 def test_work_cut_into_pieces_gives_the_same_index(tmp_path, monkeypatch):
     texts = ["bcdefgh" * 5, "hgfedcb" * 5, "bbbb"]
     whole = build_index(FakeReader(), tokenise, texts, tmp_path / "whole")
-    monkeypatch.setattr("saeserve_server.records.tally._ENTRIES", 70)
+    monkeypatch.setattr("saeserve_server.records.building.fold._ENTRIES", 70)
     assert build_index(FakeReader(), tokenise, texts, tmp_path / "pieces").content == whole.content
 
 
@@ -139,16 +220,22 @@ def test_magnitudes_outside_the_histogram_count_in_its_end_bins(tmp_path):
     store = build_index(Extremes(), tokenise, ["bcdefg"], tmp_path / "index")
     statistics = store.statistics("0-fake", 1)
     edges, counts = statistics.histogram_edges, statistics.histogram_counts
-    assert (edges[0], edges[1], edges[-2], edges[-1]) == (0.0, 2.0**-20, 2.0**20, np.inf)
-    assert counts[[0, 1, 21, 40, 41]].tolist() == [1, 1, 1, 1, 2]
-    assert counts.sum() == 6
+    assert edges.tolist() == [[0, 2**-20 * 9 / 8], [1, 9 / 8], [2**19 * 15 / 8, 2**20], [2**20, 2**20 * 9 / 8], LAST]
+    assert counts.tolist() == [2, 1, 1, 1, 1]
+    total = sum(Fraction(float(np.float32(Extremes().value(0, 0, place, 1)))) for place in range(6))
+    assert statistics.mean == float(total / 6)
+
+
+LAST = [2**20 * 15 / 8, np.inf]
 
 
 def test_progress_is_told_after_each_batch(tmp_path):
     seen: list[Progress] = []
     build_index(FakeReader(), tokenise, ["bcd"] * 5, tmp_path / "index", batch_blocks=2, progress=seen.append)
-    assert [one.blocks for one in seen] == [2, 4, 5]
-    assert seen[-1] == Progress(texts=5, blocks=5, tokens=15)
+    first = [one for one in seen if one.second_pass is None]
+    assert [one.blocks for one in first] == [2, 4, 5]
+    assert first[-1] == Progress(texts=5, blocks=5, tokens=15)
+    assert [one.second_pass for one in seen[3:]] == [1 / 3, 2 / 3, 1]
 
 
 def test_an_older_index_is_replaced_and_stays_readable_where_it_is_open(tmp_path):
@@ -298,7 +385,7 @@ def test_a_reader_that_leaves_a_source_out_is_found_at_once(tmp_path):
         def encode_blocks(self, blocks):
             yield from itertools.islice(super().encode_blocks(blocks), 1)
 
-    with pytest.raises(ValueError, match="expected each of 2 once"):
+    with pytest.raises(ValueError, match="no activations of sources"):
         build_index(Lazy(), tokenise, ["bcdef"], tmp_path / "index")
 
 

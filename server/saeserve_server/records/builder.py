@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -16,12 +16,12 @@ import numpy as np
 
 from saeserve_server.catalog import Catalog, SourceInfo
 from saeserve_server.errors import ConfigError
-from saeserve_server.records.building.chunks import Batch, Tokenise, chunks
+from saeserve_server.records.building.chunks import Batch, Chunk, Tokenise, chunks
 from saeserve_server.records.building.corpus_map import CorpusMap
 from saeserve_server.records.building.finish import finish
 from saeserve_server.records.building.fold import close_text, fold, sample
 from saeserve_server.records.building.folding import Folds
-from saeserve_server.records.building.part import Part
+from saeserve_server.records.building.part import Part, is_part
 from saeserve_server.records.building.spill import KeptRows
 from saeserve_server.records.layout import source_file
 from saeserve_server.records.made_of import Cut, Keeping, MadeOf
@@ -64,7 +64,7 @@ class Settings:
 
     context: int | None = None
     """Tokens of a block, BOS left out: by default 128, or what the model's context holds if that is less."""
-    keeping: Keeping = Keeping()
+    keeping: Keeping = field(default_factory=Keeping)
     batch_tokens: int = 2048
     batch_blocks: int = 64
     """A batch ends at so many blocks, or when so many tokens are reached."""
@@ -134,10 +134,24 @@ def build_index(
         chosen = replace(chosen, keeping=replace(chosen.keeping, records=records_per_feature))
     made_of = chosen.made_of(reader)
     with StoreWriter(out) as writer, naming_errors(out):
-        part = Part.open(work) if work is not None and work.exists() else Part(made_of, work or writer.passing()).begin()
+        part = open_part(made_of, work or writer.passing())
         build_part(reader, tokenise, texts, part, chosen.rows_bytes, progress=progress, checkpoints=work is not None)
         _finish(reader, [part], part, piece, chosen.rows_bytes, writer, progress)
     return RecordStore.open(out)
+
+
+def open_part(made_of: MadeOf, folder: Path) -> Part:
+    """The part in a folder as it was saved last, or a new one where none was.
+
+    Raises ConfigError for a part that was begun otherwise, and for a folder that holds something else.
+    """
+    if is_part(folder):
+        part = Part.open(folder)
+        if found := part.made_of.differs(made_of):
+            raise ConfigError(f"{folder}: was begun in another way: {'; '.join(found)}: remove it to begin anew")
+        return part
+    Part.clear(folder)  # of one that was not saved yet
+    return Part(made_of, folder).begin()
 
 
 def build_part(
@@ -153,10 +167,7 @@ def build_part(
 ) -> None:
     """Folds the `wanted` chunks of a corpus that are not in the part yet, with a checkpoint now and then and at the
     end. Raises as `build_index` does."""
-    if found := part.made_of.differs(replace(part.made_of, computed=dict(reader.computed))):
-        raise ConfigError(f"{part.folder}: was begun in another way: {'; '.join(found)}")
-    kept = KeptRows([part.rows_folder], rows_bytes)
-    saved, cost, blocks = time.monotonic(), 0.0, 0
+    folding = Folding(reader, part, rows_bytes, progress, checkpoints=checkpoints)
 
     def end(total: int) -> None:
         part.corpus_texts = total
@@ -164,26 +175,52 @@ def build_part(
     for chunk in chunks(
         texts, tokenise, reader.catalog.model, lambda number: number not in part.chunks and wanted(number), end
     ):
+        folding.fold(chunk)
+    if checkpoints:
+        part.save()
+
+
+class Folding:
+    """Folds chunks into a part, one after another."""
+
+    def __init__(
+        self, reader: ActivationReader, part: Part, rows_bytes: int, progress: Told | None, *, checkpoints: bool
+    ) -> None:
+        """Raises ConfigError for a part that was computed otherwise than `reader` does."""
+        expected = MadeOf.of(reader.catalog, part.made_of.cut, part.made_of.keeping, reader.computed)
+        if found := part.made_of.differs(expected):
+            raise ConfigError(f"{part.folder}: was begun in another way: {'; '.join(found)}")
+        self._reader = reader
+        self._part = part
+        self._kept = KeptRows([part.rows_folder], rows_bytes)
+        self._progress = progress
+        self._checkpoints = checkpoints
+        self._saved, self._cost, self._blocks = time.monotonic(), 0.0, 0
+        self._tokens = sum(part.lengths)
+
+    def fold(self, chunk: Chunk) -> None:
+        """Folds a chunk, from where the part's last checkpoint left it, and saves the part where it is time."""
+        part = self._part
         part.add_texts(chunk)
         for batch in chunk.batches(part.made_of.cut):
             if batch.number < part.batches:
                 continue
-            _fold_batch(reader, part, batch, kept if checkpoints or rows_bytes else None)
+            _fold_batch(self._reader, part, batch, self._kept)
             part.batches = batch.number + 1
-            blocks += len(batch.blocks)
-            if progress is not None:
-                progress(Progress(len(part.texts), blocks, sum(part.lengths)))
-            if checkpoints and time.monotonic() - saved > max(CHECKPOINT_SECONDS, CHECKPOINT_SHARE * cost):
+            self._blocks += len(batch.blocks)
+            self._tokens += len(batch.ids)
+            if self._progress is not None:
+                self._progress(Progress(len(part.texts), self._blocks, self._tokens))
+            due = max(CHECKPOINT_SECONDS, CHECKPOINT_SHARE * self._cost)
+            if self._checkpoints and time.monotonic() - self._saved > due:
                 began = time.monotonic()
                 part.save()
-                saved = time.monotonic()
-                cost = saved - began
+                self._saved = time.monotonic()
+                self._cost = self._saved - began
         for state in part.sources:
             close_text(state)
         part.end_chunk(chunk.number)
         part.spill()
-    if checkpoints:
-        part.save()
 
 
 def merge_parts(
@@ -198,12 +235,24 @@ def merge_parts(
 
     Raises ConfigError for parts made of different things, a chunk that comes twice or is missing.
     """
+    where: dict[int, Path] = {}
+    for part in parts:
+        if twice := part.chunks & where.keys():
+            raise ConfigError(
+                f"{part.folder}: chunk {min(twice)} is in {where[min(twice)]} too ({len(twice)} in all): "
+                "give each shard once"
+            )
+        where |= dict.fromkeys(part.chunks, part.folder)
     expected = MadeOf.of(reader.catalog, parts[0].made_of.cut, parts[0].made_of.keeping, reader.computed)
     if found := expected.differs(parts[0].made_of):
         raise ConfigError(f"{parts[0].folder}: was made of something else than what is configured: {'; '.join(found)}")
     with StoreWriter(out) as writer, naming_errors(out):
         whole = Part(parts[0].made_of, writer.passing())
         for part in parts:
+            if found := parts[0].made_of.differs(part.made_of):
+                raise ConfigError(
+                    f"{part.folder}: was made of something else than {parts[0].folder}: {'; '.join(found)}"
+                )
             whole.take_in(part)
         _finish(reader, parts, whole, piece, 0, writer, progress)
     return RecordStore.open(out)
@@ -246,7 +295,7 @@ def _finish(
     )
 
 
-def _fold_batch(reader: ActivationReader, part: Part, batch: Batch, kept: KeptRows | None) -> None:
+def _fold_batch(reader: ActivationReader, part: Part, batch: Batch, kept: KeptRows) -> None:
     # For every source alike, whatever it reads before a text: there is one count of text tokens.
     bos_id = reader.catalog.model.bos_id
     counts = np.ones(len(batch.ids), np.bool_) if bos_id is None else batch.ids != bos_id
@@ -258,10 +307,8 @@ def _fold_batch(reader: ActivationReader, part: Part, batch: Batch, kept: KeptRo
     for rank, rows in _checked(reader, batch):
         fold(part.sources[rank], rows, batch, counts)
         sample(part.sample, rank, reader.catalog.sources[rank].kind, rows, rows_that_count[chosen])
-        if kept is not None:
-            rows_of[rank] = rows
-    if kept is not None:
-        kept.put(batch.chunk, batch.number, rows_of)
+        rows_of[rank] = rows
+    kept.put(batch.chunk, batch.number, rows_of)
     if part.sample.is_full():
         part.sample.cut()
     part.tokens += int(counts.sum())

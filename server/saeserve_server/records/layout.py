@@ -30,10 +30,10 @@ Of each source, in SOURCE/, with n features:
                                    those of records, and at most 20 more
     top_offsets.npy                [n + 1] where each feature's top tokens begin in
     top_tokens.npy                 [top tokens] peak tokens of the records by count, then maximum, then id; at most 20
-    sketch_offsets.npy, sketch.npy [n + 1], [entries] smallest hashes of positions on which the feature fires; at most 128
+    sketch_offsets.npy, sketch.npy [n + 1], [entries] smallest hashes of positions on which it fires; at most 128
     active_keys.npy                [places] peaks of records, samples and near misses, ascending: text · 2^32 + position
     active_offsets.npy             [places + 1] where each one's latents begin in
-    active.npy                     [latents] those that fire most there, the strongest first; at most 16; none of neurons
+    active.npy                     [latents] those that fire most there, the strongest first; at most 16, no neurons
     firing_offsets.npy, firing.npy [sampled + 1], [entries] latents that fire on each sampled position, or of neurons
     firing_bits.npy                [sampled, n / 8 rounded up] a bit for each, the lowest first
 
@@ -188,7 +188,9 @@ class Manifest:
         text by text, which are whole numbers.
         """
         body = self._body()
-        del body["tokens"], body["made_of"]["model"], body["made_of"]["computed"]  # a name is what it is called, here
+        made_of = body["made_of"]
+        del body["tokens"], made_of["model"], made_of["computed"]  # a name is what it is called, here
+        made_of["cut"] = made_of["cut"]["context"]  # batches move last bits, too
         body["files"] = [self.files[f"{name}.npy"].sha256 for name in (TOKENS, TEXT_OFFSETS)]
         return _digest(body)
 

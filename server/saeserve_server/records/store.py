@@ -36,8 +36,8 @@ _LEAST_BYTES: Final = 128
 """Of an array's file: its header."""
 
 _READ_AHEAD: Final = frozenset(["fires", "maxima", "record_offsets", "top_offsets", "text_offsets"])
-"""Files that every search or look-up reads. Of the others a look-up reads a few pages: the system must not read ahead of
-those (it made first look-ups cost 30 ms instead of 2)."""
+"""Files that every search or look-up reads. Of the others a look-up reads a few pages: the system must not read ahead
+of those (it made first look-ups cost 30 ms instead of 2)."""
 
 _ATTEMPTS: Final = 10
 """An index may be replaced while it is opened: then what was opened is of two indexes, and opening begins anew."""
@@ -150,9 +150,9 @@ class RecordStore:
         self._surprisals: dict[str, Surprisal] = {}
         self._arrays = {
             source.id: {
-                name: files[path]
+                name: files[file]
                 for name in layout.SOURCE_FILES
-                if (path := layout.source_file(source.id, name)) in files
+                if (file := layout.source_file(source.id, name)) in files
             }
             for source in manifest.sources
         }
@@ -286,14 +286,14 @@ class RecordStore:
         return int(end - begin)
 
     def records(self, source_id: str, index: int, offset: int = 0, count: int = 10) -> list[Record]:
-        """At most `count` records of the feature from the `offset`-th on: by maximum falling, then a hash of the block's
-        content, then text and position."""
+        """At most `count` records of the feature from the `offset`-th on: by maximum falling, then a hash of the
+        block's content, then text and position."""
         begin, end = self._feature(source_id, index)["record_offsets"][index : index + 2].tolist()
         first = min(begin + max(offset, 0), end)
         return self._windows(source_id, index, "records", first, min(first + max(count, 0), end))
 
     def sample(self, source_id: str, index: int) -> list[Record]:
-        """Of each power of two some of the blocks whose largest activation lies in it, at random, the strongest first."""
+        """Of each power of two some of the blocks whose maximum lies in it, at random, the strongest first."""
         begin, end = self._feature(source_id, index)["sample_offsets"][index : index + 2].tolist()
         weights = self._arrays[source_id]["sample_weights"][begin:end].tolist()
         records = self._windows(source_id, index, "samples", begin, end)
@@ -309,9 +309,15 @@ class RecordStore:
         arrays = self._feature(source_id, index)
         begin, end = arrays["peak_offsets"][index : index + 2].tolist()
         rows = arrays["peaks"][begin:end]
-        counts = {name: rows[name].astype(np.int64) for name in ("blocks", "folded_blocks")}
-        peaks = {name: rows[name].copy() for name in ("least", "most", "folded_least", "folded_most")}
-        return PeakCounts(ids=rows["id"].copy(), **counts, **peaks)
+        return PeakCounts(
+            ids=rows["id"].copy(),
+            blocks=rows["blocks"].astype(np.int64),
+            least=rows["least"].copy(),
+            most=rows["most"].copy(),
+            folded_blocks=rows["folded_blocks"].astype(np.int64),
+            folded_least=rows["folded_least"].copy(),
+            folded_most=rows["folded_most"].copy(),
+        )
 
     def text_ids(self, text: int) -> IdArray:
         """Token ids of an indexed text. Raises IndexError."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Final
 
@@ -19,7 +20,7 @@ from saeserve_server.records.made_of import Cut
 IntArray = npt.NDArray[np.int64]
 
 OCCURRENCES: Final = 16
-"""Of every token of the vocabulary so many places in the corpus, those of smallest hash, are looked at for near misses."""
+"""Of every token of the vocabulary so many places in the corpus are looked at for near misses, by their hashes."""
 _TOKENS_AT_ONCE: Final = 1 << 20
 
 
@@ -68,7 +69,7 @@ class CorpusMap:
         first = number * CHUNK_TEXTS
         bounds = self.offsets[first : first + CHUNK_TEXTS + 1].tolist()
         ids = self.ids[bounds[0] : bounds[-1]].tolist()
-        texts = [ids[begin - bounds[0] : end - bounds[0]] for begin, end in zip(bounds, bounds[1:], strict=False)]
+        texts = [ids[begin - bounds[0] : end - bounds[0]] for begin, end in itertools.pairwise(bounds)]
         return Chunk(number, first, texts)
 
     def batch(self, place: int) -> Batch:
@@ -78,7 +79,8 @@ class CorpusMap:
 
     def token(self, text: npt.NDArray[np.uint32], position: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
         """[n] the token at a position of each text."""
-        return self.ids[self.offsets[text] + position]
+        found: npt.NDArray[np.uint32] = self.ids[self.offsets[text] + position]
+        return found
 
     def place(self, text: npt.NDArray[np.uint32], position: npt.NDArray[np.uint32]) -> tuple[IntArray, ...]:
         """[n] of each token: the place of its batch, its row there, first row and end of its block."""

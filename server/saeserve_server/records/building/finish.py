@@ -114,7 +114,11 @@ class _Source:
 def _choose(state: SourceState, corpus: CorpusMap, occurrences: Best, kind: Kind) -> _Chosen:
     rows = state.candidates.cut()
     records = np.empty(len(rows), layout.RECORD)
-    records["text"], records["position"], records["value"] = rows["text"], rows["position"], candidate_values(rows["key"])
+    records["text"], records["position"], records["value"] = (
+        rows["text"],
+        rows["position"],
+        candidate_values(rows["key"]),
+    )
     feature = state.candidates.owner()
     top = count_peaks(feature, corpus.token(rows["text"], rows["position"]), records["value"], state.n_features)
 
@@ -135,7 +139,7 @@ def _choose(state: SourceState, corpus: CorpusMap, occurrences: Best, kind: Kind
 
 
 def _near(top: tuple[IntArray, npt.NDArray[Any]], occurrences: Best) -> tuple[npt.NDArray[Any], IntArray]:
-    """Of every feature the sampled occurrences of its usual tokens, by hash: whether it fires there is not known yet."""
+    """Of every feature the sampled occurrences of its usual tokens, by hash: it is not known yet whether it fires."""
     offsets, tokens = top
     owner = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
     usual = np.arange(len(tokens)) - offsets[owner] < USUAL_TOKENS
@@ -220,10 +224,10 @@ def _write_places(source: _Source, chosen: _Chosen, n_features: int, most_near: 
     source.write("window_values", windows.value[entry])
 
     shown = np.concatenate([chosen.records, chosen.samples, near])
-    keys = np.unique(place_key(shown["text"], shown["position"])) if chosen.wants.with_active else np.zeros(0, np.uint64)
+    keys = (
+        np.unique(place_key(shown["text"], shown["position"])) if chosen.wants.with_active else np.zeros(0, np.uint64)
+    )
     offsets, latents = chosen.wants.active(keys)
     source.write("active_keys", keys)
     source.write("active_offsets", offsets)
     source.write("active", latents)
-
-

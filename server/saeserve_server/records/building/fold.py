@@ -85,8 +85,8 @@ def _dense_peaks(rows: FloatArray, counts: npt.NDArray[np.bool_], begins: IntArr
     for block, begin in enumerate(begins[:-1].tolist()):
         row[block] = begin + values[begin : begins[block + 1]].argmax(0)
     most = np.take_along_axis(values, row, 0)
-    feature, block = np.nonzero(most.T > 0)
-    return _Peaks(feature, block, row[block, feature], most[block, feature])
+    features, blocks = np.nonzero(most.T > 0)
+    return _Peaks(features, blocks, row[blocks, features], most[blocks, features])
 
 
 def _keep(state: SourceState, peaks: _Peaks, batch: Batch, blocks: slice, first_row: int) -> None:

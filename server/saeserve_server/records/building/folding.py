@@ -19,12 +19,16 @@ class Folds:
         """`pieces` [vocabulary] are what tokens stand for; empty ones are of no text."""
         numbers = dict[str, int]()
         self._numbers = np.array(
-            [numbers.setdefault(folded, place) if (folded := fold(piece)) else place for place, piece in enumerate(pieces)]
+            [
+                numbers.setdefault(folded, place) if (folded := fold(piece)) else place
+                for place, piece in enumerate(pieces)
+            ]
         )
 
     def of(self, ids: npt.NDArray[Any]) -> IntArray:
         """[n] the number of each token."""
-        return self._numbers[ids]
+        numbers: IntArray = self._numbers[ids]
+        return numbers
 
 
 def fold_counts(

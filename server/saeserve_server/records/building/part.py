@@ -56,6 +56,16 @@ class Part:
         """Number and tokens of each text in it, in the order of `texts.bin`."""
         self._state = 0
 
+    @staticmethod
+    def clear(folder: Path) -> None:
+        """Removes a part that was killed before it was saved. Raises ConfigError for a folder that holds else."""
+        if folder.exists():
+            if {path.name for path in folder.iterdir()} - {"rows", "runs", _TEXTS}:
+                raise ConfigError(
+                    f"{folder}: exists and is not a part of an index: choose another place, or move it away"
+                )
+            shutil.rmtree(folder)
+
     @property
     def rows_folder(self) -> Path:
         """Where rows are kept."""
@@ -70,6 +80,8 @@ class Part:
 
     def add_texts(self, chunk: Chunk) -> None:
         """Writes the tokens of a chunk, before its first batch is folded."""
+        if self.batches:  # they are there
+            return
         with (self.folder / _TEXTS).open("ab") as file:
             for place, ids in enumerate(chunk.texts):
                 file.write(np.array(ids, "<u4").tobytes())
@@ -157,14 +169,7 @@ class Part:
         return np.memmap(path, "<u4", "r") if path.stat().st_size else np.zeros(0, np.uint32)
 
     def take_in(self, other: Part) -> None:
-        """Adds a part of other chunks, whose peak tables' runs stay where they are. Raises ConfigError for a part made
-        of something else, and for a chunk that is in both."""
-        if found := self.made_of.differs(other.made_of):
-            raise ConfigError(f"{other.folder}: was made of something else than {self.folder}: {'; '.join(found)}")
-        if twice := self.chunks & other.chunks:
-            raise ConfigError(
-                f"{other.folder}: chunk {min(twice)} is in {self.folder} too ({len(twice)} in all): give each shard once"
-            )
+        """Adds a part of other chunks, made of the same; its peak tables' runs stay where they are."""
         for mine, theirs in zip(self.sources, other.sources, strict=True):
             mine.take_in(theirs.arrays())
             mine.peaks.runs += theirs.peaks.runs
@@ -226,5 +231,3 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-

@@ -139,9 +139,7 @@ class Sample:
         offsets = np.cumsum([0, *map(len, found)])
         return offsets, np.concatenate(found) if found else np.zeros(0, np.uint32)
 
-    def take_in(
-        self, rows: npt.NDArray[Any], firing: Sequence[tuple[npt.NDArray[np.int64], npt.NDArray[Any]]]
-    ) -> None:
+    def take_in(self, rows: npt.NDArray[Any], firing: Sequence[tuple[npt.NDArray[np.int64], npt.NDArray[Any]]]) -> None:
         """Adds the sample of other chunks."""
         mine = rows.copy()
         mine["number"] = self._next + np.arange(len(rows))
