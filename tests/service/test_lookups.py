@@ -46,8 +46,8 @@ def test_pages_cover_every_record_once_whatever_their_size(demo: saeserve.Client
 @pytest.mark.parametrize("feature", FEATURES)
 def test_records_fall_and_their_windows_are_as_described(demo: saeserve.Client, feature: str) -> None:
     answer = demo.top_activations(feature, page_size=100)
-    keys = [(-record.max_activation, record.text_index, record.text_position) for record in answer]
-    assert keys == sorted(keys)
+    values = [record.max_activation for record in answer]
+    assert values == sorted(values, reverse=True)
     assert str(answer.feature.name) == feature
     for record in answer:
         assert len(record.tokens) == len(record.activations)
@@ -124,9 +124,11 @@ def test_statistics_fit_together(demo: saeserve.Client) -> None:
         assert index is not None
         assert statistics.tokens == index.tokens
         assert statistics.density == pytest.approx(statistics.fires / statistics.tokens)
+        assert 0 < statistics.fires_in_texts <= statistics.blocks <= statistics.fires
+        assert statistics.texts == index.texts
         assert sum(cell.count for cell in statistics.histogram) == statistics.fires
-        assert all(cell.upper == 2 * cell.lower for cell in statistics.histogram)
-        assert all(before.upper == after.lower for before, after in pairwise(statistics.histogram))
+        assert all(1 < cell.upper / cell.lower <= 1.125 for cell in statistics.histogram)
+        assert all(before.upper <= after.lower for before, after in pairwise(statistics.histogram))
         assert statistics.histogram[0].count > 0
         assert statistics.histogram[-1].lower <= statistics.max_activation < statistics.histogram[-1].upper
         assert 0 < statistics.mean_activation <= statistics.max_activation

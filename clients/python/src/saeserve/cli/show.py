@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,7 @@ from saeserve.answers.compare import Comparison
 from saeserve.answers.contrast import Contrast
 from saeserve.answers.match_table import MatchTable
 from saeserve.answers.similar import SimilarFeatures
+from saeserve.answers.types import HistogramBin
 from saeserve.cli.screen import Screen, facts, milliseconds, number, percent
 from saeserve.cli.shading import column as cell
 from saeserve.cli.shading import label
@@ -123,14 +126,26 @@ def _feature(result: results.FeatureInfo, screen: Screen) -> None:
         return
     share = percent(statistics.density)
     rows.append(("fires on", f"{statistics.fires:,} of {statistics.tokens:,} tokens ({share})"))
+    if statistics.texts:
+        texts = f"{statistics.fires_in_texts:,} of {statistics.texts:,} texts"
+        rows.append(("in", f"{texts}, in {statistics.blocks:,} blocks of them"))
     rows.append(("activation", f"mean {number(statistics.mean_activation)}, max {number(statistics.max_activation)}"))
     if statistics.top_tokens:
         rows.append(("peaks on", "  ".join(f"{label(t.token)} ({t.count})" for t in statistics.top_tokens)))
     screen.pairs(rows)
-    most = max((bin_.count for bin_ in statistics.histogram), default=0)
-    for bin_ in statistics.histogram:
-        bar = "#" * max(1 if bin_.count else 0, round(_BAR * bin_.count / most))
-        screen.line(f"  {bin_.lower:>10.4g} to {bin_.upper:<10.4g} {bar:<{_BAR}} {bin_.count:,}")
+    powers = _by_power(statistics.histogram)
+    most = max((count for _, count in powers), default=0)
+    for power, count in powers:
+        bar = "#" * max(1, round(_BAR * count / most))
+        screen.line(f"  {2.0**power:>10.4g} to {2.0 ** (power + 1):<10.4g} {bar:<{_BAR}} {count:,}")
+
+
+def _by_power(histogram: Sequence[HistogramBin]) -> list[tuple[int, int]]:
+    """Powers of two of a finer histogram, ascending, with how many activations lie in each; the empty are left out."""
+    counts: Counter[int] = Counter()
+    for bin_ in histogram:
+        counts[math.frexp(bin_.lower or bin_.upper)[1] - 1] += bin_.count
+    return sorted((power, count) for power, count in counts.items() if count)
 
 
 def _sources(result: results.SourceList, screen: Screen) -> None:
