@@ -21,7 +21,7 @@ Layers: TypeAlias = Number | str | range | Iterable[Number | str | range] | Numb
 Features: TypeAlias = FeatureLike | Iterable[FeatureLike] | None
 Sort: TypeAlias = str | Number | Iterable[str | Number] | Numbers
 
-_KINDS = {
+KINDS = {
     "latent": [wire.FEATURE_KIND_LATENT],
     "neuron": [wire.FEATURE_KIND_NEURON],
     "all": [wire.FEATURE_KIND_LATENT, wire.FEATURE_KIND_NEURON],
@@ -111,9 +111,9 @@ def kinds(values: Kinds) -> list[wire.FeatureKind.ValueType]:
     chosen: list[wire.FeatureKind.ValueType] = []
     for value in _several(values, isinstance(values, str), "kinds"):
         name = text(value, "a kind").lower()
-        if name not in _KINDS:
-            raise ValueError(f"kind {str(value)!r} is none of {', '.join(_KINDS)}")
-        chosen += [kind for kind in _KINDS[name] if kind not in chosen]
+        if name not in KINDS:
+            raise ValueError(f"kind {str(value)!r} is none of {', '.join(KINDS)}")
+        chosen += [kind for kind in KINDS[name] if kind not in chosen]
     return chosen
 
 
