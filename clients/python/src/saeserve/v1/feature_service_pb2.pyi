@@ -1009,7 +1009,7 @@ Global___TopActivationsRequest: _TypeAlias = TopActivationsRequest  # noqa: Y015
 @_typing.final
 class TopActivationsResponse(_message.Message):
     """Where a feature fires most. Records fall by largest activation; equal ones by a hash of their blocks, then by text and
-    position.
+    position. Those of RECORD_GROUP_RANDOM come in the order in which they were drawn.
     """
 
     DESCRIPTOR: _descriptor.Descriptor

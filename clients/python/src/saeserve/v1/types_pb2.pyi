@@ -177,7 +177,9 @@ class _RecordGroupEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RecordGro
     RECORD_GROUP_QUANTILES: _RecordGroup.ValueType  # 2
     """A sample of all activations by size: in each power of two some blocks at random, the strongest first."""
     RECORD_GROUP_RANDOM: _RecordGroup.ValueType  # 3
-    """A sample at random of all blocks in which the feature fires."""
+    """The same sample in an order drawn by what each stands for: the first is any block in which the feature fires, all with
+    the same chance, the next one of those left. Always the same order.
+    """
     RECORD_GROUP_NEAR_MISSES: _RecordGroup.ValueType  # 4
     """Occurrences of one of the feature's usual tokens at which it does not fire."""
 
@@ -191,7 +193,9 @@ RECORD_GROUP_TOP: RecordGroup.ValueType  # 1
 RECORD_GROUP_QUANTILES: RecordGroup.ValueType  # 2
 """A sample of all activations by size: in each power of two some blocks at random, the strongest first."""
 RECORD_GROUP_RANDOM: RecordGroup.ValueType  # 3
-"""A sample at random of all blocks in which the feature fires."""
+"""The same sample in an order drawn by what each stands for: the first is any block in which the feature fires, all with
+the same chance, the next one of those left. Always the same order.
+"""
 RECORD_GROUP_NEAR_MISSES: RecordGroup.ValueType  # 4
 """Occurrences of one of the feature's usual tokens at which it does not fire."""
 Global___RecordGroup: _TypeAlias = RecordGroup  # noqa: Y015
@@ -211,11 +215,15 @@ class _DiversityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Diversity.V
     DIVERSITY_FOLDED_TOKEN: _Diversity.ValueType  # 3
     """One for each peak token, whatever its case and the space around it."""
     DIVERSITY_PHRASE: _Diversity.ValueType  # 4
-    """Of the same peak token but for case and space, and alike in the three tokens either side: overlap of their n-grams."""
+    """Of the same peak token but for case and space, and alike in it and the three tokens either side: overlap (Jaccard) of
+    their 1- to 3-grams.
+    """
     DIVERSITY_SENTENCE: _Diversity.ValueType  # 5
-    """Of the same peak token but for case and space, and alike in the window: overlap of its n-grams."""
+    """Of the same peak token but for case and space, and alike in the window: overlap of its 1- to 3-grams."""
     DIVERSITY_TEXT: _Diversity.ValueType  # 6
-    """Of the same peak token but for case and space, and from texts that are alike."""
+    """Of the same peak token but for case and space, and from texts that are alike: overlap of the 3-grams of their first
+    512 tokens.
+    """
     DIVERSITY_SEMANTIC: _Diversity.ValueType  # 7
     """Alike in what else is active at the peak: overlap of the 16 strongest latents of the same source. Folds different
     tokens.
@@ -233,11 +241,15 @@ DIVERSITY_TOKEN: Diversity.ValueType  # 2
 DIVERSITY_FOLDED_TOKEN: Diversity.ValueType  # 3
 """One for each peak token, whatever its case and the space around it."""
 DIVERSITY_PHRASE: Diversity.ValueType  # 4
-"""Of the same peak token but for case and space, and alike in the three tokens either side: overlap of their n-grams."""
+"""Of the same peak token but for case and space, and alike in it and the three tokens either side: overlap (Jaccard) of
+their 1- to 3-grams.
+"""
 DIVERSITY_SENTENCE: Diversity.ValueType  # 5
-"""Of the same peak token but for case and space, and alike in the window: overlap of its n-grams."""
+"""Of the same peak token but for case and space, and alike in the window: overlap of its 1- to 3-grams."""
 DIVERSITY_TEXT: Diversity.ValueType  # 6
-"""Of the same peak token but for case and space, and from texts that are alike."""
+"""Of the same peak token but for case and space, and from texts that are alike: overlap of the 3-grams of their first
+512 tokens.
+"""
 DIVERSITY_SEMANTIC: Diversity.ValueType  # 7
 """Alike in what else is active at the peak: overlap of the 16 strongest latents of the same source. Folds different
 tokens.
@@ -846,7 +858,9 @@ class ActivationRecord(_message.Message):
     is_lower_bound: _builtins.bool
     """Whether it may stand for more than that."""
     least_activation: _builtins.float
-    """The smallest and the largest of the activations that it stands for."""
+    """The smallest and the largest of the activations that it stands for. In a sample the bounds of its power of two, the
+    upper at most the feature's largest activation.
+    """
     most_activation: _builtins.float
     """See `least_activation`."""
     @_builtins.property
