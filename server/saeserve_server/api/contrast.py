@@ -32,7 +32,7 @@ from saeserve_server.serving.serving import Serving
 
 Requests = AsyncIterator[service.ContrastRequest]
 
-READ_BYTES = 32 * 1024 * 1024
+READ_BYTES = 16 * 1024 * 1024
 """Of activations that are read at a time, one text at least."""
 SPARSE_ROW_BYTES = 4096
 """What a row of an SAE source is taken to need."""

@@ -25,9 +25,9 @@ LEAST_TEXTS = 5
 BIN_SHIFT = 20
 """Bits of a float32 that a bin leaves out: what is left are sign, exponent and three bits of the significand."""
 BIN_BITS = 12
-MOST_CELLS = 2**21
-"""Counts of the histograms that are held; at more, bins are joined by twos."""
-PENDING = 2**19
+MOST_CELLS = 2**19
+"""Counts of the histograms that are held, or two a feature; at more, bins are joined by twos."""
+PENDING = 2**18
 """Maxima that are gathered before they are counted."""
 CELL_BYTES = 40
 """Of a count while it is brought together with others."""
@@ -87,7 +87,7 @@ class Tally:
         self.texts = [0, 0]
         self.fires = np.zeros((2, count), dtype=np.uint32)
         self.largest = np.zeros((2, count), dtype=np.float32)
-        self._most = max(most_cells, 4 * count)
+        self._most = max(most_cells, 2 * count)
         self._coarser = 0
         self._cells = np.zeros(0, dtype=np.int64)  # (side, feature, bin) as one number, ascending
         self._counts = np.zeros(0, dtype=np.int64)
@@ -174,12 +174,12 @@ class Tally:
     def _histogram(self, row: int) -> tuple[IntArray, IntArray]:
         """The bins of a side's feature that are not empty, ascending, and their counts."""
         begin, end = np.searchsorted(self._cells, [row << BIN_BITS, (row + 1) << BIN_BITS])
-        return self._cells[begin:end], self._counts[begin:end]
+        return self._cells[begin:end] & ((1 << BIN_BITS) - 1), self._counts[begin:end]
 
 
 def tally_bytes(features: int) -> int:
     """Memory that a tally takes at most."""
-    return FEATURE_BYTES * features + CELL_BYTES * (max(MOST_CELLS, 4 * features) + PENDING)
+    return FEATURE_BYTES * features + CELL_BYTES * (max(MOST_CELLS, 2 * features) + PENDING)
 
 
 def fisher(a: IntArray, b: IntArray, texts_a: int, texts_b: int) -> DoubleArray:
