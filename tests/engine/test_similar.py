@@ -58,7 +58,7 @@ def directions(runner: BatchRunner, zoo_config: tuple[Path, Any]) -> dict[Side, 
 def weights(path: Path) -> tuple[torch.Tensor, torch.Tensor]:
     """float64 encoder and decoder of a file, a latent a row."""
     if path.suffix == ".pt":
-        state = torch.load(path, weights_only=True)
+        state = torch.load(path, weights_only=True)  # noqa: TID251 - weights only
         return state["encoder.weight"].double(), state["decoder.weight"].double().t()
     tensors = load_file(path / "sae_weights.safetensors")
     return tensors["W_enc"].double().t(), tensors["W_dec"].double()
