@@ -11,54 +11,69 @@ import numpy as np
 import pytest
 
 from saeserve_server.records import layout
-from saeserve_server.records.layout import IndexedSource, source_file
+from saeserve_server.records.layout import source_file
+from saeserve_server.records.made_of import Cut, Keeping, MadeOf
 from saeserve_server.records.store import RecordStore
 from saeserve_server.records.writer import StoreWriter
 
-SOURCES, FEATURES, RECORDS, TEXTS = 12, 32_768, 2, 1000
+SOURCES, FEATURES, RECORDS, TEXTS = 12, 32_768, 16, 1000
 
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory) -> Iterator[RecordStore]:
-    """Feature f of source s has maximum s + f / FEATURES, fires f + 1 times, and peaks on token f."""
+    """Feature f of source s has maximum s + f / FEATURES, fires f + 1 times, and has records that peak on token f and
+    that next to it in turn, in windows in which it is s throughout."""
     path: Path = tmp_path_factory.mktemp("large") / "index"
     features = np.arange(FEATURES)
-    records = np.zeros(FEATURES * RECORDS, layout.RECORD)
+    count = FEATURES * RECORDS
+    records = np.zeros(count, layout.RECORD)
     records["text"] = np.repeat(features, RECORDS) % TEXTS
-    records["length"], records["peak"] = 33, 16
+    records["position"] = 16 + np.arange(count) % 2
     top = np.zeros(FEATURES, layout.TOP_TOKEN)
     top["id"], top["count"] = features, RECORDS
-    histogram = np.zeros((FEATURES, layout.BINS), np.int64)
-    histogram[:, 20] = features + 1
+    coarse = np.zeros(FEATURES, layout.COARSE)
+    peaks = np.zeros(FEATURES, layout.PEAK_TOKEN)
+    peaks["id"], peaks["blocks"], peaks["folded_blocks"] = features, RECORDS, RECORDS
+    none, each = np.zeros(FEATURES + 1, np.int64), np.arange(FEATURES + 1)
     with StoreWriter(path) as writer:
-        writer.write(layout.TOKENS, np.arange(TEXTS * 33, dtype=np.uint32))
-        writer.write(layout.TEXT_OFFSETS, np.arange(TEXTS + 1) * 33)
+        writer.write(f"{layout.TOKENS}.npy", np.arange(TEXTS * 33, dtype=np.uint32))
+        writer.write(f"{layout.TEXT_OFFSETS}.npy", np.arange(TEXTS + 1) * 33)
+        writer.write(f"{layout.SAMPLED}.npy", np.zeros(0))
         for rank in range(SOURCES):
             maxima = rank + features / FEATURES
-            records["maximum"], top["maximum"] = np.repeat(maxima, RECORDS), maxima
+            records["value"], top["maximum"] = np.repeat(maxima, RECORDS), maxima
             arrays = {
                 "fires": features + 1,
-                "sums": 2.0 * (features + 1),
+                "blocks": np.full(FEATURES, RECORDS),
+                "texts": np.ones(FEATURES),
+                "means": np.full(FEATURES, 2.0),
                 "maxima": maxima,
-                "histogram": histogram,
-                "record_offsets": np.arange(FEATURES + 1) * RECORDS,
+                "histogram_offsets": each,
+                "histogram_bins": np.full(FEATURES, 1024),
+                "histogram_counts": features + 1,
+                "coarse_offsets": each,
+                "coarse": coarse,
+                "record_offsets": each * RECORDS,
                 "records": records,
-                "windows": np.full((len(records), layout.SPAN), rank, np.float32),
-                "top_offsets": np.arange(FEATURES + 1),
+                "window_offsets": np.arange(count + 1) * 3,
+                "window_places": np.tile(np.array([0, 15, 16]), count),
+                "window_values": np.full(count * 3, rank, np.float32),
+                "peak_offsets": each,
+                "peaks": peaks,
+                "top_offsets": each,
                 "top_tokens": top,
+                "active_keys": np.arange(TEXTS) << 32 | 16,
+                "active_offsets": np.arange(TEXTS + 1) * 16,
+                "active": np.arange(TEXTS * 16),
+                "firing_offsets": np.zeros(1),
             }
-            for name, array in arrays.items():
-                writer.write(source_file(f"{rank}-big", name), array)
-        writer.commit(
-            model_name="big",
-            model_revision="r",
-            context=128,
-            records_per_feature=RECORDS,
-            kernel="cpu float32",
-            texts=TEXTS,
-            tokens=TEXTS * 33,
-            sources=tuple(IndexedSource(f"{rank}-big", "r", FEATURES) for rank in range(SOURCES)),
-        )
+            for name in layout.SOURCE_FILES:
+                if name != "firing_bits":
+                    empty = none if name.endswith("_offsets") else np.zeros(0, layout.SOURCE_FILES[name])
+                    writer.write(source_file(f"{rank}-big", name), arrays.get(name, empty))
+        sources = tuple((f"{rank}-big", "r", FEATURES) for rank in range(SOURCES))
+        cut, keeping = Cut(128, 2048, 64), Keeping(records=RECORDS)
+        writer.commit(MadeOf("big", "r", "cpu float32", cut, keeping, sources, {}), TEXTS, TEXTS * 33)
     yield RecordStore.open(path)
     shutil.rmtree(path)
 
@@ -80,10 +95,11 @@ def test_every_look_up_finds_its_feature(store):
         assert (statistics.fires, statistics.mean) == (index + 1, 2.0)
         assert statistics.maximum == np.float32(rank + index / FEATURES)
         assert store.usual_tokens(source_id, index).ids.tolist() == [index]
-        first, second = store.records(source_id, index)
+        first, second = store.records(source_id, index, 0, 2)
         assert first.text_index == second.text_index == index % TEXTS
         assert first.token_ids[0] == index % TEXTS * 33
-        assert set(first.activations.tolist()) == {rank}
+        assert first.activations[[0, 15, 16]].tolist() == [rank] * 3
+        assert first.active.tolist() == list(range(index % TEXTS * 16, index % TEXTS * 16 + 16))
 
 
 def test_what_a_look_up_costs_is_printed(store):

@@ -81,13 +81,12 @@ class Failing(FakeReader):
 @pytest.mark.parametrize("every", [1, 4])
 def test_a_build_that_is_killed_again_and_again_goes_on_where_it_was_saved(whole, tmp_path, monkeypatch, every):
     reader = Failing(n_features=6, model=with_context(30))
-    monkeypatch.setattr("saeserve_server.records.builder.CHECKPOINT_SECONDS", 0)
     monkeypatch.setattr("saeserve_server.records.builder.CHECKPOINT_SHARE", 0)
     work, runs = tmp_path / "work", 0
     for runs in itertools.count(1):
         reader.left = every * 9 + runs
         try:
-            store = build_index(reader, tokenise, TEXTS, tmp_path / "index", settings=SETTINGS, work=work)
+            store = build_index(reader, tokenise, TEXTS, tmp_path / "index", settings=SETTINGS, work=work, checkpoint=0)
             break
         except KilledError:
             assert not (tmp_path / "index").exists()
@@ -98,14 +97,15 @@ def test_a_build_that_is_killed_again_and_again_goes_on_where_it_was_saved(whole
 def test_a_text_that_runs_over_many_checkpoints_is_one_text(tmp_path, monkeypatch):
     long = ["".join(random.Random(3).choice("bcdefgh") for _ in range(3000)), "bcd"]
     one = build_index(READER, tokenise, long, tmp_path / "one", settings=SETTINGS)
-    monkeypatch.setattr("saeserve_server.records.builder.CHECKPOINT_SECONDS", 0)
     monkeypatch.setattr("saeserve_server.records.builder.CHECKPOINT_SHARE", 0)
     reader = Failing(n_features=6, model=with_context(30))
     reader.left = 5
     with pytest.raises(KilledError):
-        build_index(reader, tokenise, long, tmp_path / "other", settings=SETTINGS, work=tmp_path / "work")
+        build_index(reader, tokenise, long, tmp_path / "other", settings=SETTINGS, work=tmp_path / "work", checkpoint=0)
     reader.left = 1000
-    other = build_index(reader, tokenise, long, tmp_path / "other", settings=SETTINGS, work=tmp_path / "work")
+    other = build_index(
+        reader, tokenise, long, tmp_path / "other", settings=SETTINGS, work=tmp_path / "work", checkpoint=0
+    )
     assert other.content == one.content
     assert max(other.statistics("0-fake", feature).texts for feature in range(6)) == 2
 

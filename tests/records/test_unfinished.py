@@ -23,17 +23,18 @@ from saeserve_server.records.writer import CannotWrite, StoreWriter
 def building(place: Path, run: str = "build()") -> Iterator[subprocess.Popen[str]]:
     """Another process in the midst of a build, run as a command or otherwise."""
     code = textwrap.dedent("""
-        import pathlib, sys, time
-        from saeserve_server.commands import index, main
+        import numpy, pathlib, sys, time
+        from saeserve_server.commands import main
+        from saeserve_server.commands.index import command
         from saeserve_server.records.writer import StoreWriter
 
         def build(options=None):
             with StoreWriter(pathlib.Path(sys.argv[1])) as writer:
-                writer.file("tokens.bin")
+                writer.write("tokens.npy", numpy.zeros(3))
                 print(writer.folder.name, flush=True)
                 time.sleep(60)
 
-        index.run_build = build
+        command.run_build = build
     """)
     with subprocess.Popen([sys.executable, "-c", code + run, place], stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout is not None
@@ -112,11 +113,9 @@ def test_a_place_that_cannot_be_written_to_is_told_from_one_that_is_wrong(tmp_pa
         pass
     assert not isinstance(caught.value, CannotWrite)
     with StoreWriter(tmp_path / "index") as writer:
-        full = writer.file("tokens.bin")
-        full._file.close()
-        full._file = Path("/dev/full").open("wb", buffering=0)  # noqa: SIM115
+        (writer.folder / "tokens.npy").symlink_to("/dev/full")
         with pytest.raises(CannotWrite, match="No space left"):
-            full.append(np.zeros(4, np.uint32))
+            writer.write("tokens.npy", np.zeros(4, np.uint32))
     assert names(tmp_path) == ["file"]
 
 

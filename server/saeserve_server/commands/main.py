@@ -11,8 +11,9 @@ from typing import NoReturn
 
 import saeserve_server
 from saeserve.cli import streams
-from saeserve_server.commands import check, completion, index, records, sources, start
+from saeserve_server.commands import check, completion, records, sources, start
 from saeserve_server.commands.fetch import command as fetch
+from saeserve_server.commands.index import command as index
 from saeserve_server.commands.signals import cleared_up
 from saeserve_server.errors import ConfigError, printable
 

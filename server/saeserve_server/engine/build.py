@@ -11,21 +11,24 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from saeserve_server.catalog import Catalog
 from saeserve_server.config import Config
 from saeserve_server.engine.memory import WORKING_BYTES, free_host_bytes, memory_plan
 from saeserve_server.engine.runner import BatchRunner
 from saeserve_server.errors import ConfigError
-from saeserve_server.kernels.chooser import AUTO, Chooser
+from saeserve_server.kernels.chooser import AUTO, SMALL, Chooser
 from saeserve_server.models.load import load_model, outline
 from saeserve_server.models.loaded import LoadedModel
 from saeserve_server.models.locate import DEMO_FOLDER
-from saeserve_server.records.builder import build_index
+from saeserve_server.records.builder import Settings, build_index
 from saeserve_server.records.corpus import Corpus
+from saeserve_server.records.imported.store import open_imported
 from saeserve_server.records.locate import demo_index_folder
+from saeserve_server.records.made_of import Keeping
 from saeserve_server.records.store import RecordStore, StoreError
 from saeserve_server.records.unfinished import passing_folder, sweep, sweep_passing
 from saeserve_server.records.writer import CannotWrite
-from saeserve_server.sources.plain import RowKernel
+from saeserve_server.sources.plain import PlainKernel, RowKernel
 from saeserve_server.sources.plan import plan_saes
 from saeserve_server.sources.registry import load_sources, sae_bytes
 from saeserve_server.sources.source import SaeSource, Source
@@ -34,6 +37,8 @@ from saeserve_server.text.tokenizer import Tokenizer
 log = logging.getLogger(__name__)
 
 PASSAGES = DEMO_FOLDER / "passages.jsonl"
+DEMO_SETTINGS = Settings(keeping=Keeping(records=20, per_power=2, near_misses=2, positions=1 << 11))
+"""The demo's index is to stay small."""
 DETERMINISTIC = "fbgemm-int8"
 """Kernel of a server whose answers are to be the same to the bit: a row's values depend on that row alone. So they do
 with any other that screens."""
@@ -67,6 +72,8 @@ def build_runner(config: Config, *, with_index: bool = True) -> tuple[BatchRunne
     sources = load_sources(config, planned, model.info, model, device)
     model.seal()
     model.forward.alone = config.deterministic
+    infos = tuple(source.info for source in sources)
+    imported = open_imported(config.imports, Catalog(model.info, infos)) if with_index else None
     log.info(
         "serving %d sources, %d features, on %s",
         len(sources),
@@ -77,9 +84,9 @@ def build_runner(config: Config, *, with_index: bool = True) -> tuple[BatchRunne
         return BatchRunner(model, sources, None), None
     folder = _index_folder(config, model, sources)
     if folder is None:
-        return BatchRunner(model, sources, None), None
+        return BatchRunner(model, sources, None, imported), None
     index = RecordStore.open(folder)
-    runner = BatchRunner(model, sources, index)
+    runner = BatchRunner(model, sources, index, imported)
     index.check(runner.catalog)
     without = [source.info.id for source in sources if not index.covers(source.info.id)]
     if without:
@@ -94,6 +101,21 @@ def make_chooser(config: Config, runner: BatchRunner) -> Chooser:
         wanted = DETERMINISTIC if config.kernel == AUTO else config.kernel
         return Chooser(saes, Sample(runner), wanted, RowKernel)
     return Chooser(saes, Sample(runner), config.kernel, has_room=_has_room)
+
+
+def pin_kernels(config: Config, runner: BatchRunner) -> None:
+    """Gives SAEs the kernels that an index is computed with: by configuration and shape, never by a measurement.
+
+    So all shards, tasks and runs have the same."""
+    if config.deterministic or config.kernel != AUTO:
+        make_chooser(config, runner).begin()
+        return
+    large = [
+        source
+        for source in runner.sources
+        if isinstance(source, SaeSource) and source.sae.W_enc.numel() > SMALL and not source.sae.W_enc.is_cuda
+    ]
+    Chooser(large, Sample(runner), DETERMINISTIC, lambda sae: PlainKernel(sae)).begin()
 
 
 def _has_room(size: int) -> bool:
@@ -159,7 +181,7 @@ def demo_index(runner: BatchRunner) -> Path:
 
     def build(folder: Path) -> Path:
         log.info("building the demo's index")
-        build_index(runner, tokenizer.ids, Corpus([PASSAGES]), folder)
+        build_index(runner, tokenizer.ids, Corpus([PASSAGES]), folder, piece=tokenizer.piece, settings=DEMO_SETTINGS)
         return folder
 
     sweep_passing()

@@ -36,7 +36,7 @@ DEFAULT_ROWS_BYTES: Final = 8 * 2**30
 """Disk for the rows that the second pass reads instead of computing them."""
 CHECKPOINT_SECONDS: Final = 60.0
 CHECKPOINT_SHARE: Final = 20
-"""A checkpoint is due after so many seconds, and so many times the time that the last one took."""
+"""A checkpoint is due after so many seconds, and so many times the time that the last one took, whichever is more."""
 
 
 class ActivationReader(Protocol):
@@ -114,6 +114,7 @@ def build_index(
     batch_tokens: int | None = None,
     batch_blocks: int | None = None,
     work: Path | None = None,
+    checkpoint: float = CHECKPOINT_SECONDS,
     progress: Told | None = None,
 ) -> RecordStore:
     """Index `texts` and put the index at `out`, replacing an older index there; on any error `out` is left as it was.
@@ -135,7 +136,8 @@ def build_index(
     made_of = chosen.made_of(reader)
     with StoreWriter(out) as writer, naming_errors(out):
         part = open_part(made_of, work or writer.passing())
-        build_part(reader, tokenise, texts, part, chosen.rows_bytes, progress=progress, checkpoints=work is not None)
+        every = None if work is None else checkpoint
+        build_part(reader, tokenise, texts, part, chosen.rows_bytes, progress=progress, checkpoint=every)
         _finish(reader, [part], part, piece, chosen.rows_bytes, writer, progress)
     return RecordStore.open(out)
 
@@ -163,11 +165,11 @@ def build_part(
     *,
     wanted: Callable[[int], bool] = lambda chunk: True,
     progress: Told | None = None,
-    checkpoints: bool = True,
+    checkpoint: float | None = CHECKPOINT_SECONDS,
 ) -> None:
-    """Folds the `wanted` chunks of a corpus that are not in the part yet, with a checkpoint now and then and at the
-    end. Raises as `build_index` does."""
-    folding = Folding(reader, part, rows_bytes, progress, checkpoints=checkpoints)
+    """Folds the `wanted` chunks of a corpus that are not in the part yet, with a checkpoint every so many seconds and
+    at the end, or none. Raises as `build_index` does."""
+    folding = Folding(reader, part, rows_bytes, progress, checkpoint)
 
     def end(total: int) -> None:
         part.corpus_texts = total
@@ -176,7 +178,7 @@ def build_part(
         texts, tokenise, reader.catalog.model, lambda number: number not in part.chunks and wanted(number), end
     ):
         folding.fold(chunk)
-    if checkpoints:
+    if checkpoint is not None:
         part.save()
 
 
@@ -184,7 +186,12 @@ class Folding:
     """Folds chunks into a part, one after another."""
 
     def __init__(
-        self, reader: ActivationReader, part: Part, rows_bytes: int, progress: Told | None, *, checkpoints: bool
+        self,
+        reader: ActivationReader,
+        part: Part,
+        rows_bytes: int,
+        progress: Told | None = None,
+        checkpoint: float | None = CHECKPOINT_SECONDS,
     ) -> None:
         """Raises ConfigError for a part that was computed otherwise than `reader` does."""
         expected = MadeOf.of(reader.catalog, part.made_of.cut, part.made_of.keeping, reader.computed)
@@ -194,7 +201,7 @@ class Folding:
         self._part = part
         self._kept = KeptRows([part.rows_folder], rows_bytes)
         self._progress = progress
-        self._checkpoints = checkpoints
+        self._checkpoint = checkpoint
         self._saved, self._cost, self._blocks = time.monotonic(), 0.0, 0
         self._tokens = sum(part.lengths)
 
@@ -211,8 +218,8 @@ class Folding:
             self._tokens += len(batch.ids)
             if self._progress is not None:
                 self._progress(Progress(len(part.texts), self._blocks, self._tokens))
-            due = max(CHECKPOINT_SECONDS, CHECKPOINT_SHARE * self._cost)
-            if self._checkpoints and time.monotonic() - self._saved > due:
+            passed = time.monotonic() - self._saved
+            if self._checkpoint is not None and passed > max(self._checkpoint, CHECKPOINT_SHARE * self._cost):
                 began = time.monotonic()
                 part.save()
                 self._saved = time.monotonic()

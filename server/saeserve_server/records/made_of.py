@@ -70,9 +70,13 @@ class MadeOf:
             sources=tuple((str(one[0]), str(one[1]), int(one[2])) for one in told["sources"]),
         )
 
+    def flat(self) -> dict[str, Any]:
+        """As JSON, without nesting: `cut.context`."""
+        return _flat(self.told())
+
     def differs(self, other: MadeOf) -> list[str]:
         """What is not the same, each as `what: ours, theirs`."""
-        mine, theirs = _flat(self.told()), _flat(other.told())
+        mine, theirs = self.flat(), other.flat()
         return [
             f"{key}: {mine.get(key, 'none')}, {theirs.get(key, 'none')}"
             for key in sorted(mine.keys() | theirs.keys())

@@ -32,8 +32,6 @@ USUAL_TOKENS: Final = 5
 """How many of a feature's top tokens a search shows and matches against."""
 
 _HASH_BYTES: Final = 1 << 20
-_LEAST_BYTES: Final = 128
-"""Of an array's file: its header."""
 
 _READ_AHEAD: Final = frozenset(["fires", "maxima", "record_offsets", "top_offsets", "text_offsets"])
 """Files that every search or look-up reads. Of the others a look-up reads a few pages: the system must not read ahead
@@ -418,7 +416,7 @@ def _map(path: Path, dtype: np.dtype[Any], shape: tuple[int, ...]) -> npt.NDArra
                 np.lib.format.read_magic(file)
                 found_shape, by_column, found_dtype = np.lib.format.read_array_header_1_0(file)
             except ValueError as error:
-                what = "truncated" if size < _LEAST_BYTES else "corrupted"
+                what = "truncated" if "EOF" in str(error) else "corrupted"
                 raise StoreError(f"{path}: {what}: {error}; build the index again") from error
             if (found_shape, by_column, found_dtype) != (shape, False, dtype):
                 raise StoreError(f"{path}: corrupted: {found_dtype} {found_shape}; build the index again")

@@ -1,0 +1,1 @@
+"""`saeserve-server index`: build, merge, verify, info."""
