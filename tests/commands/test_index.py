@@ -26,27 +26,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("index")
     draw = random.Random(0)
     words = "the a red blue ship sails over sea and house was built in old town by two men who sang"
-        "the",
-        "a",
-        "red",
-        "blue",
-        "ship",
-        "sails",
-        "over",
-        "sea",
-        "and",
-        "house",
-        "was",
-        "built",
-        "in",
-        "old",
-        "town",
-        "by",
-        "two",
-        "men",
-        "who",
-        "sang",
-    ]
     texts = [" ".join(draw.choices(words.split(), k=draw.randint(3, 60))) for _ in range(200)]
     (folder / "texts.jsonl").write_text("\n".join(json.dumps({"text": text}) for text in texts))
     assert main(["index", "build", str(folder / "whole"), str(folder / "texts.jsonl"), *SETTINGS]) == 0
