@@ -37,7 +37,7 @@ NONE, LOCAL, SHARED, INNER = (
 )
 QUEUE_ITEMS = 40
 KINDS = [types.FEATURE_KIND_LATENT, types.FEATURE_KIND_NEURON]
-RELATIVE = service.RANKING_RELATIVE_TO_MAX
+RELATIVE, SURPRISAL = service.RANKING_RELATIVE_TO_MAX, service.RANKING_SURPRISAL
 
 
 @dataclass(frozen=True)
@@ -128,6 +128,7 @@ QUESTIONS: dict[str, Callable[[str], Any]] = {
     "by token": lambda text: search(text, by_token=True, include_bos=True),
     "sorted": lambda text: search(text, sort_tokens=[{"text": "sea"}, {"position": 0}], limit=100),
     "relative": lambda text: search(text, ranking=RELATIVE, filter={"include": {"kinds": KINDS}}),
+    "surprisal": lambda text: search(text, ranking=SURPRISAL, filter={"include": {"kinds": KINDS}}),
     "large": lambda text: search(text, limit=1000, filter={"include": {"kinds": KINDS}}),
     "sparse": encode,
     "dense": lambda text: encode(text, features=[{"source": "3", "index": 64}, {"source": "0-demo", "index": 248}]),
@@ -253,6 +254,8 @@ OTHER_QUESTIONS: dict[str, dict[str, Any]] = {
     "more features": {"limit": 1000},
     "by token": {"by_token": True, "limit": 7, "kinds": "all"},
     "relative": {"ranking": "relative", "limit": 30},
+    "surprisal": {"ranking": "surprisal", "limit": 30, "kinds": "all"},
+    "surprisal, several tokens": {"ranking": "surprisal", "sort": [0, 2, 5], "min_fires": 50},
     "relative, by token": {"ranking": "relative", "by_token": True, "min_fires": 50},
     "with the BOS": {"include_bos": True, "limit": 30},
 }

@@ -28,6 +28,7 @@ OPTIONS: list[dict[str, Any]] = [
     {"layers": "1-2", "include_bos": True},
     {"exclude_layers": 0, "max_density": 0.01, "limit": 60},
     {"ranking": "relative", "limit": 30},
+    {"ranking": "surprisal", "limit": 30, "kinds": "all"},
     {"ranking": "relative", "min_fires": 100, "sort": 2, "include_bos": True},
     {"sources": ["3", "0-demo"], "limit": 1},
 ]

@@ -11,6 +11,7 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -339,9 +340,9 @@ def test_limits_of_the_configuration_are_published_and_enforced(tmp_path: Path) 
             lambda: stub.TopActivations(
                 service.TopActivationsRequest(feature={"source": "0-demo", "index": 1}), timeout=TIMEOUT
             ),
-            lambda: stub.Search(
-                service.SearchRequest(input=text_input("red"), ranking=service.RANKING_RELATIVE_TO_MAX),
-                timeout=TIMEOUT,
+            *(
+                partial(stub.Search, service.SearchRequest(input=text_input("red"), ranking=ranking), timeout=TIMEOUT)
+                for ranking in (service.RANKING_RELATIVE_TO_MAX, service.RANKING_SURPRISAL)
             ),
         ):
             refusal = refused(call)

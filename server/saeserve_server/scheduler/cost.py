@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from saeserve_server.catalog import Catalog, Kind
 from saeserve_server.engine.work import Run, run_tokens, runs
 from saeserve_server.ranking.similar import AnyWork, SimilarWork
-from saeserve_server.ranking.work import Aggregate, SearchWork, Work, needed, row_count
-from saeserve_server.rows import Csr, KeptRows
+from saeserve_server.ranking.work import Aggregate, Ranking, SearchWork, Work, needed, row_count
+from saeserve_server.rows import Csr, KeptRows, width
 
 SPARSE_ROW_BYTES = 4096
 """What a row of an SAE source is taken to need in an answer: some hundred latents that fire."""
@@ -75,10 +75,28 @@ RANKED_SECONDS = 0.2e-6
 """The same for a feature in a token's top K."""
 KEPT_SECONDS = 150e-6
 """The same for a source that takes part."""
+BITS_SECONDS = 0.5e-6
+"""The same for an activation whose surprisal is looked up."""
 
 
 def kept_seconds(work: Work, kept: KeptRows) -> float:
     """About what it takes to answer from kept rows, in seconds of a core."""
     entries = sum(len(rows.data) if isinstance(rows, Csr) else rows.size for rows in kept.values())
     ranked = len(work.rows) * work.limit if isinstance(work, SearchWork) and work.aggregate is Aggregate.EACH else 0
-    return len(kept) * KEPT_SECONDS + entries * ENTRY_SECONDS + ranked * RANKED_SECONDS
+    return (
+        len(kept) * KEPT_SECONDS
+        + entries * ENTRY_SECONDS
+        + ranked * RANKED_SECONDS
+        + _looked_up(work, kept) * BITS_SECONDS
+    )
+
+
+def _looked_up(work: Work, kept: KeptRows) -> int:
+    """About how many activations have their surprisal looked up: of a maximum that of the maximum alone."""
+    if not isinstance(work, SearchWork) or work.ranking is not Ranking.SURPRISAL:
+        return 0
+    count = 0
+    for rows in kept.values():
+        entries = len(rows.data) if isinstance(rows, Csr) else rows.size
+        count += min(entries, width(rows)) if work.aggregate is Aggregate.MAX else entries
+    return count
