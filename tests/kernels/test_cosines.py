@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from saeserve_server.kernels.cosines import Cosines, product_for
+from saeserve_server.kernels.cosines import Cosines, points_of, product_for
 
 
 @settings(max_examples=40)
@@ -39,7 +39,7 @@ def test_exact_cosines_lie_within_what_screening_says(
     cosines.finish()
     x = generator.normal(size=(3, width))
     x = (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32)
-    about, off = cosines.screen(x)
+    about, off = cosines.screen(points_of(x, product))
     exact = x.astype(np.float64) @ ((given_rows + off_by) / np.where(norms > 0, norms, 1)[:, None]).T
     assert (np.abs(exact - about) <= off).all()
     assert (off[:, norms == 0] <= 1e-6).all()
@@ -49,4 +49,4 @@ def test_nothing_is_screened_before_all_is_in() -> None:
     product = product_for(8)
     assert product is not None
     with pytest.raises(RuntimeError, match="not all in"):
-        Cosines(4, 8, product).screen(np.ones((1, 8), np.float32))
+        Cosines(4, 8, product).screen(points_of(np.ones((1, 8), np.float32), product))

@@ -21,7 +21,7 @@ from saeserve_server.catalog import Catalog, FloatArray, Kind
 from saeserve_server.engine.memory import WORKING_BYTES, free_host_bytes, return_freed
 from saeserve_server.engine.work import Abandoned
 from saeserve_server.kernels.compiled import Doubles
-from saeserve_server.kernels.cosines import Cosines, exact_cosines, kept_bytes, product_for
+from saeserve_server.kernels.cosines import Cosines, Points, exact_cosines, kept_bytes, points_of, product_for
 from saeserve_server.models.loaded import LoadedModel
 from saeserve_server.ranking.filters import BoolArray, Filters
 from saeserve_server.ranking.similar import LeftOut, Preparing, Side, SimilarDone, SimilarWork
@@ -142,6 +142,7 @@ class Neighbours:
                 points[place] = found
         best = {place: _Best(works[place].limit) for place in points}
         counts: dict[int, int] = dict.fromkeys(points, 0)
+        screened: dict[tuple[int, ...], Points] = {}
         for rank, compared in self._by_side[side].items():
             for place in [place for place in points if gone(place)]:
                 del points[place]
@@ -149,7 +150,7 @@ class Neighbours:
             if isinstance(compared, str):
                 continue
             taking = {place: mask for place in points if (mask := self._mask(works[place], rank, compared)) is not None}
-            for place, (about, off) in self._screen(compared, {place: points[place] for place in taking}):
+            for place, (about, off) in self._screen(compared, {place: points[place] for place in taking}, screened):
                 index = np.flatnonzero(taking[place])
                 counts[place] += len(index)
                 best[place].add(rank, index, about[index], off[index])
@@ -183,12 +184,15 @@ class Neighbours:
         return taken
 
     def _screen(
-        self, compared: _Compared, points: dict[int, torch.Tensor]
+        self, compared: _Compared, points: dict[int, torch.Tensor], screened: dict[tuple[int, ...], Points]
     ) -> Iterator[tuple[int, tuple[FloatArray, FloatArray]]]:
-        """For each point the cosines of a source's features with it, [count], and by how much each may be off."""
+        """For each point the cosines of a source's features with it, [count], and by how much each may be off.
+
+        `screened` keeps points as integers, by their places: they are the same for all sources.
+        """
         if not points:
             return
-        if compared.cosines is None:
+        if compared.cosines is None or self._product is None:
             for place, x in points.items():
                 about = np.empty(compared.directions.count, dtype=np.float32)
                 for first in range(0, len(about), AT_ONCE):
@@ -197,7 +201,10 @@ class Neighbours:
                     about[index] = exact_cosines(products, compared.norms[index])
                 yield place, (about, compared.off + ROUNDING)
             return
-        about, off = compared.cosines.screen(torch.stack(list(points.values())).float().numpy())
+        places = tuple(points)
+        if places not in screened:
+            screened[places] = points_of(torch.stack(list(points.values())).float().numpy(), self._product)
+        about, off = compared.cosines.screen(screened[places])
         for row, place in enumerate(points):
             # The screened point was rounded to float32.
             yield place, (about[row], off[row] + ROUNDING)

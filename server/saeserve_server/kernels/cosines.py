@@ -3,9 +3,15 @@
 Directions are made of length 1 and kept as small integers, a byte a number. Their product with another direction, made
 into integers too, says the cosine up to a proven bound (`bounds`); whoever wants to know exactly looks at the
 directions themselves, but only at those that the bound leaves in.
+
+What they are compared with is taken in two parts, x = x̂ + (x − x̂), each made into integers by itself: the second is so
+short that next to nothing of x is lost. A product with two rows takes no longer than one with one, since it waits for
+the directions to come from memory; and of 400,000 some dozen stay in instead of hundreds.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -14,19 +20,38 @@ from torch import Tensor
 from saeserve_server.catalog import FloatArray
 from saeserve_server.errors import ConfigError
 from saeserve_server.kernels.bounds import INFLATION, Scaling, quantised, quantised_rows
-from saeserve_server.kernels.compiled import Doubles, Integers, use_threads
+from saeserve_server.kernels.compiled import Doubles, Integers, Rows, use_threads
 from saeserve_server.kernels.products import ExactProduct, Fbgemm, OnnxRuntime, exact_levels
 from saeserve_server.kernels.screening import LARGEST_D_IN
 
 PRODUCTS: tuple[type[ExactProduct], ...] = (Fbgemm, OnnxRuntime)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Points:
+    """Directions that others are compared with, as integers: first the first parts of all, then the second."""
+
+    q: Integers  # [2 · points, width]
+    rows: Rows
+
+
+def points_of(x: FloatArray, product: type[ExactProduct]) -> Points:
+    """Directions x [points, width], of length 1."""
+    scaling = _scaling(x.shape[1], product)
+    q, rows = quantised_rows(x, scaling)
+    first = q.astype(np.float32) * rows.scale[:, None]
+    return Points(*quantised_rows(np.concatenate([first, x - first]), scaling))
+
+
+def _scaling(width: int, product: type[ExactProduct]) -> Scaling:
+    return Scaling(np.ones(width), *exact_levels(product)[0])
+
+
 class Cosines:
     """The directions of a source as integers, filled in part after part."""
 
     def __init__(self, count: int, width: int, product: type[ExactProduct]) -> None:
-        row_levels, weight_levels = exact_levels(product)[0]
-        self._scaling = Scaling(np.ones(width), row_levels, weight_levels)
+        self._scaling = _scaling(width, product)
         self._q: Integers = np.empty((count, width), dtype=np.int8)
         self._scale = np.empty(count, dtype=np.float32)
         self._norm, self._error = (np.empty(count, dtype=np.float32) for _ in range(2))
@@ -51,16 +76,18 @@ class Cosines:
         self._product = self._made_by(self._q, self._scaling.row_levels)
         self._q = np.empty((0, 0), dtype=np.int8)
 
-    def screen(self, x: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Cosines with the directions x [rows, width], of length 1: [rows, count], and by how much they may be off.
-
-        Raises RuntimeError before `finish`.
-        """
+    def screen(self, points: Points) -> tuple[FloatArray, FloatArray]:
+        """Cosines with the points [points, count], and by how much they may be off. Raises RuntimeError before
+        `finish`."""
         if self._product is None:
             raise RuntimeError("the directions are not all in")
-        q, rows = quantised_rows(x, self._scaling)
-        about = self._product(q).astype(np.float32) * rows.scale[:, None] * self._scale
-        off = rows.reach[:, None] * self._norm + rows.error_reach[:, None] * self._error
+        rows, count = points.rows, len(points.q) // 2
+        products = self._product(points.q).astype(np.float32, copy=False)
+        products *= rows.scale[:, None]
+        about = (products[:count] + products[count:]) * self._scale
+        reach = (rows.reach[:count] + rows.reach[count:]) * np.float32(INFLATION)
+        error_reach = (rows.error_reach[:count] + rows.error_reach[count:]) * np.float32(INFLATION)
+        off = reach[:, None] * self._norm + error_reach[:, None] * self._error
         return about, off * np.float32(INFLATION)
 
 

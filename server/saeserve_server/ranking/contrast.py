@@ -34,6 +34,8 @@ CELL_BYTES = 40
 FEATURE_BYTES = 16
 SAME = 1 + 1e-7
 """Two tables are equally likely if their probabilities, computed, are so near."""
+P_BITS = 36
+"""To so many p is rounded: the same chances, added in another order, are the same p, and ties are ties."""
 
 A, B = 0, 1
 
@@ -97,6 +99,8 @@ class Tally:
     def add(self, side: int, folded: Sequence[tuple[IntArray, FloatArray]]) -> None:
         """Takes in a text: for each source which features fire and their maxima."""
         self.texts[side] += 1
+        if not folded:
+            return
         feature = np.concatenate([begin + index for begin, (index, _) in zip(self._begins, folded, strict=False)])
         value = np.concatenate([value for _, value in folded])
         self.fires[side, feature] += 1
@@ -197,7 +201,9 @@ def fisher(a: IntArray, b: IntArray, texts_a: int, texts_b: int) -> DoubleArray:
         upto = np.cumsum(ascending)
         bars = chance[pairs[here, 1] - support[0]] * SAME
         p[here] = upto[np.searchsorted(ascending, bars, side="right") - 1]
-    found: DoubleArray = np.minimum(p, 1.0)[inverse.reshape(-1)]
+    share, power = np.frexp(np.minimum(p, 1.0))
+    rounded = np.ldexp(np.round(share * 2.0**P_BITS) / 2.0**P_BITS, power)
+    found: DoubleArray = rounded[inverse.reshape(-1)]
     return found
 
 

@@ -16,6 +16,7 @@ _FLAGS = {
     "features": "FEATURE",
     "sources": "--sources",
     "limit": "--limit",
+    "config.limit": "--limit",
     "ranking": "--ranking",
     "by_token": "--by-token",
     "sort_tokens": "--sort",
