@@ -22,8 +22,8 @@ from saeserve_server.tables import BUILT_IN_SHAPES, Section, SourceSettings, Syn
 ENVIRONMENT_PREFIX = "SAESERVE_"
 SECRET = ("cache_url",)
 """Settings that may hold a password: never repeated."""
-FILES = ("port_file", "cache_key_file", "tls_cert", "tls_key", "tls_client_ca", "auth_token_file")
-"""Settings that name a file."""
+FILES = ("imports", "port_file", "cache_key_file", "tls_cert", "tls_key", "tls_client_ca", "auth_token_file")
+"""Settings that name a file, or a folder."""
 GRPC_PORT, METRICS_PORT = 50051, 9464
 MOST_SECONDS = 10**6
 """Longest of times: more than the system's clocks take."""
@@ -57,6 +57,10 @@ class ServerSettings(Section):
         default=None,
         min_length=1,
         description="folder of the index of top activations; `none` for no index; default: the demo's",
+    )
+    imports: Path | None = Field(
+        default=None,
+        description="folder of a store of imported records and explanations, made by `records import`; default: none",
     )
     bind: str = Field(default="127.0.0.1:50051", description="address of the gRPC service")
     metrics_bind: str = Field(default="127.0.0.1:9464", description="address of the Prometheus metrics, or none")

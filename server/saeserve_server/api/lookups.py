@@ -184,6 +184,7 @@ async def get_server_info(serving: Serving, request: service.GetServerInfoReques
                 context=store.context,
                 records_per_feature=store.records_per_feature,
                 sources=[source.id for source in store.sources],
+                kernels=store.kernels,
             )
         )
     response.call_info.CopyFrom(call_info(serving))

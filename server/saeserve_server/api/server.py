@@ -32,6 +32,7 @@ from saeserve_server.engine.process import ProcessEngine
 from saeserve_server.engine.work import Kernels, Ready
 from saeserve_server.errors import ConfigError
 from saeserve_server.metrics import Metrics
+from saeserve_server.records.imported.store import ImportedStore, open_imported
 from saeserve_server.records.store import RecordStore
 from saeserve_server.scheduler.cost import CostModel
 from saeserve_server.scheduler.desk import Desk
@@ -203,12 +204,22 @@ class FeatureServer:
         if before is not None:
             self._metrics.worker_restarts.inc()
         index = open_index(ready.index, ready.catalog)
+        imported = open_imported(self._config.imports, ready.catalog)
         if ready.passing and ready.index is not None:
             shutil.rmtree(ready.index.parent, ignore_errors=True)
         if before is None:
-            self._servicer.serving = self._make_serving(ready, index)
-        elif _revisions(before.catalog, before.index) != _revisions(ready.catalog, index):
-            raise ConfigError("the files of model, sources or index have changed: the server must be started anew")
+            if ready.imported != (imported.revision if imported else ""):
+                raise ConfigError(f"{self._config.imports}: was changed while the server started: start it again")
+            self._servicer.serving = self._make_serving(ready, index, imported)
+        else:
+            if imported is not None:
+                imported.close()
+            known = _revisions(before.catalog, before.index, before.imported)
+            if known != _revisions(ready.catalog, index, imported) or known[-1] != ready.imported:
+                raise ConfigError(
+                    "the files of model, sources, index or imported records have changed: the server must be started "
+                    "anew"
+                )
         self._on_kernels(Kernels(ready.kernels, 0))
 
     def _on_kernels(self, kernels: Kernels) -> None:
@@ -216,7 +227,7 @@ class FeatureServer:
             self._servicer.serving.computed_by(kernels.names)
         self._metrics.kernels(kernels.names, kernels.fallbacks)
 
-    def _make_serving(self, ready: Ready, index: RecordStore | None) -> Serving:
+    def _make_serving(self, ready: Ready, index: RecordStore | None, imported: ImportedStore | None) -> Serving:
         catalog = ready.catalog
         limits = make_limits(self._config, catalog, ready.capacity)
         if self._scheduler is None:
@@ -234,6 +245,7 @@ class FeatureServer:
             self._metrics,
             self._draining,
             ready.capacity,
+            imported,
         )
 
     async def _set_ready(self, ready: bool) -> None:
@@ -253,10 +265,17 @@ def open_index(folder: Path | None, catalog: Catalog) -> RecordStore | None:
     return index
 
 
-def _revisions(catalog: Catalog, index: RecordStore | None) -> tuple[object, ...]:
+def _revisions(
+    catalog: Catalog, index: RecordStore | None, imported: ImportedStore | None
+) -> tuple[str, list[tuple[str, str]], str, str]:
     """What answers follow from."""
     sources = [(source.id, source.revision) for source in catalog.sources]
-    return catalog.model.revision, sources, index.revision if index else None
+    return (
+        catalog.model.revision,
+        sources,
+        index.revision if index else "",
+        imported.revision if imported else "",
+    )
 
 
 def _request_of(method: str) -> type[Message]:

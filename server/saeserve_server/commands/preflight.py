@@ -149,6 +149,8 @@ def _check_served(config: Config, problems: _Problems, *, with_index: bool) -> N
     if with_index:
         with problems.collected():
             _check_index(config, facts, planned)
+        with problems.collected():
+            _check_imports(config)
 
 
 def _check_device(config: Config) -> None:
@@ -198,6 +200,16 @@ def _check_sources(config: Config, facts: ModelFacts) -> list[PlannedSae]:
     if not planned and not is_synthetic and not config.neurons:
         raise ConfigError(f"{config.origin}: sources: nothing to serve, expected [[sources]] or neurons = true")
     return planned
+
+
+def _check_imports(config: Config) -> None:
+    """That the store of imported records is one."""
+    from saeserve_server.records.imported.contents import read_contents
+    from saeserve_server.sources.tensors import naming
+
+    if config.imports is not None:
+        with naming(f"{config.origin}: imports"):
+            read_contents(config.imports)
 
 
 def _check_index(config: Config, facts: ModelFacts, planned: Sequence[PlannedSae]) -> None:

@@ -85,7 +85,7 @@ def _serve(connection: Connection, config: Config) -> None:
     guarded = GuardedRunner(runner)
     mailbox = Mailbox(connection)
     told = chooser.names
-    connection.send(Ready(runner.catalog, index, told, is_passing(index), capacity))
+    connection.send(Ready(runner.catalog, index, told, is_passing(index), capacity, runner.imported))
 
     def choose() -> bool:
         nonlocal told
