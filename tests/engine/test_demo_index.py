@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ def full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[set[Path]]
     """Folders in which there is no space; the cache is in `cache`, temporary files are in `temporary`."""
     folders: set[Path] = set()
 
-    def build_index(runner: object, tokenise: object, texts: object, out: Path) -> None:
+    def build_index(runner: object, tokenise: object, texts: object, out: Path, **settings: object) -> None:
         with StoreWriter(out):
             if folders & set(out.parents):
                 raise CannotWrite(f"{out}: No space left on device")
@@ -62,7 +63,7 @@ def test_one_in_the_cache_that_is_of_no_use_is_built_again(
     how: str, runner: BatchRunner, full: set[Path], caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = build.demo_index(runner)
-    manifest, tokens = folder / "index.json", folder / "tokens.bin"
+    manifest, tokens = folder / "index.json", folder / "tokens.npy"
     if how == "cut":
         tokens.write_bytes(tokens.read_bytes()[:-1])
     elif how == "of another format":
@@ -79,7 +80,10 @@ def test_other_passages_are_indexed_elsewhere(runner: BatchRunner, tmp_path: Pat
     one, other = tmp_path / "one", tmp_path / "other"
     one.write_text("red")
     other.write_text("blue")
-    assert demo_index_folder(runner.catalog, one) != demo_index_folder(runner.catalog, other)
+    keeping = build.DEMO_SETTINGS.keeping
+    assert demo_index_folder(runner.catalog, one, keeping) != demo_index_folder(runner.catalog, other, keeping)
+    fewer = replace(keeping, records=3)
+    assert demo_index_folder(runner.catalog, one, keeping) != demo_index_folder(runner.catalog, one, fewer)
 
 
 @pytest.mark.parametrize("how", ["full", "a file", "no home"])

@@ -186,7 +186,7 @@ def demo_index(runner: BatchRunner) -> Path:
 
     sweep_passing()
     try:
-        folder = demo_index_folder(runner.catalog, PASSAGES)
+        folder = demo_index_folder(runner.catalog, PASSAGES, DEMO_SETTINGS.keeping)
         sweep(folder.parent)
         return folder if _is_sound(folder) else build(folder)
     except (CannotWrite, OSError) as error:

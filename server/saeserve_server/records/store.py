@@ -225,6 +225,13 @@ class RecordStore:
                 f"{self.path}: built with other weights or options of {', '.join(other)}: build the index again"
             )
 
+    @property
+    def kernels(self) -> dict[str, str]:
+        """With which kernel each source was computed, by id."""
+        prefix = "kernel of "
+        computed = self.made_of.computed
+        return {key.removeprefix(prefix): name for key, name in computed.items() if key.startswith(prefix)}
+
     def covers(self, source_id: str) -> bool:
         """Whether the index knows the source; the methods below raise KeyError for one that it does not know."""
         return source_id in self._arrays
