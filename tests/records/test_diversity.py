@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from saeserve_server.records.diversity import BY_OVERLAP, SIDE, TEXT_TOKENS, Level, Shown, diverse
+from saeserve_server.records.likeness import Folding
 
 PIECES = [
     b" love",
@@ -138,7 +139,7 @@ def plainly(index: Index, level: Level, threshold: float) -> list[list[Any]]:
 def shown(
     index: Index, level: Level, threshold: float = 0.5, offset: int = 0, count: int = 1000
 ) -> tuple[list[Shown], bool]:
-    return diverse(index, "0-demo", 3, level, threshold, offset, count, PIECES.__getitem__)  # type: ignore[arg-type]
+    return diverse(index, "0-demo", 3, level, threshold, offset, count, Folding(PIECES.__getitem__))  # type: ignore[arg-type]
 
 
 @st.composite
@@ -254,3 +255,19 @@ def test_only_the_beginning_of_a_long_text_is_compared() -> None:
 @pytest.mark.parametrize("level", Level)
 def test_a_feature_without_records_shows_none(level: Level) -> None:
     assert shown(Index([], [[0]]), level) == ([], False)
+
+
+@given(st.lists(st.lists(st.integers(0, len(PIECES) - 1), max_size=5), max_size=6))
+def test_tokens_keep_their_numbers_whenever_they_are_seen(rows: list[list[int]]) -> None:
+    folding = Folding(PIECES.__getitem__)
+    first = [folding.number(np.array(row, np.uint32)).tolist() for row in rows]
+    assert [folding.number(np.array(row, np.uint32)).tolist() for row in rows] == first
+    of_token = {
+        token: number
+        for row, numbers in zip(rows, first, strict=True)
+        for token, number in zip(row, numbers, strict=True)
+    }
+    assert min(of_token.values(), default=1) == 1
+    for one, number in of_token.items():
+        for other, another in of_token.items():
+            assert (number == another) == (folded(one) == folded(other))

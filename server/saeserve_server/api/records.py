@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -12,6 +13,7 @@ from saeserve_server.api.build import token_message
 from saeserve_server.errors import InvalidArgument, printable
 from saeserve_server.records.diversity import BY_OVERLAP, DEFAULT_THRESHOLD, SIDE, Level, Shown, diverse
 from saeserve_server.records.groups import Group, grouped
+from saeserve_server.records.likeness import Folding
 from saeserve_server.records.store import Record, RecordStore
 from saeserve_server.serving.serving import Serving
 from saeserve_server.text.tokenizer import Tokenizer
@@ -43,7 +45,7 @@ KEPT_SECONDS: Final = {
     Level.FOLDED_TOKEN: 0.000_02,
     Level.PHRASE: 0.000_05,
     Level.SENTENCE: 0.000_07,
-    Level.TEXT: 0.000_2,
+    Level.TEXT: 0.000_1,
     Level.SEMANTIC: 0.000_03,
 }
 """To read and to compare one kept record."""
@@ -111,12 +113,18 @@ def page_of_index(
     shown: Sequence[Shown]
     if asked.group is Group.TOP:
         shown, more = diverse(
-            store, source_id, index, asked.level, asked.threshold, offset, size, serving.tokenizer.piece
+            store, source_id, index, asked.level, asked.threshold, offset, size, _folding(serving.tokenizer)
         )
     else:
         every = grouped(store, source_id, index, asked.group)
         shown, more = every[offset : offset + size], offset + size < len(every)
     return [record_message(serving.tokenizer, one) for one in shown], more
+
+
+@functools.lru_cache(maxsize=1)
+def _folding(tokenizer: Tokenizer) -> Folding:
+    """What is known of the tokens of the model that is served."""
+    return Folding(tokenizer.piece)
 
 
 def record_message(tokenizer: Tokenizer, shown: Shown) -> types.ActivationRecord:

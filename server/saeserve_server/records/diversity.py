@@ -15,7 +15,7 @@ from typing import Final, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from saeserve_server.records.likeness import Folding, Piece, Sets, ngrams, sets_of
+from saeserve_server.records.likeness import Folding, Sets, ngrams, sets_of
 from saeserve_server.records.store import FeatureStatistics, PeakCounts, Record
 
 IntArray = npt.NDArray[np.int64]
@@ -87,7 +87,7 @@ class Kept(Protocol):
 
 
 def diverse(
-    store: Kept, source_id: str, index: int, level: Level, threshold: float, offset: int, count: int, piece: Piece
+    store: Kept, source_id: str, index: int, level: Level, threshold: float, offset: int, count: int, folding: Folding
 ) -> tuple[list[Shown], bool]:
     """At most `count` of the records that are shown at a level, from the `offset`-th on, and whether there are more.
 
@@ -99,7 +99,7 @@ def diverse(
         found = store.records(source_id, index, offset, count + 1)
         return [Shown.alone(record) for record in found[:count]], len(found) > count
     records = store.records(source_id, index, 0, store.records_per_feature)
-    same = _comparison(store, records, level, threshold, piece)
+    same = _comparison(store, records, level, threshold, folding)
     groups, more = _lead(len(records), same, offset + count)
     tell = _telling(store, source_id, index, level, len(records))
     return [tell([records[place] for place in group.tolist()]) for group in groups[offset:]], more
@@ -120,27 +120,35 @@ def _lead(count: int, same: _Same, wanted: int) -> tuple[list[IntArray], bool]:
     return groups, len(left) > 0
 
 
-def _comparison(store: Kept, records: Sequence[Record], level: Level, threshold: float, piece: Piece) -> _Same:
+def _comparison(store: Kept, records: Sequence[Record], level: Level, threshold: float, folding: Folding) -> _Same:
     if level is Level.TOKEN:
         return _equal(np.array([_peak_id(record) for record in records], np.int64))
     if level is Level.SEMANTIC:
         return _overlapping(sets_of([record.active for record in records]), threshold)
-    folding = Folding(piece)
-    windows = folding.number([record.token_ids for record in records])
-    pairs = list(zip(records, windows, strict=True))
-    on_token = _equal(np.array([window[record.max_position] for record, window in pairs], np.int64))
+    windows = [folding.number(record.token_ids) for record in records]
+    peaks = np.array([window[record.max_position] for record, window in zip(records, windows, strict=True)], np.int64)
+    on_token = _equal(peaks)
     if level is Level.FOLDED_TOKEN:
         return on_token
-    if level is Level.PHRASE:
-        sets = ngrams([w[max(0, r.max_position - SIDE) : r.max_position + SIDE + 1] for r, w in pairs])
-    elif level is Level.SENTENCE:
-        sets = ngrams(windows)
-    else:
-        indices, places = np.unique([record.text_index for record in records], return_inverse=True)
-        texts = folding.number([store.text_ids(text)[:TEXT_TOKENS] for text in indices.tolist()])
-        sets = ngrams([texts[place] for place in places.tolist()], least=3)
+    # What peaks on a token of its own is like nothing else, whatever stands round it.
+    _, group, sizes = np.unique(peaks, return_inverse=True, return_counts=True)
+    nothing = np.zeros(0, np.int64)
+    compared = [
+        _compared(store, record, window, level, folding) if size > 1 else nothing
+        for record, window, size in zip(records, windows, sizes[group].tolist(), strict=True)
+    ]
+    sets = ngrams(compared, least=3 if level is Level.TEXT else 1)
     alike = _overlapping(sets, threshold)
     return lambda one, among: on_token(one, among) & alike(one, among)
+
+
+def _compared(store: Kept, record: Record, window: IntArray, level: Level, folding: Folding) -> IntArray:
+    """The tokens whose n-grams are compared."""
+    if level is Level.PHRASE:
+        return window[max(0, record.max_position - SIDE) : record.max_position + SIDE + 1]
+    if level is Level.SENTENCE:
+        return window
+    return folding.number(store.text_ids(record.text_index)[:TEXT_TOKENS])
 
 
 def _equal(keys: IntArray) -> _Same:

@@ -6,6 +6,7 @@ what both have by the size of what either has.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -24,47 +25,61 @@ LONGEST: Final = 3
 
 
 class Folding:
-    """Numbers tokens from 1 so that those have the same that are equal but for case and the space around them.
+    """Numbers tokens so that those have the same number that are equal but for case and the space around them.
 
-    White space, and what is not whole characters, is equal to nothing but itself.
+    White space, and what is not whole characters, is equal to nothing but itself. Numbers are from 1 on, and stay: what
+    was seen once costs a look into an array. Safe to share between threads.
     """
 
     def __init__(self, piece: Piece) -> None:
         self._piece = piece
         self._numbers: dict[str | int, int] = {}
+        self._by_id = np.zeros(0, np.int64)
+        """0 for an id that was not seen."""
+        self._lock = threading.Lock()
 
-    def number(self, rows: Sequence[npt.NDArray[np.uint32]]) -> list[IntArray]:
-        """The numbers of the tokens of every row, in rows as long as the given."""
-        if not rows:
-            return []
-        ids, places = np.unique(np.concatenate(rows), return_inverse=True)
-        numbers = self._numbers
-        folded = (fold(self._piece(token_id)) or token_id for token_id in ids.tolist())
-        known = [numbers.setdefault(one, len(numbers) + 1) for one in folded]
-        ends = np.cumsum([len(row) for row in rows])
-        return np.split(np.array(known, np.int64)[places], ends[:-1])
+    def number(self, ids: npt.NDArray[np.uint32]) -> IntArray:
+        """[tokens] the tokens' numbers."""
+        by_id = self._by_id
+        if len(ids) and int(ids.max()) < len(by_id):
+            found: IntArray = by_id[ids]
+            if found.all():
+                return found
+        with self._lock:
+            self._learn(ids)
+            return self._by_id[ids]
+
+    def _learn(self, ids: npt.NDArray[np.uint32]) -> None:
+        size = int(ids.max(initial=0)) + 1
+        by_id = np.concatenate([self._by_id, np.zeros(max(0, size - len(self._by_id)), np.int64)])
+        for token_id in set(ids[by_id[ids] == 0].tolist()):
+            folded = fold(self._piece(token_id)) or token_id
+            by_id[token_id] = self._numbers.setdefault(folded, len(self._numbers) + 1)
+        self._by_id = by_id  # another array: those who read the one before are not disturbed
 
 
 class Sets:
-    """A set of numbers for each of some rows."""
+    """A set of numbers for each of some rows, and how much any two overlap."""
 
     def __init__(self, rows: IntArray, members: IntArray, count: int) -> None:
-        """`members[i]` belongs to the set of row `rows[i]`, of `count` rows; a pair may come more than once."""
-        distinct, members = np.unique(members, return_inverse=True)
-        pairs = np.unique(rows * max(len(distinct), 1) + members)
-        self._rows, self._members = np.divmod(pairs, max(len(distinct), 1))
-        self._sizes = np.bincount(self._rows, minlength=count)
-        self._begins = np.concatenate(([0], np.cumsum(self._sizes)))
-        self._marks = np.zeros(len(distinct), np.float64)
+        """`members[i]` belongs to the set of row `rows[i]`, ascending, of `count` rows; a pair may come again."""
+        order = np.argsort(members, kind="stable")
+        rows, members = rows[order], members[order]
+        is_new = np.diff(members, prepend=-1) != 0
+        is_first = is_new | (np.diff(rows, prepend=-1) != 0)
+        rows, numbers = rows[is_first], (np.cumsum(is_new) - 1)[is_first]
+        self._sizes = np.bincount(rows, minlength=count)
+        # What is in one set only is shared by no two.
+        is_shared = np.bincount(numbers)[numbers] > 1 if len(numbers) else is_first
+        self._rows, self._members = rows[is_shared], numbers[is_shared]
+        self._marks = np.zeros(int(is_new.sum()), np.bool_)
 
     def overlaps(self, row: int) -> DoubleArray:
         """[count] overlap of a row's set with every row's; 1 with itself, and 0 where both sets are empty."""
-        own = self._members[self._begins[row] : self._begins[row + 1]]
-        self._marks[own] = 1
-        shared = np.bincount(self._rows, self._marks[self._members], minlength=len(self._sizes))
-        self._marks[own] = 0
-        either: DoubleArray = self._sizes + len(own) - shared
-        overlaps: DoubleArray = shared / np.maximum(either, 1)
+        self._marks[:] = False
+        self._marks[self._members[self._rows == row]] = True
+        shared = np.bincount(self._rows[self._marks[self._members]], minlength=len(self._sizes))
+        overlaps: DoubleArray = shared / np.maximum(self._sizes + self._sizes[row] - shared, 1)
         overlaps[row] = 1
         return overlaps
 
@@ -78,7 +93,7 @@ def sets_of(rows: Sequence[npt.NDArray[np.uint32]]) -> Sets:
 def ngrams(rows: Sequence[IntArray], least: int = 1) -> Sets:
     """The n-grams of each row of numbered tokens, of `least` to three tokens; of a shorter row the row as one.
 
-    Numbers are 1 to 2^20, so that an n-gram is exactly one number.
+    Numbers are 1 to 2^21 - 1, so that an n-gram is exactly one number.
     """
     lengths = np.array([len(row) for row in rows], np.int64)
     longest = int(lengths.max(initial=0))
@@ -95,4 +110,6 @@ def ngrams(rows: Sequence[IntArray], least: int = 1) -> Sets:
         for place in range(length):
             codes |= tokens[row, start + place] << (bits * (LONGEST - 1 - place))
         found.append((row, codes))
-    return Sets(np.concatenate([row for row, _ in found]), np.concatenate([codes for _, codes in found]), len(rows))
+    rows_, codes_ = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    order = np.argsort(rows_.astype(np.uint16), kind="stable")
+    return Sets(rows_[order], codes_[order], len(rows))
