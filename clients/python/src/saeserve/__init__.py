@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from saeserve.answers.compare import Peak as Peak
     from saeserve.answers.contrast import Contrast as Contrast
     from saeserve.answers.contrast import Distinction as Distinction
+    from saeserve.answers.explanations import Explained as Explained
+    from saeserve.answers.explanations import ExplanationSearch as ExplanationSearch
     from saeserve.answers.match_table import MatchRow as MatchRow
     from saeserve.answers.match_table import MatchTable as MatchTable
     from saeserve.answers.names import FeatureName as FeatureName
@@ -42,8 +44,10 @@ if TYPE_CHECKING:
     from saeserve.answers.types import Cache as Cache
     from saeserve.answers.types import CallInfo as CallInfo
     from saeserve.answers.types import DensityOrigin as DensityOrigin
+    from saeserve.answers.types import Explanation as Explanation
     from saeserve.answers.types import Feature as Feature
     from saeserve.answers.types import HistogramBin as HistogramBin
+    from saeserve.answers.types import Import as Import
     from saeserve.answers.types import Index as Index
     from saeserve.answers.types import Kind as Kind
     from saeserve.answers.types import Limits as Limits
@@ -102,6 +106,7 @@ _MODULES = {
     "local_server": ["LocalAsyncClient", "LocalClient", "LocalServerError", "local", "local_async"],
     "answers.compare": ["Comparison", "Peak"],
     "answers.contrast": ["Contrast", "Distinction"],
+    "answers.explanations": ["Explained", "ExplanationSearch"],
     "answers.match_table": ["MatchRow", "MatchTable"],
     "answers.names": ["FeatureName"],
     "answers.similar": ["NotCompared", "Similar", "SimilarFeatures"],
@@ -123,8 +128,10 @@ _MODULES = {
         "Cache",
         "CallInfo",
         "DensityOrigin",
+        "Explanation",
         "Feature",
         "HistogramBin",
+        "Import",
         "Index",
         "Kind",
         "Limits",

@@ -23,6 +23,7 @@ from saeserve.calls import request, select
 from saeserve.calls.aio_stream import answers_to
 from saeserve.calls.compare import compare
 from saeserve.calls.contrast import contrast
+from saeserve.calls.explanations import search_explanations
 from saeserve.calls.inputs import TextLike, stream_texts
 from saeserve.calls.match_table import match_table
 from saeserve.calls.request import Call
@@ -123,6 +124,7 @@ class AsyncClient:
     server_info = _of(request.server_info)
     compare = _of(compare)
     similar = _of(similar)
+    search_explanations = _of(search_explanations)
     contrast = _of(contrast)
     match_table = _steps(match_table)
 

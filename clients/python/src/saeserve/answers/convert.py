@@ -85,6 +85,17 @@ def feature(facts: wire.FeatureFacts) -> types.Feature:
         index_max_activation=facts.index_max_activation if facts.HasField("index_max_activation") else None,
         index_max_origin=_ORIGINS.get(facts.index_max_origin, types.DensityOrigin.UNKNOWN),
         usual_tokens=_usual(facts.usual_tokens),
+        explanations=tuple(explanation(one) for one in facts.explanations),
+    )
+
+
+def explanation(message: wire.Explanation) -> types.Explanation:
+    return types.Explanation(
+        text=message.text,
+        score=message.score if message.HasField("score") else None,
+        type=message.type,
+        model=message.model,
+        origin=message.origin,
     )
 
 
@@ -168,6 +179,10 @@ def index(message: service.IndexInfo) -> types.Index:
         records_per_feature=message.records_per_feature,
         sources=tuple(message.sources),
     )
+
+
+def imports(messages: Iterable[service.ImportInfo]) -> tuple[types.Import, ...]:
+    return tuple(types.Import(m.name, m.format, m.features, m.records, m.explanations) for m in messages)
 
 
 def limits(message: service.Limits) -> types.Limits:

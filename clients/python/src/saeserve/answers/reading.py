@@ -186,4 +186,5 @@ def server_info(answer: service.GetServerInfoResponse) -> results.ServerInfo:
         feature_count=answer.feature_count,
         index=convert.index(answer.index) if answer.HasField("index") else None,
         limits=convert.limits(answer.limits),
+        imports=convert.imports(answer.imports),
     )

@@ -10,7 +10,19 @@ import numpy as np
 
 from saeserve.answers.activations import Csr, Floats
 from saeserve.answers.names import FeatureLike, FeatureName
-from saeserve.answers.types import CallInfo, Feature, Index, Limits, Match, Model, Record, Source, Statistics, Token
+from saeserve.answers.types import (
+    CallInfo,
+    Feature,
+    Import,
+    Index,
+    Limits,
+    Match,
+    Model,
+    Record,
+    Source,
+    Statistics,
+    Token,
+)
 from saeserve.transport.errors import SaeserveError
 
 
@@ -301,3 +313,5 @@ class ServerInfo:
     index: Index | None
     """The index of top activations; None without one."""
     limits: Limits
+    imports: tuple[Import, ...] = ()
+    """What was imported, in the order of import."""

@@ -102,6 +102,24 @@ class UsualToken:
 
 
 @dataclass(frozen=True, slots=True)
+class Explanation:
+    """What somebody, or a program, says that a feature is about: imported, never made by the server."""
+
+    text: str
+    score: float | None
+    """How well it predicts activations, as its author measured it; None where that was not measured."""
+    type: str
+    """How it was made, for example `oai_token-act-pair`; empty where unknown."""
+    model: str
+    """The model that wrote it; empty where unknown."""
+    origin: str
+    """The name of the import that it came with."""
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@dataclass(frozen=True, slots=True)
 class Feature:
     """What is known of a feature whatever the text. `str()` is its name."""
 
@@ -115,7 +133,9 @@ class Feature:
     """Largest activation over the index, or as it was imported; None where neither is known."""
     index_max_origin: DensityOrigin
     usual_tokens: tuple[UsualToken, ...]
-    """At most five, the most frequent first; empty without an index."""
+    """At most five, the most frequent first; empty without an index or imported records."""
+    explanations: tuple[Explanation, ...] = ()
+    """What was imported about it, the best score first; at most three."""
 
     def __str__(self) -> str:
         return str(self.name)
@@ -260,6 +280,19 @@ class Index:
     """Tokens of each block that was run, BOS left out."""
     records_per_feature: int
     sources: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Import:
+    """Imported records and explanations."""
+
+    name: str
+    format: str
+    """`neuron-records`, `openai-explanations` or `neuronpedia`."""
+    features: int
+    """With records."""
+    records: int
+    explanations: int
 
 
 @dataclass(frozen=True, slots=True)

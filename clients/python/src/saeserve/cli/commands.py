@@ -12,7 +12,7 @@ from saeserve.answers.types import Kind
 from saeserve.calls import request
 from saeserve.calls.request import Call
 from saeserve.calls.steps import Steps
-from saeserve.cli import compare, completion, contrast, match, similar
+from saeserve.cli import compare, completion, contrast, explanations, match, similar
 from saeserve.cli.as_json import as_json
 from saeserve.cli.options import connection
 from saeserve.cli.printing import json_text
@@ -41,6 +41,7 @@ def run(arguments: argparse.Namespace) -> None:
         "encode": encode,
         "top": top,
         "similar": similar.call,
+        "explanations": explanations.call,
         "contrast": contrast.call,
         "feature": feature,
         "sources": sources,

@@ -8,7 +8,7 @@ from typing import Any
 
 from saeserve._version import __version__
 from saeserve.calls.select import DIVERSITIES, GROUPS, ORIGINS
-from saeserve.cli import compare, contrast, match, similar
+from saeserve.cli import compare, contrast, explanations, match, similar
 from saeserve.cli.parser import Parser
 from saeserve.cli.values import integers, seconds, text
 from saeserve.transport.channel import DEFAULT_TARGET, DEFAULT_TIMEOUT
@@ -63,6 +63,7 @@ def parser() -> Parser:
     _top(command("top", "on which texts of the index does a feature fire most?"))
     compare.options(command("compare", "how strongly do features fire on variants of a text, side by side?"))
     similar.options(command("similar", "which features point, fire or read like one?"))
+    explanations.options(command("explanations", "which features are explained in some words?"))
     contrast.options(command("contrast", "which features tell two sets of texts apart?"))
     match.options(command("match", "how many of the features that fire most do so on a token they usually fire on?"))
     feature = command("feature", "what is known of a feature?")

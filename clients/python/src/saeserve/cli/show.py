@@ -14,6 +14,7 @@ from saeserve.answers import results
 from saeserve.answers.activations import Floats
 from saeserve.answers.compare import Comparison
 from saeserve.answers.contrast import Contrast
+from saeserve.answers.explanations import ExplanationSearch
 from saeserve.answers.match_table import MatchTable
 from saeserve.answers.similar import SimilarFeatures
 from saeserve.answers.types import HistogramBin
@@ -22,6 +23,7 @@ from saeserve.cli.shading import column as cell
 from saeserve.cli.shading import label
 from saeserve.cli.show_compare import compare
 from saeserve.cli.show_contrast import contrast
+from saeserve.cli.show_explanations import explanations, told
 from saeserve.cli.show_match import match
 from saeserve.cli.show_search import search
 from saeserve.cli.show_similar import similar
@@ -51,6 +53,8 @@ def answer(result: Any, arguments: argparse.Namespace) -> None:
             match(result, screen)
         case SimilarFeatures():
             similar(result, screen)
+        case ExplanationSearch():
+            explanations(result, screen)
         case Contrast():
             contrast(result, screen)
         case results.FeatureInfo():
@@ -120,6 +124,7 @@ def _feature(result: results.FeatureInfo, screen: Screen) -> None:
         rows.append(("dead", "yes, it never fires" if result.dead else "no"))
     if result.decoder_norm is not None:
         rows.append(("decoder norm", number(result.decoder_norm)))
+    rows += [("explained", told(one)) for one in feature.explanations]
     statistics = result.statistics
     if statistics is None:
         screen.pairs([*rows, ("index", "none: no statistics, no records")])
@@ -207,6 +212,14 @@ def _info(result: results.ServerInfo, screen: Screen) -> None:
                 if index is None
                 else f"{index.texts:,} texts, {index.tokens:,} tokens, {index.records_per_feature} records a feature, "
                 f"revision {index.revision}",
+            ),
+            *(
+                (
+                    "" if place else "imported",
+                    f"{one.name} ({one.format}): {one.records:,} records of {one.features:,} features, "
+                    f"{one.explanations:,} explanations",
+                )
+                for place, one in enumerate(result.imports)
             ),
             ("text", f"at most {limits.max_text_bytes:,} bytes and {limits.max_tokens:,} tokens"),
             ("search", f"at most {limits.max_limit:,} features, {limits.default_limit} by default"),

@@ -6,6 +6,7 @@ from saeserve.answers.results import Hit, SearchResult
 from saeserve.answers.types import Cache, Feature, Match
 from saeserve.cli.screen import Screen, milliseconds, number, percent, usual
 from saeserve.cli.shading import column, label
+from saeserve.cli.show_explanations import under_tokens
 
 _MARKS = {Match.EXACT: "✓", Match.FOLDED: "~", Match.NONE: "✗", Match.UNKNOWN: " "}
 _ON = 12
@@ -62,6 +63,7 @@ def _count(hit: Hit) -> str:
 
 def _text(result: SearchResult, hit: Hit, screen: Screen) -> None:
     screen.tokens(result.tokens, hit.activations, hit.max_activation, hit.max_position)
+    under_tokens(hit.feature, screen)
 
 
 def _by_token(result: SearchResult, screen: Screen) -> None:

@@ -8,6 +8,7 @@ _FLAGS = {
     "page_size": "--count",
     "page_token": "--page-token",
     "next_page_token": "--page-token",
+    "query": "WORDS",
     "input": "TEXT",
     "inputs": "TEXT",
     "input.token_ids": "--ids",
