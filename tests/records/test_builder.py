@@ -127,7 +127,7 @@ def assert_tells_what_fires(
             assert rows.indices[rows.indptr[place] : rows.indptr[place + 1]].tolist() == fires
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(
     texts=st.lists(st.text(LETTERS, max_size=40), min_size=1, max_size=10).filter(
         lambda texts: any(text.strip("a") for text in texts)
@@ -227,6 +227,21 @@ def test_magnitudes_outside_the_histogram_count_in_its_end_bins(tmp_path):
 
 
 LAST = [2**20 * 15 / 8, np.inf]
+
+
+def test_quantiles_are_known_within_a_bin(tmp_path):
+    class Spread(FakeReader):
+        def value(self, rank: int, token: int, place: int, feature: int) -> float:
+            return float(np.float32((token * 7919 + place * 104729 + feature * 31) % 1009 / 37 + 0.01))
+
+    texts = ["bcdefgh" * 9, "hgfedcb" * 4, "efgefgh"]
+    store = build_index(Spread(), tokenise, texts, tmp_path / "index", context=7)
+    values = [Spread().value(0, token, at % 7, 1) for ids in tokenise(texts) for at, token in enumerate(ids)]
+    statistics = store.statistics("0-fake", 1)
+    reached = np.cumsum(statistics.histogram_counts) / statistics.fires
+    for share in np.linspace(0.001, 1, 97):
+        lower, upper = statistics.histogram_edges[np.searchsorted(reached, share - 1e-12)]
+        assert lower <= np.quantile(values, share, method="inverted_cdf") < upper
 
 
 def test_progress_is_told_after_each_batch(tmp_path):

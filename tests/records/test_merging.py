@@ -119,6 +119,13 @@ def test_tables_of_peaks_that_went_to_the_disk_count_the_same(whole, tmp_path, m
     assert merge_parts(READER, parts, tmp_path / "index").content == whole.content
 
 
+@pytest.mark.parametrize("rows", [0, 2**30])
+def test_sources_that_are_finished_one_after_another_give_the_same_bytes(whole, tmp_path, monkeypatch, rows):
+    monkeypatch.setattr("saeserve_server.records.building.finish.FEATURES_AT_ONCE", 6)
+    part = shard(tmp_path / "part", lambda chunk: True, rows=0)
+    assert merge_parts(READER, [part], tmp_path / "index", rows_bytes=rows).content == whole.content
+
+
 def test_a_chunk_that_comes_twice_or_is_missing_is_refused(tmp_path):
     one = shard(tmp_path / "one", lambda chunk: chunk < 4)
     other = shard(tmp_path / "other", lambda chunk: chunk >= 3)

@@ -236,9 +236,12 @@ def merge_parts(
     out: Path,
     *,
     piece: Callable[[int], bytes] | None = None,
+    rows_bytes: int = DEFAULT_ROWS_BYTES,
     progress: Told | None = None,
 ) -> RecordStore:
     """The index of the parts of all shards, in whatever order; put at `out` as by `build_index`.
+
+    `rows_bytes` is what rows may take beside `out` that the parts do not hold.
 
     Raises ConfigError for parts made of different things, a chunk that comes twice or is missing.
     """
@@ -261,7 +264,8 @@ def merge_parts(
                     f"{part.folder}: was made of something else than {parts[0].folder}: {'; '.join(found)}"
                 )
             whole.take_in(part)
-        _finish(reader, parts, whole, piece, 0, writer, progress)
+        whole.rows_folder.mkdir(parents=True)
+        _finish(reader, parts, whole, piece, rows_bytes, writer, progress)
     return RecordStore.open(out)
 
 
@@ -291,7 +295,7 @@ def _finish(
     finish(
         whole,
         corpus,
-        KeptRows([part.rows_folder for part in parts], rows_bytes),
+        KeptRows(list(dict.fromkeys([whole.rows_folder, *(part.rows_folder for part in parts)])), rows_bytes),
         lambda batch: dict(_checked(reader, batch)),
         [source.kind for source in reader.catalog.sources],
         model.vocabulary,

@@ -77,7 +77,9 @@ def run_build(options: argparse.Namespace) -> int:
                 f"in {time.monotonic() - began:.1f} s; `saeserve-server index merge` makes an index of all parts"
             )
             return 0
-        index = merge_parts(runner, parts, options.out, piece=tokenizer.piece, progress=line)
+        # Rows that there was no room for then have none now.
+        index = merge_parts(runner, parts, options.out, piece=tokenizer.piece, rows_bytes=0, progress=line)
+        line.end()
     except KeyboardInterrupt:
         if is_part(work):
             print(f"\n{work} holds what was done: --resume goes on with it", file=sys.stderr)
@@ -101,9 +103,9 @@ def run_merge(options: argparse.Namespace) -> int:
     runner, tokenizer = _runner(config)
     began = time.monotonic()
     parts = [Part.open(folder) for folder in options.parts]
-    _bound(options, runner, parts[0].made_of.keeping, options.out)
+    rows_bytes = _bound(options, runner, parts[0].made_of.keeping, options.out)
     line = ProgressLine(lambda: 1.0)
-    index = merge_parts(runner, parts, options.out, piece=tokenizer.piece, progress=line)
+    index = merge_parts(runner, parts, options.out, piece=tokenizer.piece, rows_bytes=rows_bytes, progress=line)
     line.end()
     _tell(options.out, index, began)
     return 0

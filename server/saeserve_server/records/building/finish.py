@@ -26,6 +26,7 @@ from saeserve_server.records.peaks import count_peaks
 from saeserve_server.records.writer import StoreWriter
 from saeserve_server.rows import IntArray, SourceRows
 
+FEATURES_AT_ONCE: Final = 1 << 17
 USUAL_TOKENS: Final = 5
 """Of a feature's top tokens, those whose occurrences may be near misses."""
 
@@ -66,33 +67,60 @@ def finish(
     sampled = part.sample.cut()
     writer.write(f"{layout.SAMPLED}.npy", place_key(sampled["text"], sampled["position"]))
     occurrences = corpus.occurrences(vocabulary, bos_id)
-    chosen = list[_Chosen]()
-    for rank, (source_id, _, _) in enumerate(part.made_of.sources):
+    groups = _groups([n_features for _, _, n_features in part.made_of.sources])
+    for number, ranks in enumerate(groups):
+        chosen = {rank: _choose(part.sources[rank], corpus, occurrences, kinds[rank]) for rank in ranks}
+        _write_first(part, chosen, corpus, kinds, folds, writer)
+        wanted = [at for at in range(len(corpus.batches)) if any(one.wants.is_wanted(at) for one in chosen.values())]
+        for done, place in enumerate(wanted, 1):
+            chunk, batch = corpus.batches[place]
+            rows = kept.get(chunk, batch, ranks)
+            if rows is None:
+                computed = compute(corpus.batch(place))
+                kept.put(chunk, batch, computed)  # for the next group
+                rows = {rank: computed[rank] for rank in ranks}
+            for rank, one in chosen.items():
+                if one.wants.is_wanted(place):
+                    one.wants.answer(place, rows[rank])
+            progress(number * len(wanted) + done, len(groups) * len(wanted))
+        for rank, one in chosen.items():
+            source_id, _, n_features = part.made_of.sources[rank]
+            _write_places(_Source(writer, source_id), one, n_features, part.made_of.keeping.near_misses)
+    writer.commit(part.made_of, len(corpus.offsets) - 1, part.tokens)
+
+
+def _groups(features: Sequence[int]) -> list[list[int]]:
+    """Sources whose places are looked up together: what is found of a feature takes up to 14 kB meanwhile."""
+    groups: list[list[int]] = [[]]
+    for rank, count in enumerate(features):
+        if groups[-1] and sum(features[one] for one in groups[-1]) + count > FEATURES_AT_ONCE:
+            groups.append([])
+        groups[-1].append(rank)
+    return groups
+
+
+def _write_first(
+    part: Part,
+    chosen: Mapping[int, _Chosen],
+    corpus: CorpusMap,
+    kinds: Sequence[Kind],
+    folds: Folds,
+    writer: StoreWriter,
+) -> None:
+    """What the second pass adds nothing to; then the states of these sources are let go."""
+    for rank, one in chosen.items():
         state = part.sources[rank]
-        source = _Source(writer, source_id)
-        chosen.append(_choose(state, corpus, occurrences, kinds[rank]))
+        source = _Source(writer, part.made_of.sources[rank][0])
         _write_statistics(source, state)
-        _write_peaks(source, state, chosen[-1], corpus, folds)
+        _write_peaks(source, state, one, corpus, folds)
         _write_sketch(source, state)
         offsets, firing = part.sample.of(rank)
         if kinds[rank] is Kind.NEURON:
-            source.write("firing_bits", firing.reshape(len(sampled), -1))
+            source.write("firing_bits", firing.reshape(len(part.sample.rows), -1))
         else:
             source.write("firing_offsets", offsets)
             source.write("firing", firing)
         state.release()
-
-    wanted = [place for place in range(len(corpus.batches)) if any(one.wants.is_wanted(place) for one in chosen)]
-    for done, place in enumerate(wanted):
-        rows = kept.get(*corpus.batches[place], len(chosen)) or compute(corpus.batch(place))
-        for rank, one in enumerate(chosen):
-            if one.wants.is_wanted(place):
-                one.wants.answer(place, rows[rank])
-        progress(done + 1, len(wanted))
-
-    for (source_id, _, n_features), one in zip(part.made_of.sources, chosen, strict=True):
-        _write_places(_Source(writer, source_id), one, n_features, part.made_of.keeping.near_misses)
-    writer.commit(part.made_of, len(corpus.offsets) - 1, part.tokens)
 
 
 class _Source:
@@ -129,10 +157,11 @@ def _choose(state: SourceState, corpus: CorpusMap, occurrences: Best, kind: Kind
     samples["text"], samples["position"], samples["value"] = strata["text"], strata["position"], strata["value"]
     near, near_feature = _near(top, occurrences)
     wants = Wants(
-        np.concatenate([feature, sample_feature[order], near_feature]),
+        np.concatenate([feature, sample_feature[order], near_feature]).astype(np.int32),
         np.concatenate([records["text"], samples["text"][order], near["text"]]),
         np.concatenate([records["position"], samples["position"][order], near["position"]]),
         with_active=kind is Kind.LATENT,
+        misses=len(feature) + len(sample_feature),
     )
     wants.locate(corpus)
     return _Chosen(records, feature, samples[order], sample_feature[order], near, near_feature, top, wants)

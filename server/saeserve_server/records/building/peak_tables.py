@@ -21,8 +21,8 @@ PEAK: Final = np.dtype([("key", "<u8"), ("blocks", "<u4"), ("least", "<f4"), ("m
 Table = npt.NDArray[Any]
 
 WAITING: Final = 1 << 18
-HELD: Final = 1 << 21
-"""Rows that wait to be joined, and rows after which a run goes to the disk (40 MiB)."""
+HELD: Final = 1 << 19
+"""Rows that wait to be joined, and rows after which a run goes to the disk (10 MiB)."""
 _FEATURES_AT_ONCE: Final = 1 << 12
 
 

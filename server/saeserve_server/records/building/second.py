@@ -33,14 +33,16 @@ class Windows:
 class Wants:
     """What is wanted of one source: windows of features round places. Answered batch by batch."""
 
-    feature: IntArray  # [wants]
+    feature: npt.NDArray[np.int32]  # [wants]
     text: npt.NDArray[Any]
     position: npt.NDArray[Any]
     with_active: bool
-    _order: IntArray = field(init=False)
+    misses: int
+    """Wants from this one on are asked whether the feature fires there: where it does, nothing is kept."""
+    _order: npt.NDArray[np.int32] = field(init=False)
     _bounds: IntArray = field(init=False)
-    _where: tuple[IntArray, ...] = field(init=False)
-    _slots: list[IntArray] = field(default_factory=list)
+    _where: tuple[npt.NDArray[np.int32], ...] = field(init=False)
+    _slots: list[npt.NDArray[np.int32]] = field(default_factory=list)
     _places: list[npt.NDArray[np.uint8]] = field(default_factory=list)
     _values: list[FloatArray] = field(default_factory=list)
     _active: list[tuple[npt.NDArray[np.uint64], IntArray, npt.NDArray[np.uint32]]] = field(default_factory=list)
@@ -49,9 +51,9 @@ class Wants:
 
     def locate(self, corpus: CorpusMap) -> None:
         """Finds the batches."""
-        batch, *self_where = corpus.place(self.text, self.position)
-        self._where = tuple(self_where)
-        self._order = np.argsort(batch, kind="stable")
+        batch, *where = corpus.place(self.text, self.position)
+        self._where = tuple(one.astype(np.int32) for one in where)
+        self._order = np.argsort(batch, kind="stable").astype(np.int32)
         self._bounds = np.searchsorted(batch[self._order], np.arange(len(corpus.batches) + 1))
         self.at = np.zeros(len(self.feature), np.float32)
         self.most = np.zeros(len(self.feature), np.float32)
@@ -63,22 +65,27 @@ class Wants:
     def answer(self, batch: int, rows: SourceRows) -> None:
         """Takes what is wanted from the source's rows on a batch."""
         slots = self._order[self._bounds[batch] : self._bounds[batch + 1]]
-        row, first, end = (one[slots] for one in self._where)
+        row, first, end = (one[slots].astype(np.int64) for one in self._where)
         low, high = np.maximum(row - WINDOW, first), np.minimum(row + WINDOW + 1, end)
-        feature = self.feature[slots]
+        feature = self.feature[slots].astype(np.int64)
         take = _sparse if isinstance(rows, Csr) else _dense
-        want, place, value, self.at[slots], self.most[slots] = take(rows, feature, row, low, high, first, end)
+        want, place, value, at, most = take(rows, feature, row, low, high, first, end)
+        self.at[slots], self.most[slots] = at, most
+        fires = (slots >= self.misses) & (at > 0)
+        if fires.any():
+            kept = np.flatnonzero(~fires[want])
+            want, place, value, row = want[kept], place[kept], value[kept], row[~fires]
+        if self.with_active:
+            key = place_key(self.text[slots[~fires]], self.position[slots[~fires]])
+            at_row, chosen = np.unique(row, return_index=True)
+            self._active.append((key[chosen], *_strongest(as_csr(rows), at_row)))
         self._slots.append(slots[want])
         self._places.append(place.astype(np.uint8))
         self._values.append(value)
-        if self.with_active:
-            at, chosen = np.unique(row, return_index=True)
-            key = place_key(self.text[slots[chosen]], self.position[slots[chosen]])
-            self._active.append((key, *_strongest(as_csr(rows), at)))
 
     def windows(self) -> Windows:
         """The answers, in the order of the wants."""
-        slots = np.concatenate([np.zeros(0, np.int64), *self._slots])
+        slots = np.concatenate([np.zeros(0, np.int32), *self._slots])
         order = np.argsort(slots, kind="stable")
         offsets = np.cumsum([0, *np.bincount(slots, minlength=len(self.feature)).tolist()])
         place = np.concatenate([np.zeros(0, np.uint8), *self._places])[order]

@@ -15,11 +15,11 @@ from saeserve_server.rows import Csr, SourceRows
 
 
 class KeptRows:
-    """Rows by chunk and batch, in the folders of one part or several; written while there is room."""
+    """Rows by chunk and batch, in the folders of one part or several; written to the first while there is room."""
 
     def __init__(self, folders: Sequence[Path], room: int) -> None:
         self._folders = folders
-        self._room = room - sum(path.stat().st_size for folder in folders for path in folder.glob("*.npz"))
+        self._room = room - sum(path.stat().st_size for path in folders[0].glob("*.npz"))
 
     def put(self, chunk: int, number: int, rows: Mapping[int, SourceRows]) -> None:
         """Keeps the rows of all sources, by rank, on a batch, if there is room for them. Raises OSError."""
@@ -30,6 +30,8 @@ class KeptRows:
                 arrays[f"{rank}-columns"] = np.array(one.columns)
             else:
                 arrays[f"{rank}-dense"] = one
+        if not arrays or self._room <= 0:
+            return
         path = self._folders[0] / _name(chunk, number)
         with contextlib.suppress(FileNotFoundError):  # of a run that was killed
             self._room += path.stat().st_size
@@ -40,14 +42,14 @@ class KeptRows:
         else:
             path.unlink(missing_ok=True)
 
-    def get(self, chunk: int, number: int, sources: int) -> dict[int, SourceRows] | None:
-        """The rows of a batch; None where they are not kept, or not whole."""
+    def get(self, chunk: int, number: int, ranks: Sequence[int]) -> dict[int, SourceRows] | None:
+        """The rows of some sources on a batch; None where they are not kept, or not whole."""
         for folder in self._folders:
             path = folder / _name(chunk, number)
             if path.exists():
                 try:
                     with np.load(path) as arrays:  # whose checksums are looked at
-                        return {rank: _rows(arrays, rank) for rank in range(sources)}
+                        return {rank: _rows(arrays, rank) for rank in ranks}
                 except (OSError, ValueError, KeyError, zipfile.BadZipFile):
                     return None
         return None
