@@ -28,6 +28,8 @@ BoolArray = npt.NDArray[np.bool_]
 
 SKETCH = 128
 """Hashes of a sketch; of a feature that fires no more often it holds all."""
+SHARED_BITS = ~np.uint64(2**20 - 1)
+"""Of a hash, what all sources keep: those of more features keep fewer of its low bits."""
 LEAST_POSITIONS = 16
 """On fewer an overlap has no interval."""
 Z = 1.959963984540054
@@ -173,7 +175,7 @@ def _sketch(store: Sketched, source: str, index: int) -> tuple[HashArray, bool]:
     """A feature's smallest hashes, and whether they are all."""
     offsets, hashes = store.sketch(source)
     begin, end = int(offsets[index]), int(offsets[index + 1])
-    return hashes[begin:end], end - begin >= int(store.fires(source)[index])
+    return hashes[begin:end] & SHARED_BITS, end - begin >= int(store.fires(source)[index])
 
 
 def _positions(store: Sketched, source: str, index: int) -> IntArray:
@@ -237,7 +239,7 @@ def _touched(store: Sketched, source: str, own: HashArray) -> BoolArray:
     """[n] whose sketches hold any of these hashes."""
     offsets, hashes = store.sketch(source)
     found = np.zeros(len(offsets) - 1, dtype=np.bool_)
-    found[np.searchsorted(offsets, np.flatnonzero(_is_in(hashes, own)), side="right") - 1] = True
+    found[np.searchsorted(offsets, np.flatnonzero(_is_in(hashes & SHARED_BITS, own)), side="right") - 1] = True
     return found
 
 
