@@ -55,7 +55,7 @@ lint: $(READY) ## ruff, strict types, buf lint, stub drift
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/mypy loadtests server/experiments server/tools server/training
+	$(BIN)/mypy clients/python/examples loadtests server/experiments server/tools server/training
 	$(BIN)/python server/tools/buf_lint.py
 	$(BIN)/python server/tools/check_stubs.py
 
