@@ -51,7 +51,8 @@ def test_the_table_shows_bits_and_counts_and_says_what_they_are(run, counted):
     assert first.split()[3] == "3.2"
     assert "beyond" in out
     flat = " ".join(out.split())
-    assert "bits: log2 of the index's tokens over n" in flat
+    assert "bits: log2(N / n)" in flat
+    assert "beyond: more active" in flat
     assert "bits: sum over token" in flat
     assert "value" not in header
     raw = run("search", TEXT)[1]
@@ -61,7 +62,7 @@ def test_the_table_shows_bits_and_counts_and_says_what_they_are(run, counted):
 
 def test_by_token_there_are_bits_and_no_counts(run, counted):
     out = run("search", TEXT, "--ranking", "surprisal", "--by-token")[1]
-    assert "bits: log2" in out
+    assert "bits: log2(N / n)" in out
     assert "beyond" not in out
 
 

@@ -15,10 +15,8 @@ _CACHED: dict[Cache | None, str] = {
     Cache.SHARED: ", from the shared cache",
     Cache.INNER: ", ranked anew from the cache",
 }
-_SURPRISAL = (
-    "bits: log2 of the index's tokens over n, those on which the feature is at least this active; 'beyond': more active "
-    "than anywhere in the index, so at least so many bits"
-)
+_SURPRISAL = "bits: log2(N / n), n of the index's N tokens on which it is as active or more"
+_BEYOND = "beyond: more active than anywhere in the index"
 _LEGEND = "match: ✓ a token it usually fires on, ~ but for case or spaces, ✗ another"
 
 
@@ -84,7 +82,9 @@ def _token_line(rank: int, feature: Feature, value: float, match: Match, names: 
 
 def _footer(result: SearchResult, screen: Screen, ranking: str) -> None:
     if ranking == "surprisal" and (result.results or result.token_results):
-        screen.wrapped(_SURPRISAL if result.results else _SURPRISAL.partition(";")[0], "dim")
+        screen.wrapped(_SURPRISAL, "dim")
+        if any(hit.beyond_index for hit in result.results):
+            screen.wrapped(_BEYOND, "dim")
     if result.sort_positions:
         tokens = ", ".join(f"{place} {label(result.tokens[place])}" for place in result.sort_positions)
         value = "bits" if ranking == "surprisal" else "value"
