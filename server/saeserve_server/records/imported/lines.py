@@ -107,7 +107,7 @@ def _document(file: Path, stream: Stream) -> Iterator[Line]:
 
 def _parse(data: bytes) -> dict[str, Any] | BadLine:
     try:
-        value = json.loads(data)
+        value = json.loads(data.strip())
     except json.JSONDecodeError as error:
         return BadLine(f"not JSON: {error.msg} at column {error.colno}")
     except (ValueError, RecursionError) as error:
