@@ -130,9 +130,10 @@ class Tally:
         a, b = self.fires[A, tested].astype(np.int64), self.fires[B, tested].astype(np.int64)
         p = fisher(a, b, texts_a, texts_b)
         q = false_discovery(p)
-        difference = a / texts_a - b / texts_b
-        order = np.lexsort((tested, -np.abs(difference), p))
-        more = difference[order]
+        excess = a * texts_b - b * texts_a  # whole, so that ties are ties
+        difference = excess / (texts_a * texts_b)
+        order = np.lexsort((tested, -np.abs(excess), p))
+        more = excess[order]
         chosen = np.zeros(len(order), dtype=np.bool_)
         for side in (more > 0, more < 0):
             chosen[np.flatnonzero(side)[:limit]] = True
