@@ -59,7 +59,8 @@ def test_every_number_follows_from_what_encode_says(demo: saeserve.Client) -> No
     ]
     assert order == sorted(order)
     assert found[0].side == "a"
-    assert any(str(token.token) == " red" for token in found[0].feature.usual_tokens)
+    telling = [one for one in found if (one.texts_a, one.texts_b) == (len(RED), 0)]
+    assert any(str(token.token).strip() == "red" for one in telling for token in one.feature.usual_tokens)
 
 
 def test_neurons_and_filters(demo: saeserve.Client) -> None:
