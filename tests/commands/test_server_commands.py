@@ -1,15 +1,25 @@
-"""`saeserve-server` as its user types it: sources, index build and verify, the demo, the health check."""
+"""`saeserve-server` as its user types it: sources, index build and verify, the demo, the health check.
 
+What loads a model runs inside the tests' process: what a process of its own is, test_command_line and test_start try.
+"""
+
+import contextlib
+import io
 import json
+import logging
 import re
 import subprocess
 import sys
+import warnings
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 import saeserve
+from saeserve_server.commands.main import main
 from tests.conftest import DEVICE, START_TIMEOUT
+from tests.inside import served_inside
 from tests.sources.formats import write_saelens
 
 TEXTS = ["The rose is red and the sky is blue.", "Red wine, white bread, and a red house.", "My ship is red."]
@@ -18,6 +28,29 @@ TEXTS = ["The rose is red and the sky is blue.", "Red wine, white bread, and a r
 def run(*arguments: str, module: str = "saeserve_server") -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", module, *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=START_TIMEOUT)
+
+
+@dataclass(frozen=True)
+class Done:
+    """How a command ended, and what it printed."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def run_inside(*arguments: str) -> Done:
+    """The same without a process of its own."""
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    out, err = io.StringIO(), io.StringIO()
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), warnings.catch_warnings():
+            status = main(arguments)
+    finally:
+        root.handlers[:], root.level = handlers, level
+        logging.captureWarnings(False)
+    return Done(status, out.getvalue(), err.getvalue())
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +68,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_sources_prints_what_would_be_served(config: Path) -> None:
-    done = run("sources", "--config", str(config))
+    done = run_inside("sources", "--config", str(config))
     assert done.returncode == 0, done.stderr
     first = done.stdout.splitlines()[1].split()
     assert first[0] == "0"
@@ -49,14 +82,14 @@ def test_sources_prints_what_would_be_served(config: Path) -> None:
 
 def test_an_index_is_built_verified_served_and_refused_for_another_model(config: Path) -> None:
     folder = config.parent
-    built = run("index", "build", str(folder / "index"), str(folder / "texts.jsonl"), "--config", str(config))
+    built = run_inside("index", "build", str(folder / "index"), str(folder / "texts.jsonl"), "--config", str(config))
     assert built.returncode == 0, built.stderr
     assert "3 texts" in built.stdout
-    verified = run("index", "verify", str(folder / "index"))
+    verified = run_inside("index", "verify", str(folder / "index"))
     assert verified.returncode == 0
     (told,) = re.findall(r"^revision ([0-9a-f]{32}) .*, content ([0-9a-f]{32}) ", verified.stdout, re.MULTILINE)
 
-    with saeserve.local(config=config, index=folder / "index", timeout=START_TIMEOUT) as client:
+    with served_inside(config, index=folder / "index") as target, saeserve.Client(target) as client:
         info = client.server_info()
         assert info.index is not None
         assert info.index.revision == told[0] != told[1]
@@ -81,7 +114,7 @@ def test_an_index_is_built_verified_served_and_refused_for_another_model(config:
     data = bytearray(largest.read_bytes())
     data[len(data) // 2] ^= 1
     largest.write_bytes(data)
-    broken = run("index", "verify", str(folder / "index"))
+    broken = run_inside("index", "verify", str(folder / "index"))
     assert broken.returncode == 2
     assert largest.name in broken.stderr
     assert "Traceback" not in broken.stderr
@@ -106,7 +139,7 @@ def test_synthetic_models_answer(tmp_path: Path) -> None:
         'model = "synthetic:small"\nmetrics_bind = "none"\n'
         "[synthetic.small]\nlayers = 2\nd_model = 48\nheads = 3\nvocabulary = 9000\nlatents = 500\nl0 = 20\n"
     )
-    with saeserve.local(config=config, device=DEVICE, timeout=START_TIMEOUT) as client:
+    with served_inside(config) as target, saeserve.Client(target) as client:
         assert client.server_info().model.name == "synthetic:small"
         encoded = client.encode(TEXTS, sources=["0-synthetic", "1-synthetic"])
         for rows in encoded.sparse.values():

@@ -1,14 +1,12 @@
 """Every family through the whole front end: what gRPC answers equals `run_with_cache` and the SAE's formula.
 
-Everything is real but for the worker's process: model and sources are loaded and run in a thread of the test, since
-importing torch anew for each family would take a minute.
+Everything is real but for the worker's process, see tests/inside.py.
 """
 
 from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +19,9 @@ import saeserve
 from saeserve_server.api import server as front_end
 from saeserve_server.config import Config, load_config
 from saeserve_server.engine.build import build_runner
-from saeserve_server.engine.recovery import GuardedRunner
-from saeserve_server.engine.work import Batch, BatchDone, Kernels, Ready
 from saeserve_server.errors import ConfigError
 from tests.conftest import DEVICE
+from tests.inside import ThreadEngine
 from tests.models.shapes import SHAPES, build, save, save_multimodal
 from tests.models.test_shapes import HEADS, LACKING, MIXTURES
 from tests.sources import plain
@@ -34,29 +31,6 @@ pytestmark = pytest.mark.device
 
 HOOKS = ("hook_resid_post", "hook_resid_mid", "hook_mlp_out", "hook_attn_out", "attn.hook_z", "mlp.hook_in")
 IDS = [[5, 6, 7], [*range(200, 230)], [9]]
-
-
-class ThreadEngine:
-    """The engine's interface over a runner in a thread."""
-
-    def __init__(
-        self, config: Config, on_state: Callable[[Ready | None], None], on_kernels: Callable[[Kernels], None]
-    ) -> None:
-        self._config, self._on_state = config, on_state
-
-    async def start(self) -> None:
-        runner, folder = await asyncio.to_thread(build_runner, self._config)
-        self._runner = GuardedRunner(runner)
-        self._on_state(Ready(runner.catalog, folder))
-
-    async def run(self, batch: Batch) -> BatchDone:
-        return await asyncio.to_thread(self._runner.run, batch, set)
-
-    def abandon(self, place: int) -> None:
-        pass
-
-    async def stop(self, patience: float = 0.0) -> None:
-        pass
 
 
 @pytest.mark.parametrize("shape", [*SHAPES, "gemma3-multimodal"])

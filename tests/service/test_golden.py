@@ -1,4 +1,7 @@
-"""Every golden SAE through the whole server: read from its files, run on the golden model, asked for over gRPC."""
+"""Every golden SAE through the whole front end: read from its files, run on the golden model, asked for over gRPC.
+
+The worker is a thread, see tests/inside.py.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ import numpy as np
 import pytest
 
 import saeserve
-from tests.conftest import DEVICE, START_TIMEOUT
+from tests.inside import served_inside
 from tests.sources.test_golden import GOLDEN, SERVED, expected
 
 IDS = json.loads((GOLDEN / "ids.json").read_text())
@@ -26,7 +29,7 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[saeserve.Client
         lines += [f"{key} = {json.dumps(value)}" for key, value in entry.get("settings", {}).items()]
     config = Path(folder, "server.toml")
     config.write_text("\n".join(lines))
-    with saeserve.local(config=config, device=DEVICE, timeout=START_TIMEOUT) as client:
+    with served_inside(config) as target, saeserve.Client(target) as client:
         yield client
 
 
