@@ -113,16 +113,17 @@ def chunks(
 
     Raises ConfigError for a text that holds a token which the model has no embedding for.
     """
+    for number, group in groups(texts, wanted, seen):
+        yield make_chunk(number, group, tokenise, model)
+
+
+def groups(
+    texts: Iterable[str],
+    wanted: Callable[[int], bool] = lambda number: True,
+    seen: Callable[[int], None] = lambda texts: None,
+) -> Iterator[tuple[int, list[str]]]:
+    """Number and texts of the wanted chunks of a corpus, in order, as `chunks` makes them."""
     number, group, total = 0, list[str](), 0
-    most = model.vocabulary - 1
-
-    def made() -> Chunk:
-        ids = tokenise(group)
-        for place, one in enumerate(ids):
-            if max(one, default=0) > most:
-                _refuse(model, next(token for token in one if token > most), number * CHUNK_TEXTS + place, most)
-        return Chunk(number, number * CHUNK_TEXTS, ids)
-
     is_wanted = wanted(0)
     for text in texts:
         total += 1
@@ -130,12 +131,22 @@ def chunks(
             group.append(text)
         if total % CHUNK_TEXTS == 0:
             if is_wanted:
-                yield made()
+                yield number, group
             group, number = [], number + 1
             is_wanted = wanted(number)
     if group:
-        yield made()
+        yield number, group
     seen(total)
+
+
+def make_chunk(number: int, texts: list[str], tokenise: Tokenise, model: ModelInfo) -> Chunk:
+    """The chunk of a group of texts. Raises as `chunks` does."""
+    ids = tokenise(texts)
+    most = model.vocabulary - 1
+    for place, one in enumerate(ids):
+        if max(one, default=0) > most:
+            _refuse(model, next(token for token in one if token > most), number * CHUNK_TEXTS + place, most)
+    return Chunk(number, number * CHUNK_TEXTS, ids)
 
 
 def _refuse(model: ModelInfo, token_id: int, text: int, most: int) -> None:

@@ -192,6 +192,22 @@ def is_part(folder: Path) -> bool:
     return True
 
 
+def part_folders(work: Path) -> list[Path]:
+    """The folders of parts in a folder: of a build that several workers share."""
+    return sorted(folder for folder in work.glob("part-*") if is_part(folder))
+
+
+def saved_chunks(folder: Path) -> tuple[set[int], int]:
+    """The chunks of the part in a folder and how many tokens they have, as saved last; its arrays are not read.
+
+    Raises ConfigError for what is no part."""
+    told = _read(folder)
+    try:
+        return {number for first, end in told["chunks"] for number in range(first, end)}, int(told["tokens"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ConfigError(f"{folder}: a damaged part of an index ({error}): build it again") from error
+
+
 def _read(folder: Path) -> dict[str, Any]:
     path = folder / PART
     try:
