@@ -31,6 +31,7 @@ Of each source, in SOURCE/, with n features:
     top_offsets.npy                [n + 1] where each feature's top tokens begin in
     top_tokens.npy                 [top tokens] peak tokens of the records by count, then maximum, then id; at most 20
     sketch_offsets.npy, sketch.npy [n + 1], [entries] smallest hashes of positions on which it fires; at most 128
+                                   (of 64 bits as many as the number of the feature leaves, at least the highest 44)
     active_keys.npy                [places] peaks of records, samples and near misses, ascending: text · 2^32 + position
     active_offsets.npy             [places + 1] where each one's latents begin in
     active.npy                     [latents] those that fire most there, the strongest first; at most 16, no neurons

@@ -7,7 +7,6 @@ import logging
 import shutil
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +20,6 @@ from saeserve_server.units import readable_bytes
 if TYPE_CHECKING:
     from saeserve_server.config import Config
     from saeserve_server.engine.runner import BatchRunner
-    from saeserve_server.records.building.part import Part
     from saeserve_server.records.made_of import Keeping
     from saeserve_server.records.store import RecordStore
     from saeserve_server.text.tokenizer import Tokenizer
@@ -32,7 +30,7 @@ log = logging.getLogger(__name__)
 def run_build(options: argparse.Namespace) -> int:
     """Builds an index, or with `--shard` a part of one; returns the exit status. Raises ConfigError."""
     config = _config(options)
-    from saeserve_server.records.building.part import is_part
+    from saeserve_server.records.building.part import is_part, part_folders
     from saeserve_server.records.corpus import Corpus, find_files
 
     corpus = Corpus(find_files(options.texts), lines=options.lines, field=options.field)
@@ -40,7 +38,10 @@ def run_build(options: argparse.Namespace) -> int:
     work: Path = options.out if options.shard else options.out.with_name(options.out.name + ".part")
     if not options.shard:
         check_out(options.out)
-    if is_part(work) and not options.resume:
+    if options.shard and options.engine == "ray":
+        raise ConfigError("--shard: Ray shares the texts out itself: give it all of them, without --shard")
+    begun = is_part(work) or bool(part_folders(work))
+    if begun and not options.resume:
         raise ConfigError(f"{work}: a build that was not finished: --resume goes on with it, or remove it")
     check_served(config, with_index=False)
     from saeserve_server.records.builder import Settings, build_part, merge_parts, open_part
@@ -56,7 +57,19 @@ def run_build(options: argparse.Namespace) -> int:
     line = ProgressLine(lambda: corpus.read / max(1, corpus.size))
     try:
         if options.engine == "ray":
-            parts = _with_ray(options, config, runner, settings, work, rows_bytes, line)
+            from saeserve_server.engine.distributed import build_with_ray
+
+            parts = build_with_ray(
+                config,
+                corpus,
+                made_of,
+                work,
+                rows_bytes=rows_bytes,
+                workers=options.workers,
+                address=options.ray_address,
+                checkpoint=options.checkpoint,
+                progress=line,
+            )
         else:
             parts = [open_part(made_of, work)]
             build_part(
@@ -81,7 +94,7 @@ def run_build(options: argparse.Namespace) -> int:
         index = merge_parts(runner, parts, options.out, piece=tokenizer.piece, rows_bytes=0, progress=line)
         line.end()
     except KeyboardInterrupt:
-        if is_part(work):
+        if is_part(work) or part_folders(work):
             print(f"\n{work} holds what was done: --resume goes on with it", file=sys.stderr)
         raise
     shutil.rmtree(work, ignore_errors=True)
@@ -163,18 +176,6 @@ def _bound(options: argparse.Namespace, runner: BatchRunner, keeping: Keeping, p
         log.warning("%s of memory are free, and up to %s needed", readable_bytes(free), readable_bytes(most.memory))
     left = max(0, disk - 2 * most.index)
     return left if options.max_disk is not None else min(DEFAULT_ROWS_BYTES, left // 2)
-
-
-def _with_ray(
-    options: argparse.Namespace,
-    config: Config,
-    runner: BatchRunner,
-    settings: object,
-    work: Path,
-    rows_bytes: int,
-    line: ProgressLine,
-) -> Sequence[Part]:
-    raise ConfigError("--engine: ray is not there yet")
 
 
 def _tell(out: Path, index: RecordStore, began: float) -> None:

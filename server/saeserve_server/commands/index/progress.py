@@ -27,7 +27,7 @@ class ProgressLine:
     def __call__(self, progress: Progress) -> None:
         now = time.monotonic()
         if self._first_tokens is None:
-            self._first_tokens = progress.tokens  # of a build that goes on: what was there
+            self._first_tokens, self._began = progress.tokens, now  # a build that goes on begins with what was there
         if now - self._shown < (SECONDS if self._is_terminal else SECONDS_IN_A_FILE):
             return
         self._shown = now
