@@ -36,7 +36,7 @@ class Level(Enum):
     SENTENCE = "sentence"
     """The same folded peak token, and an overlap of the 1- to 3-grams of the window."""
     TEXT = "text"
-    """The same folded peak token, and an overlap of the 3-grams of the texts, of each the first 512 tokens."""
+    """The same folded peak token, and an overlap of the 3-grams of the texts, of each the first 256 tokens."""
     SEMANTIC = "semantic"
     """An overlap of the 16 strongest latents at the peak. The one level that folds different tokens."""
 
@@ -47,7 +47,7 @@ BY_OVERLAP: Final = frozenset({Level.PHRASE, Level.SENTENCE, Level.TEXT, Level.S
 """The levels that take a threshold."""
 SIDE: Final = 3
 """Tokens either side of the peak that make a phrase."""
-TEXT_TOKENS: Final = 512
+TEXT_TOKENS: Final = 256
 """Tokens of a text that are compared: the first."""
 EXAMPLES: Final = 3
 """Of what a record stands for, so many others are told at most."""

@@ -98,8 +98,8 @@ def ngrams(rows: Sequence[IntArray], least: int = 1) -> Sets:
     lengths = np.array([len(row) for row in rows], np.int64)
     longest = int(lengths.max(initial=0))
     tokens = np.zeros((len(rows), longest + LONGEST), np.int64)
-    for row, numbers in enumerate(rows):
-        tokens[row, : len(numbers)] = numbers
+    for place, numbers in enumerate(rows):
+        tokens[place, : len(numbers)] = numbers
     bits = int(tokens.max(initial=1)).bit_length()
     found: list[tuple[IntArray, IntArray]] = []
     for length in range(1, LONGEST + 1):
@@ -107,8 +107,8 @@ def ngrams(rows: Sequence[IntArray], least: int = 1) -> Sets:
         whole &= (lengths[:, None] == length) | (length >= least)
         row, start = np.nonzero(whole)
         codes = np.zeros(len(row), np.int64)
-        for place in range(length):
-            codes |= tokens[row, start + place] << (bits * (LONGEST - 1 - place))
+        for offset in range(length):
+            codes |= tokens[row, start + offset] << (bits * (LONGEST - 1 - offset))
         found.append((row, codes))
     rows_, codes_ = (np.concatenate(parts) for parts in zip(*found, strict=True))
     order = np.argsort(rows_.astype(np.uint16), kind="stable")

@@ -222,7 +222,7 @@ class _DiversityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Diversity.V
     """Of the same peak token but for case and space, and alike in the window: overlap of its 1- to 3-grams."""
     DIVERSITY_TEXT: _Diversity.ValueType  # 6
     """Of the same peak token but for case and space, and from texts that are alike: overlap of the 3-grams of their first
-    512 tokens.
+    256 tokens.
     """
     DIVERSITY_SEMANTIC: _Diversity.ValueType  # 7
     """Alike in what else is active at the peak: overlap of the 16 strongest latents of the same source. Folds different
@@ -248,7 +248,7 @@ DIVERSITY_SENTENCE: Diversity.ValueType  # 5
 """Of the same peak token but for case and space, and alike in the window: overlap of its 1- to 3-grams."""
 DIVERSITY_TEXT: Diversity.ValueType  # 6
 """Of the same peak token but for case and space, and from texts that are alike: overlap of the 3-grams of their first
-512 tokens.
+256 tokens.
 """
 DIVERSITY_SEMANTIC: Diversity.ValueType  # 7
 """Alike in what else is active at the peak: overlap of the 16 strongest latents of the same source. Folds different
