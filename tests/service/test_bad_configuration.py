@@ -1,6 +1,8 @@
 """What turns out only while it loads: `saeserve-server start` ends with status 2 and says which file and key, and why.
 
-What is told before, tests/commands/test_early.py tries.
+How an error becomes that end is the same for all that one process finds: one case of the worker's is started and one
+that the front end finds before it has a worker; of all the error itself is looked at. What is told before anything is
+opened, tests/commands/test_early.py tries.
 """
 
 from __future__ import annotations
@@ -9,19 +11,21 @@ import pickle  # noqa: TID251 (to write what must be refused)
 import socket
 import zipfile
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
 
+from saeserve_server.config import load_config
+from saeserve_server.engine.build import build_runner
+from saeserve_server.errors import ConfigError
 from tests.service.servers import run_to_end
 from tests.service.wire import DEMO
 from tests.sources.formats import write_openai, write_saelens
 
 MODEL = DEMO / "model"
 BOUND = 120.0
-"""Seconds within which every start has ended; most take as long as importing torch."""
+"""Seconds within which a start has ended; it takes as long as importing torch."""
 
 
 def toml(folder: Path, *lines: str) -> Path:
@@ -89,43 +93,39 @@ def port_in_use(folder: Path) -> Path:
 
 
 HELD: list[socket.socket] = []
-CASES: dict[Callable[[Path], Path], tuple[int, tuple[str, ...]]] = {
-    # What is wrong → number of problems, and what the lines say
-    nan_model: (1, ("nan", "finite")),
-    nan_weights: (1, ("server.toml", "sources[0]", "sae_weights.safetensors", "W_enc", "NaN")),
-    code_in_pt: (1, ("server.toml", "sources[0]", "code.pt")),
+CASES: dict[Callable[[Path], Path], tuple[str, ...]] = {
+    # What is wrong → what the one line says
+    nan_model: ("nan", "finite"),
+    nan_weights: ("server.toml", "sources[0]", "sae_weights.safetensors", "W_enc", "NaN"),
+    code_in_pt: ("server.toml", "sources[0]", "code.pt"),
 }
 
-Ends = dict[str, Future[tuple[Path, int, str]]]
+
+def hold(problem: str, says: tuple[str, ...], folder: Path) -> None:
+    """One line that says it, and nothing was run of what the files hold."""
+    assert "Traceback" not in problem
+    assert len(problem.splitlines()) == 1
+    for part in says:
+        assert part in problem
+    assert len(problem) < 500
+    assert not (folder / "ran").exists()
 
 
-@pytest.fixture(scope="module")
-def ends(tmp_path_factory: pytest.TempPathFactory, cache_folder: Path) -> Ends:
-    """Every case is started, two at a time; the tests look at how it ended."""
-
-    def start(case: Callable[[Path], Path]) -> tuple[Path, int, str]:
-        folder = tmp_path_factory.mktemp(case.__name__)
-        ended = run_to_end("start", "--config", str(case(folder)), timeout=BOUND)
-        assert ended.stdout == ""
-        return folder, ended.returncode, ended.stderr
-
-    pool = ThreadPoolExecutor(2)
-    return {case.__name__: pool.submit(start, case) for case in CASES}
+@pytest.mark.parametrize("case", CASES, ids=[case.__name__ for case in CASES])
+def test_what_cannot_be_loaded_is_a_line_that_says_why(tmp_path: Path, case: Callable[[Path], Path]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        build_runner(load_config(case(tmp_path), {}, {}))
+    hold(str(caught.value), CASES[case], tmp_path)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", CASES, ids=[case.__name__ for case in CASES])
-def test_a_start_that_cannot_be_ends_with_status_2_and_says_why(ends: Ends, case: Callable[[Path], Path]) -> None:
-    folder, status, printed = ends[case.__name__].result(BOUND * len(CASES))
-    count, says = CASES[case]
-    assert status == 2, printed
-    assert "Traceback" not in printed
-    problems = [line for line in printed.splitlines() if line.startswith("saeserve-server: error: ")]
-    assert len(problems) == count, printed
-    for part in says:
-        assert part in "\n".join(problems)
-    assert max(map(len, problems)) < 500
-    assert not (folder / "ran").exists()
+@pytest.mark.parametrize("case", [nan_weights, code_in_pt], ids=["by the worker", "by the front end"])
+def test_a_start_that_cannot_be_ends_with_status_2_and_says_why(tmp_path: Path, case: Callable[[Path], Path]) -> None:
+    ended = run_to_end("start", "--config", str(case(tmp_path)), timeout=BOUND)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert "Traceback" not in ended.stderr
+    (problem,) = [line for line in ended.stderr.splitlines() if line.startswith("saeserve-server: error: ")]
+    hold(problem, CASES[case], tmp_path)
 
 
 def test_a_start_that_fails_leaves_the_port_file_of_another_alone(tmp_path: Path) -> None:

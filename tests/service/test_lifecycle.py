@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import partial
@@ -25,6 +26,7 @@ import saeserve
 from saeserve.v1 import feature_service_pb2 as service
 from saeserve.v1 import types_pb2 as types
 from saeserve.v1.feature_service_pb2_grpc import FeatureServiceStub
+from tests.inside import served_inside
 from tests.service.servers import (
     COMMAND,
     FEW,
@@ -165,9 +167,46 @@ def test_sigterm_while_loading_ends_it_with_status_0(tmp_path: Path) -> None:
         own.end()
 
 
-def test_a_worker_that_is_killed_is_replaced_and_nobody_hangs(tmp_path: Path) -> None:
+# One server, three tests: the last ends it
+
+
+@pytest.fixture(scope="module")
+def few(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, grpc.Channel, Any]]:
+    """A server with few descriptors, and long patience with calls at its end."""
+    with server(tmp_path_factory.mktemp("few"), few_descriptors=True, drain_delay=0, grace=120) as one:
+        yield one
+
+
+def test_a_slow_reader_is_held_back(few: tuple[Server, grpc.Channel, Any]) -> None:
+    """No more is encoded than `max_stream_items` and what gRPC's own windows hold; a caller who leaves is counted."""
+    own, _, stub = few
+    count = 160
+    stream = Slowly(stub, config(sources=["0", "1", "2", "3"], truncate=True))
+    stream.send(*(item(n, "red blue green " * 70) for n in range(count)))
+    stream.close()
+    seen = -1.0
+    while seen != (now := own.metrics()["saeserve_batch_size_sum"]) or now < 32:
+        seen = now
+        time.sleep(1.0)
+    assert 32 <= seen <= 64
+    assert {answer.sequence for answer in stream.call} == set(range(count))
+    for _ in range(3):
+        stream = Slowly(stub, config(sources=["0", "1", "2", "3"], truncate=True))
+        stream.send(*(item(n, "red blue green " * 70) for n in range(100)))
+        next(stream.call)
+        time.sleep(0.5)
+        stream.call.cancel()
+        stream.close()
+    cancelled = 'saeserve_requests_total{code="CANCELLED",method="EncodeStream",reason=""}'
+    until(lambda: own.metrics()["saeserve_requests_in_flight"] == 0, "the streams have ended")
+    assert own.metrics().get(cancelled) == 3
+    assert all(line["level"] != "error" for line in own.log())  # a caller who leaves is no fault
+
+
+def test_a_worker_that_is_killed_is_replaced_and_nobody_hangs(few: tuple[Server, grpc.Channel, Any]) -> None:
     """Also where there are few descriptors and others connect for all that they can get."""
-    with ExitStack() as silent, server(tmp_path, few_descriptors=True) as (own, channel, stub):
+    own, channel, stub = few
+    with ExitStack() as silent:
         host, _, port = own.target.rpartition(":")
         for _ in range(2 * FEW):
             silent.enter_context(socket.create_connection((host, int(port)), 5))
@@ -210,7 +249,6 @@ def test_a_worker_that_is_killed_is_replaced_and_nobody_hangs(tmp_path: Path) ->
         assert own.metrics()["saeserve_requests_in_flight"] == 0
         assert own.metrics()["saeserve_queue_size"] == 0
         until(lambda: descriptors(own.process.pid) <= before, "nothing is left of the worker before")
-        assert own.terminate() == 0
 
 
 def outcome(stub: FeatureServiceStub, request: service.EncodeRequest) -> Any:
@@ -222,12 +260,26 @@ def outcome(stub: FeatureServiceStub, request: service.EncodeRequest) -> Any:
     return None
 
 
-def test_a_worker_does_not_outlive_its_front_end(tmp_path: Path) -> None:
-    with server(tmp_path) as (own, _, _):
-        worker = own.worker()
-        own.process.kill()
-        own.process.wait()
-        until(lambda: not is_alive(worker), "the worker has ended")
+def test_callers_that_never_finish_do_not_hold_up_the_end(few: tuple[Server, grpc.Channel, Any]) -> None:
+    """A stream without its configuration, one without items, a health watch, a connection: nothing is owed to them."""
+    own, channel, stub = few
+    with ExitStack() as connections:
+        host, _, port = own.target.rpartition(":")
+        connections.enter_context(socket.create_connection((host, int(port)), 5))
+        silent = Slowly(stub)
+        waiting = Slowly(stub, config(sources=["0-demo"]))
+        watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
+        assert next(watch).status == SERVING
+        until(lambda: own.metrics()["saeserve_requests_in_flight"] == 2, "the streams are open")
+        try:
+            assert own.terminate(10.0) == 0
+        finally:
+            silent.close()
+            waiting.close()
+            watch.cancel()
+
+
+# Servers of their own
 
 
 def test_a_server_ends_with_its_caller_though_his_child_holds_its_standard_input() -> None:
@@ -268,53 +320,11 @@ def test_a_server_ends_in_order_with_its_standard_input(tmp_path: Path) -> None:
     assert not [pid for pid in worker if b"spawn_main" in command_line(pid)]
 
 
-def test_callers_that_never_finish_do_not_hold_up_the_end(tmp_path: Path) -> None:
-    """A stream without its configuration, one without items, a health watch, a connection: nothing is owed to them."""
-    with ExitStack() as connections, server(tmp_path, drain_delay=0, grace=120) as (own, channel, stub):
-        host, _, port = own.target.rpartition(":")
-        connections.enter_context(socket.create_connection((host, int(port)), 5))
-        silent = Slowly(stub)
-        waiting = Slowly(stub, config(sources=["0-demo"]))
-        watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
-        assert next(watch).status == SERVING
-        until(lambda: own.metrics()["saeserve_requests_in_flight"] == 2, "the streams are open")
-        try:
-            assert own.terminate(10.0) == 0
-        finally:
-            silent.close()
-            waiting.close()
-            watch.cancel()
-
-
-def test_a_slow_reader_is_held_back(tmp_path: Path) -> None:
-    """No more is encoded than `max_stream_items` and what gRPC's own windows hold; a caller who leaves is counted."""
-    with server(tmp_path) as (own, _, stub):
-        count = 400
-        stream = Slowly(stub, config(sources=["0", "1", "2", "3"], truncate=True))
-        stream.send(*(item(n, "red blue green " * 70) for n in range(count)))
-        stream.close()
-        seen = -1.0
-        while seen != (now := own.metrics()["saeserve_batch_size_sum"]) or now < 32:
-            seen = now
-            time.sleep(1.0)
-        assert 32 <= seen <= 64
-        assert {answer.sequence for answer in stream.call} == set(range(count))
-        for _ in range(3):
-            stream = Slowly(stub, config(sources=["0", "1", "2", "3"], truncate=True))
-            stream.send(*(item(n, "red blue green " * 70) for n in range(100)))
-            next(stream.call)
-            time.sleep(0.5)
-            stream.call.cancel()
-            stream.close()
-        cancelled = 'saeserve_requests_total{code="CANCELLED",method="EncodeStream",reason=""}'
-        until(lambda: own.metrics()["saeserve_requests_in_flight"] == 0, "the streams have ended")
-        assert own.metrics().get(cancelled) == 3
-        assert all(line["level"] != "error" for line in own.log())  # a caller who leaves is no fault
-
-
-def test_limits_of_the_configuration_are_published_and_enforced(tmp_path: Path) -> None:
+def test_limits_of_the_configuration_are_published_and_enforced() -> None:
+    """They are the front end's: the worker is a thread, see tests/inside.py."""
     limits = {"max_text_bytes": 100, "max_tokens": 12, "max_inputs": 3, "max_answer_bytes": 65536, "batch_tokens": 20}
-    with server(tmp_path, **limits) as (_, _, stub):
+    with served_inside(index="none", **limits) as target, connect(target) as channel:
+        stub = stub_of(channel)
         published = stub.GetServerInfo(service.GetServerInfoRequest(), timeout=TIMEOUT).limits
         assert {name: getattr(published, name) for name in limits} == limits
 
