@@ -15,8 +15,8 @@ from tests.answers import EPSILON, Differs, Tally
 from tests.service.wire import passages
 
 THREADS = 16
-CALLS = 960
-"""Each of the requests four times."""
+CALLS = 480
+"""Each of the requests twice."""
 OPTIONS: list[dict[str, Any]] = [
     {},
     {"limit": 5, "kinds": "neuron"},
