@@ -8,8 +8,10 @@ import signal
 import subprocess
 import sys
 import time
+from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -33,14 +35,15 @@ TOP = [("0-a", 7, 9.0), ("1-a", 3, 5.0), ("1-a", 4, 5.0), ("0-a", 1, 2.0)]
 @pytest.mark.slow
 def test_all_sides_answer_alike_and_are_measured_beside_each_other(tmp_path, monkeypatch, capsys) -> None:
     options = ["--model", "demo", "--base", "HEAD", "--out", str(tmp_path)]
-    options += ["--tokens", "6,9", "--callers", "1,3", "--window", "0.3", "--seconds", "0"]
+    options += ["--tokens", "6", "--callers", "1,3", "--window", "0.3", "--seconds", "0"]
+    monkeypatch.setattr(usage, "WATCHED", 0.5)  # nothing is made of the numbers
     monkeypatch.setattr(sys, "argv", ["bench", *options])
     monkeypatch.setattr(bench, "leave_nothing_behind", lambda: None)
     bench.main()
     printed = capsys.readouterr().out
-    assert "plain, ours, base: the same features for 8 texts" in printed
+    assert "plain, ours, base: the same features for 4 texts" in printed
     found = json.loads((tmp_path / "bench-demo.json").read_text())
-    assert [(cell["tokens"], cell["callers"]) for cell in found["cells"]] == [(6, 1), (6, 3), (9, 1), (9, 3)]
+    assert [(cell["tokens"], cell["callers"]) for cell in found["cells"]] == [(6, 1), (6, 3)]
     assert sum(found["kernels"].values()) == 4
     for cell in found["cells"]:
         assert cell["sides"].keys() == {"plain", "ours", "base"}
@@ -52,6 +55,27 @@ def test_all_sides_answer_alike_and_are_measured_beside_each_other(tmp_path, mon
     assert all(held["private"] > 2**27 and held["mapped"] > 2**20 for held in found["memory"].values())
     trees = subprocess.run(["git", "worktree", "list"], cwd=ROOT, capture_output=True, text=True, check=True)
     assert "saeserve-bench-" not in trees.stdout
+
+
+def test_every_length_is_compared_and_measured_with_every_number_of_callers(monkeypatch) -> None:
+    compared: list[str] = []
+    measured: list[tuple[int, int]] = []
+
+    async def compare(_: object, texts: list[str]) -> None:
+        compared.extend(texts)
+
+    def another(_: object, servers: object, cell: Cell, *rest: object) -> None:
+        measured.append((cell.words, cell.callers))
+        cell.took = 0.0
+
+    monkeypatch.setattr(bench, "compare", compare)
+    monkeypatch.setattr(bench, "encoders", lambda server: [])
+    monkeypatch.setattr(bench, "Floor", lambda model, sources: SimpleNamespace(measure=None))
+    monkeypatch.setattr(bench, "another", another)
+    asked = Namespace(model="demo", tokens=[6, 9], callers=[1, 3], seed=0)
+    cells = bench.run(asked, {sides.OURS: Address(Server(""))}, 0.0)
+    assert measured == [(cell.words, cell.callers) for cell in cells] == [(6, 1), (6, 3), (9, 1), (9, 3)]
+    assert [len(text.split()) for text in compared] == [6] * 4 + [9] * 4
 
 
 def test_answers_are_the_same_as_far_as_the_comparator_of_the_tests_goes() -> None:
