@@ -34,13 +34,15 @@ SLOW = (
     "security/test_tls.py",
     "service/test_cache.py",
     "service/test_concurrency.py",
-    "service/test_golden.py",
     "service/test_lifecycle.py",
 )
 """Files and tests, by how their names begin below `tests/`. Others are marked where they stand."""
 
-FIRST = ("service/", "faults/")
-"""The longest folders: what runs beside them ends with them."""
+FIRST = ("service/", "models/", "faults/")
+"""The longest folders: what runs beside them ends with them. Between the two one that needs no index of the demo, which
+the first server builds meanwhile: once, for both processes."""
+BESIDE = {"hazards": "service"}
+"""Folders whose tests run in the process of another, whose servers they ask."""
 
 
 def is_slow(where: str) -> bool:
@@ -51,3 +53,8 @@ def is_slow(where: str) -> bool:
 def turn(where: str) -> int:
     """Place of its folder in the order of the run."""
     return next((place for place, folder in enumerate(FIRST) if where.startswith(folder)), len(FIRST))
+
+
+def process(folder: str) -> str:
+    """The folder whose process runs the tests of this one."""
+    return BESIDE.get(folder, folder)
