@@ -37,7 +37,7 @@ from saeserve_server.text.tokenizer import Tokenizer
 log = logging.getLogger(__name__)
 
 PASSAGES = DEMO_FOLDER / "passages.jsonl"
-DEMO_SETTINGS = Settings(keeping=Keeping(records=18, per_power=2, near_misses=2, positions=1 << 10))
+DEMO_SETTINGS = Settings(keeping=Keeping(records=24, per_power=2, near_misses=2, positions=1 << 10))
 """The demo's index is to stay small."""
 DETERMINISTIC = "fbgemm-int8"
 """Kernel of a server whose answers are to be the same to the bit: a row's values depend on that row alone. So they do

@@ -24,8 +24,8 @@ Of each source, in SOURCE/, with n features:
     sample_weights.npy             [samples] for how many blocks each stands: those of its power over those sampled
     near_offsets.npy, near.npy     the same of near misses: the position where it does not fire, and its block's maximum
     window_offsets.npy             [records + samples + near misses + 1] where each one's window begins in
-    window_places.npy              [entries] place in the window, from 0
-    window_values.npy              [entries] activation, never 0
+    window_places.npy              [entries] place in the window, from 0; not of neurons, whose windows are whole
+    window_values.npy              [entries] activation; of latents never 0
     peak_offsets.npy, peaks.npy    [n + 1], [peaks] tokens on which the feature peaks, over all blocks; of the tokens
                                    those of records, and at most 20 more
     top_offsets.npy                [n + 1] where each feature's top tokens begin in
@@ -103,7 +103,7 @@ SOURCE_FILES: Final[Mapping[str, np.dtype[Any]]] = {
     "maxima": np.dtype("<f4"),
     "histogram_offsets": _OFFSETS,
     "histogram_bins": np.dtype("<u2"),
-    "histogram_counts": np.dtype("<u8"),
+    "histogram_counts": np.dtype("<u4"),
     "coarse_offsets": _OFFSETS,
     "coarse": COARSE,
     "record_offsets": _OFFSETS,
@@ -282,7 +282,8 @@ def _shapes_agree(manifest: Manifest) -> bool:
     fits = lengths[f"{TEXT_OFFSETS}.npy"] == manifest.texts + 1
     for source in manifest.sources:
         of = {name: lengths.get(source_file(source.id, name)) for name in SOURCE_FILES}
-        leave_out = ("firing_bits",) if of["firing_bits"] is None else ("firing", "firing_offsets")
+        of_neurons = ("firing", "firing_offsets", "window_places")
+        leave_out = ("firing_bits",) if of["firing_bits"] is None else of_neurons
         expected |= {source_file(source.id, name) for name in SOURCE_FILES if name not in leave_out}
         per_feature = ("fires", "blocks", "texts", "means", "maxima")
         fits &= all(of[name] == source.n_features for name in per_feature)

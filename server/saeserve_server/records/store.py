@@ -372,9 +372,11 @@ class RecordStore:
             text_begin, text_end = self._text_offsets[text : text + 2].tolist()
             start = position - min(in_block, layout.WINDOW)
             stop = min(position + layout.WINDOW + 1, position - in_block + self.context, text_end - text_begin)
-            activations = np.zeros(stop - start, np.float32)
             entries = slice(bounds[place], bounds[place + 1])
-            activations[arrays["window_places"][entries]] = arrays["window_values"][entries]
+            activations = arrays["window_values"][entries].copy()
+            if "window_places" in arrays:
+                activations = np.zeros(stop - start, np.float32)
+                activations[arrays["window_places"][entries]] = arrays["window_values"][entries]
             found.append(
                 Record(
                     token_ids=self._tokens[text_begin + start : text_begin + stop].copy(),

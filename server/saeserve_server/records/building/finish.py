@@ -160,7 +160,7 @@ def _choose(state: SourceState, corpus: CorpusMap, occurrences: Best, kind: Kind
         np.concatenate([feature, sample_feature[order], near_feature]).astype(np.int32),
         np.concatenate([records["text"], samples["text"][order], near["text"]]),
         np.concatenate([records["position"], samples["position"][order], near["position"]]),
-        with_active=kind is Kind.LATENT,
+        of_latents=kind is Kind.LATENT,
         misses=len(feature) + len(sample_feature),
     )
     wants.locate(corpus)
@@ -249,12 +249,13 @@ def _write_places(source: _Source, chosen: _Chosen, n_features: int, most_near: 
     counts = np.diff(windows.offsets)[kept]
     entry = np.arange(counts.sum()) + np.repeat(windows.offsets[kept] - (np.cumsum(counts) - counts), counts)
     source.write("window_offsets", np.cumsum([0, *counts.tolist()]))
-    source.write("window_places", windows.place[entry])
+    if chosen.wants.of_latents:
+        source.write("window_places", windows.place[entry])
     source.write("window_values", windows.value[entry])
 
     shown = np.concatenate([chosen.records, chosen.samples, near])
     keys = (
-        np.unique(place_key(shown["text"], shown["position"])) if chosen.wants.with_active else np.zeros(0, np.uint64)
+        np.unique(place_key(shown["text"], shown["position"])) if chosen.wants.of_latents else np.zeros(0, np.uint64)
     )
     offsets, latents = chosen.wants.active(keys)
     source.write("active_keys", keys)

@@ -20,7 +20,7 @@ ACTIVE: Final = 16
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Windows:
-    """Activations round places, sparse: those that are not 0."""
+    """Activations round places: of latents those that are not 0, of neurons all."""
 
     offsets: IntArray  # [wants + 1]
     place: npt.NDArray[np.uint8]  # [entries] in the window
@@ -36,7 +36,7 @@ class Wants:
     feature: npt.NDArray[np.int32]  # [wants]
     text: npt.NDArray[Any]
     position: npt.NDArray[Any]
-    with_active: bool
+    of_latents: bool
     misses: int
     """Wants from this one on are asked whether the feature fires there: where it does, nothing is kept."""
     _order: npt.NDArray[np.int32] = field(init=False)
@@ -72,12 +72,13 @@ class Wants:
         want, place, value, at, most = take(rows, feature, row, low, high, first, end)
         self.at[slots], self.most[slots] = at, most
         fires = (slots >= self.misses) & (at > 0)
-        if fires.any():
-            kept = np.flatnonzero(~fires[want])
-            want, place, value, row = want[kept], place[kept], value[kept], row[~fires]
-        if self.with_active:
+        left_out = fires[want] | (value == 0) if self.of_latents else fires[want]
+        if left_out.any():
+            kept = np.flatnonzero(~left_out)
+            want, place, value = want[kept], place[kept], value[kept]
+        if self.of_latents:
             key = place_key(self.text[slots[~fires]], self.position[slots[~fires]])
-            at_row, chosen = np.unique(row, return_index=True)
+            at_row, chosen = np.unique(row[~fires], return_index=True)
             self._active.append((key[chosen], *_strongest(as_csr(rows), at_row)))
         self._slots.append(slots[want])
         self._places.append(place.astype(np.uint8))
@@ -144,7 +145,7 @@ def _dense(
     offset = np.arange(2 * WINDOW + 1)
     at_row = np.minimum(low[:, None] + offset, len(rows) - 1)
     window = rows[at_row, feature[:, None]]
-    want, place = np.nonzero((low[:, None] + offset < high[:, None]) & (window != 0))
+    want, place = np.nonzero(low[:, None] + offset < high[:, None])
     most = np.zeros(len(feature), np.float32)
     for begin in np.unique(first).tolist():
         own = np.flatnonzero(first == begin)
