@@ -30,8 +30,11 @@ def own(demo: saeserve.Client, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 @pytest.fixture(scope="session")
 def attacked(demo: saeserve.Client, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Faulty]:
-    """The same with its caches, and budgets small enough to be exhausted in seconds."""
+    """The same with its caches, and budgets small enough to be exhausted in seconds. After the attacks test_replicas
+    ends it, in order."""
     limits = {
+        "drain_delay": 1,
+        "grace": 60,
         "max_calls": 512,
         "max_connections": 500,
         "max_answer_bytes": 3 * 2**19,
