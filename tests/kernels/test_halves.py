@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -31,11 +32,14 @@ def everything(kernel: HalfKernel, x: Tensor) -> dict[tuple[int, int], float]:
     row, index = torch.meshgrid(torch.arange(len(x)), torch.arange(sae.d_sae), indexing="ij")
     products = kernel._rescored(inputs, row.flatten(), index.flatten(), torch.tensor(row.numel()))
     a = sae.activation.apply(sae.rescaled(products.view(len(x), -1) + sae.b_enc))
-    return {place: a[place].item() for place in map(tuple, a.nonzero().tolist())}
+    places = a.nonzero()
+    return dict(zip(map(tuple, places.tolist()), a[*places.t()].tolist(), strict=True))
 
 
 def differs(found: dict[tuple[int, int], float], expected: dict[tuple[int, int], float]) -> bool:
-    return found.keys() != expected.keys() or any(found[at] != pytest.approx(expected[at], 1e-6) for at in expected)
+    return found.keys() != expected.keys() or any(
+        not math.isclose(found[at], value, rel_tol=1e-6, abs_tol=1e-12) for at, value in expected.items()
+    )
 
 
 @settings(max_examples=60)
@@ -60,12 +64,12 @@ def test_what_fires_is_what_float64_says_but_within_float32_s_rounding_of_the_ba
     p = inputs @ W_enc.t() + sae.b_enc.double()
     rounding = gamma(sae.d_in + 2) * (inputs.abs() @ W_enc.abs().t() + sae.b_enc.abs())
     bar = sae.activation.threshold.double() if isinstance(sae.activation, JumpReLU) else torch.zeros(sae.d_sae)
-    for row, latent in np.ndindex(*p.shape):
-        away = p[row, latent] - bar[latent]
-        if abs(away) > rounding[row, latent]:
-            assert ((row, latent) in found) == bool(away > 0)
-        if (row, latent) in found:
-            assert abs(found[row, latent] - p[row, latent]) <= rounding[row, latent] + 1e-38
+    fires, values = torch.zeros(p.shape, dtype=torch.bool), torch.zeros_like(p)
+    for place, value in found.items():
+        fires[place], values[place] = True, value
+    surely = (p - bar).abs() > rounding
+    assert torch.equal(fires[surely], (p > bar)[surely])
+    assert ((values - p).abs()[fires] <= rounding[fires] + 1e-38).all()
 
 
 def near_the_bar(seed: int, sign: float = 1.0) -> tuple[Sae, Tensor]:
