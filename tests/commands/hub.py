@@ -75,9 +75,10 @@ def serve(hub: Hub) -> ThreadingHTTPServer:
         def do_GET(self) -> None:
             url = urlsplit(self.path)
             path = unquote(url.path)
-            if match := re.fullmatch(r"/api/models/(.+?)(?:/(revision|tree|auth-check)(?:/([^/]+))?)?", path):
+            api = r"/api/(?:model|dataset)s/(.+?)(?:/(revision|tree|auth-check)(?:/([^/]+))?)?"
+            if match := re.fullmatch(api, path):
                 self._api(match[1], match[2], match[3], int(parse_qs(url.query).get("cursor", ["0"])[0]))
-            elif match := re.fullmatch(r"/(.+?)/resolve/([^/]+)/(.+)", path):
+            elif match := re.fullmatch(r"/(?:datasets/)?(.+?)/resolve/([^/]+)/(.+)", path):
                 content = hub.repos.get(match[1], {}).get(match[3])
                 if content is None:
                     self._json(404, {"error": "Entry not found"}, {"X-Error-Code": "EntryNotFound"})

@@ -71,6 +71,11 @@ def add_command(commands: Commands) -> None:
         help=f"SAEs of the hub, for the model NAME; in PATH {LAYER} stands for the layer, * and ? for parts of a name: "
         "one match for each layer; repeatable",
     )
+    fetch.add_argument(
+        "--dataset",
+        metavar="OWNER/NAME[@REVISION]",
+        help="instead: the Parquet, JSONL and text files of a data set of the hub, for `index build`",
+    )
     fetch.add_argument("--layers", metavar="LAYERS", help=f"of paths with {LAYER}, only these: 0-5,8 (default: all)")
     fetch.add_argument("--out", type=Path, metavar="FOLDER", help="where to (default: the current one)")
     fetch.add_argument("--dry-run", action="store_true", help="list the files and their sizes, and fetch nothing")
@@ -106,6 +111,9 @@ def run(options: argparse.Namespace) -> int:
         print("\ninterrupted; run the same again to go on", file=sys.stderr, flush=True)
         os._exit(INTERRUPTED)  # transfers that wait for the network end when it answers
     _summary(plan, missing, folder)
+    if wanted.data_set is not None:
+        print(f"next: saeserve-server index build OUT {shlex.quote(str(folder / wanted.data_set))}")
+        return 0
     _write_configuration(wanted, plan, folder, options)
     return 0
 
@@ -126,8 +134,10 @@ def _asked(options: argparse.Namespace) -> tuple[Wanted, Path]:
     """What is asked for, and the folder that it goes into."""
     name: str | None = options.name
     layers = None if options.layers is None else parse_layers(options.layers, "--layers")
+    if options.dataset is not None:
+        return _data_set(options), options.out or Path()
     if name is None and not options.sae:
-        raise ConfigError(f"fetch: expected a name or --sae; ready: {', '.join(asked.ready_names())}")
+        raise ConfigError(f"fetch: expected a name or --sae, or --dataset; ready: {', '.join(asked.ready_names())}")
     if name is not None and name.endswith(".toml"):
         return _of_file(Path(name), options)
     if name in asked.ready_names():
@@ -142,6 +152,16 @@ def _asked(options: argparse.Namespace) -> tuple[Wanted, Path]:
     else:
         wanted = asked.of_options(name, options.sae, options.layers)
     return wanted, options.out or Path()
+
+
+def _data_set(options: argparse.Namespace) -> Wanted:
+    for flag, value in {"NAME": options.name, "--sae": options.sae, "--layers": options.layers}.items():
+        if value:
+            raise ConfigError(f"--dataset: expected no {flag} beside it, a data set is fetched alone")
+    match = re.fullmatch(rf"({asked.REPOSITORY})(?:@([^/]+))?", options.dataset)
+    if match is None:
+        raise ConfigError(f"--dataset: expected OWNER/NAME[@REVISION], got {options.dataset!r}")
+    return Wanted(match[1].rpartition("/")[2], None, match[2], (), data_set=match[1])
 
 
 def _only(text: str, layers: str) -> str:
@@ -188,6 +208,9 @@ def _plan(wanted: Wanted, folder: Path) -> Plan:
             repositories[key] = open_repository(repo, revision)
         return repositories[key]
 
+    if wanted.data_set is not None:
+        data_set = open_repository(wanted.data_set, wanted.revision, "dataset")
+        return Plan([data_set.remote(name) for name in data_set.data_files()], [])
     files: dict[str, RemoteFile] = {}
     chosen: list[tuple[WantedSae, Mapping[int | None, str]]] = []
     if wanted.model is not None:

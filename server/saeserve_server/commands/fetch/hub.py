@@ -28,6 +28,8 @@ PICKLES = re.compile(r"[^/]+\.bin")
 """What is fetched besides of one without safetensors. Such weights are read with `weights_only`."""
 DUPLICATES = re.compile(r"consolidated[^/]*\.safetensors|training_args\.bin|optimizer\.bin")
 """The same weights in another layout, and what is left of training."""
+DATA_FILES = re.compile(r".+\.(parquet|jsonl|ndjson|txt)")
+"""What is fetched of a data set: the files that an index can be built of."""
 
 
 class NoSuchRepository(ConfigError):
@@ -41,14 +43,16 @@ class Repository:
     id: str
     commit: str
     files: Mapping[str, RepoFile]
+    kind: str = "model"
+    """What the hub calls its type: model or dataset."""
 
     def remote(self, name: str) -> RemoteFile:
         """One of its files; it goes into a folder named like the repository."""
         file = self.files[name]
-        cached = try_to_load_from_cache(self.id, name, revision=self.commit)
+        cached = try_to_load_from_cache(self.id, name, revision=self.commit, repo_type=self.kind)
         return RemoteFile(
             name=f"{self.id}/{name}",
-            url=hf_hub_url(self.id, name, revision=self.commit, endpoint=HfApi().endpoint),
+            url=hf_hub_url(self.id, name, revision=self.commit, repo_type=self.kind, endpoint=HfApi().endpoint),
             size=file.size,
             sha256=file.lfs.sha256 if file.lfs else None,
             git_oid=None if file.lfs else file.blob_id,
@@ -64,18 +68,25 @@ class Repository:
             raise ConfigError(f"{self.id}: expected a model with config.json and weights, the repository has no such")
         return names
 
+    def data_files(self) -> list[str]:
+        """The names of those that an index can be built of. Raises ConfigError for a repository that holds none."""
+        names = [name for name in self.files if DATA_FILES.fullmatch(name)]
+        if not names:
+            raise ConfigError(f"{self.id}: expected a data set with Parquet, JSONL or text files, it has no such")
+        return names
 
-def open_repository(repo: str, revision: str | None) -> Repository:
+
+def open_repository(repo: str, revision: str | None, kind: str = "model") -> Repository:
     """Its files at the newest commit of `revision`. Raises ConfigError, which says what to do."""
     api = HfApi(library_name="saeserve-server", library_version=saeserve_server.__version__)
     try:
-        info = api.model_info(repo, revision=revision)
+        info = api.repo_info(repo, revision=revision, repo_type=kind)
         if info.gated:
-            api.auth_check(repo)
+            api.auth_check(repo, repo_type=kind)
         if info.sha is None:
             raise ConfigError(f"{repo}: the hub names no commit of it")
-        tree = api.list_repo_tree(repo, recursive=True, revision=info.sha)
-        return Repository(repo, info.sha, {file.path: file for file in tree if isinstance(file, RepoFile)})
+        tree = api.list_repo_tree(repo, recursive=True, revision=info.sha, repo_type=kind)
+        return Repository(repo, info.sha, {file.path: file for file in tree if isinstance(file, RepoFile)}, kind)
     except ConfigError:
         raise
     except Exception as error:  # the hub's client raises its own kinds and those of its HTTP client

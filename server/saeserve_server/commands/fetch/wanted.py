@@ -50,6 +50,8 @@ class Wanted:
     saes: tuple[WantedSae, ...]
     text: str | None = None
     """The configuration, where it is one that exists."""
+    data_set: str | None = None
+    """A data set's repository, at `revision`: then nothing else."""
 
 
 def ready_names() -> list[str]:
