@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -13,10 +14,8 @@ import torch
 
 from saeserve_server.config import load_config
 from saeserve_server.engine.build import PASSAGES, build_runner, pin_kernels
-from saeserve_server.engine.distributed import build_with_ray, part_folders
-from saeserve_server.errors import ConfigError
-from saeserve_server.records.builder import Settings, build_index, merge_parts
-from saeserve_server.records.building.part import Part
+from saeserve_server.engine.distributed import build_with_ray
+from saeserve_server.records.builder import Progress, Settings, build_index, build_part, merge_parts, open_part
 from saeserve_server.records.made_of import Keeping
 from saeserve_server.text.tokenizer import Tokenizer
 
@@ -37,20 +36,13 @@ TEXTS = corpus(64 * 6 + 10)
 
 @pytest.fixture(scope="module")
 def local():
-    """Configuration, runner, tokenizer, and the index of TEXTS that this process builds."""
+    """Configuration, runner and tokenizer of this process."""
     threads = torch.get_num_threads()
     config = load_config(None, {"index": "none", "threads": "1", "device": "cpu"}, {})
     runner, _ = build_runner(config, with_index=False)
     pin_kernels(config, runner)
     yield config, runner, Tokenizer(runner.catalog.model.tokenizer_json, runner.catalog.model.bos_id)
     torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="module")
-def whole(local, tmp_path_factory):
-    _, runner, tokenizer = local
-    out = tmp_path_factory.mktemp("whole") / "index"
-    return build_index(runner, tokenizer.ids, TEXTS, out, piece=tokenizer.piece, settings=SETTINGS)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -61,52 +53,35 @@ def cluster():
     ray.shutdown()
 
 
-def build(local, work: Path, texts=TEXTS, **options):
-    config, runner, _ = local
-    options = {"rows_bytes": 2**30, "workers": 2, **options}
-    return build_with_ray(config, texts, SETTINGS.made_of(runner), work, **options)
+def test_a_worker_is_killed_and_the_index_has_the_same_bytes(local, tmp_path):
+    """In a build that goes on from another. One test: every worker loads torch, model and sources."""
+    config, runner, tokenizer = local
+    made_of, work = SETTINGS.made_of(runner), tmp_path / "work"
+    left = open_part(made_of, work / "part-0")
+    build_part(runner, tokenizer.ids, TEXTS[: 64 * 2], left, 2**30, wanted=lambda chunk: chunk == 1)
+    # As a build that was broken off leaves it.
+    left.corpus_texts = None
+    left.save()
+    killed = list[int]()
 
+    def progress(done: Progress) -> None:
+        if not killed:
+            killed.append(workers()[0])
+            os.kill(killed[0], signal.SIGKILL)
 
-def merged(local, parts: list[Part], out: Path):
-    _, runner, tokenizer = local
-    return merge_parts(runner, parts, out, piece=tokenizer.piece)
-
-
-def test_two_workers_build_the_same_bytes_though_one_is_killed_and_the_build_is_broken_off(local, whole, tmp_path):
-    """In one: model and sources are loaded by every worker."""
-    work, told = tmp_path / "work", []
-
-    class Broken(Exception):
-        pass
-
-    def half():
-        yield from TEXTS[: 64 * 5]
-        raise Broken
-
-    def progress(done):
-        told.append(done)
-        if len(told) == 2:  # a worker with chunks in its hands, and one that it has not saved
-            os.kill(worker_pids()[0], signal.SIGKILL)
-
-    with pytest.raises(Broken):
-        build(local, work, half(), progress=progress, checkpoint=0)
-    assert any(Part.open(folder).chunks for folder in part_folders(work))
-    again = []
-    parts = build(local, work, progress=again.append)
+    parts = build_with_ray(config, TEXTS, made_of, work, rows_bytes=2**30, workers=2, progress=progress)
+    assert killed
     assert sorted(chunk for part in parts for chunk in part.chunks) == list(range(7))
-    assert all(part.chunks for part in parts)
-    assert merged(local, parts, tmp_path / "index").content == whole.content
+    merged = merge_parts(runner, parts, tmp_path / "merged", piece=tokenizer.piece)
+    whole = build_index(runner, tokenizer.ids, TEXTS, tmp_path / "whole", piece=tokenizer.piece, settings=SETTINGS)
+    assert merged.content == whole.content
 
 
-def worker_pids() -> list[int]:
+def workers() -> list[int]:
+    """Process ids."""
     found = []
     for folder in Path("/proc").iterdir():
-        if folder.name.isdigit():
-            try:
-                name = (folder / "cmdline").read_bytes()
-                parent = (folder / "status").read_text()
-            except OSError:
-                continue
-            if name.startswith(b"ray::FoldingWorker"):
+        with contextlib.suppress(OSError):
+            if folder.name.isdigit() and b"ray::FoldingWorker" in (folder / "cmdline").read_bytes():
                 found.append(int(folder.name))
     return found

@@ -88,8 +88,10 @@ def build_with_ray(
     finally:
         lock.release()
     parts = [Part.open(folder) for folder in part_folders(work)]
-    for part in parts:  # one that a run with more workers left does not know it yet
-        part.corpus_texts = total if part.corpus_texts is None else part.corpus_texts
+    for part in parts:
+        if part.corpus_texts not in (None, total) or max(part.texts, default=-1) >= total:
+            raise ConfigError(f"{part.folder}: is of another corpus than the {total} texts given: remove {work}")
+        part.corpus_texts = total  # which one that a run with more workers left does not know
     return parts
 
 

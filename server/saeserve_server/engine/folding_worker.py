@@ -86,9 +86,10 @@ class FoldingWorker:
         return Folded(number, len(lengths), sum(-(-length // context) for length in lengths), sum(lengths))
 
     def end(self, corpus_texts: int) -> None:
-        """Saves the part, of a corpus of so many texts."""
-        if self._waiting or self._part.corpus_texts != corpus_texts:
-            self._part.corpus_texts = corpus_texts
+        """Saves the part, of a corpus of so many texts, unless it was saved as one of another."""
+        if self._part.corpus_texts is None:
+            self._part.corpus_texts, self._waiting = corpus_texts, True
+        if self._waiting:
             self._save()
 
     def _save(self) -> None:

@@ -33,7 +33,7 @@ def run_build(options: argparse.Namespace) -> int:
     from saeserve_server.records.building.part import is_part, part_folders
     from saeserve_server.records.corpus import Corpus, find_files
 
-    corpus = Corpus(find_files(options.texts), lines=options.lines, field=options.field)
+    corpus = Corpus(find_files(options.texts, options.split), lines=options.lines, field=options.field)
     corpus.check()
     work: Path = options.out if options.shard else options.out.with_name(options.out.name + ".part")
     if not options.shard:

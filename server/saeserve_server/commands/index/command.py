@@ -33,9 +33,14 @@ def add_command(commands: Commands) -> None:
         "it is whole: --resume goes on with it.",
     )
     build.add_argument("out", type=Path, help="folder of the index; an older index there is replaced")
-    build.add_argument("texts", nargs="+", help="text files, JSONL files, folders or globs")
+    build.add_argument(
+        "texts",
+        nargs="+",
+        help="text, JSONL, Parquet files, folders, globs, data sets: saved, or by hub name what was fetched",
+    )
     build.add_argument("--lines", action="store_true", help="each line of a text file is a text; default: each file")
-    build.add_argument("--field", default="text", help="key of the text in JSONL objects (default: text)")
+    build.add_argument("--field", default="text", help="key or column of the text (default: text)")
+    build.add_argument("--split", help="of data sets that have several (default: train)")
     build.add_argument(
         "--context",
         type=_count(MOST_CONTEXT),
@@ -60,7 +65,11 @@ def add_command(commands: Commands) -> None:
         help="only the I-th of N shares of the texts: OUT becomes a part to merge",
     )
     build.add_argument("--engine", choices=["local", "ray"], default="local", help="what computes (default: local)")
-    build.add_argument("--workers", type=_count(MOST_WORKERS), help="with Ray: processes (default: one for each CPU)")
+    build.add_argument(
+        "--workers",
+        type=_count(MOST_WORKERS),
+        help="with Ray: processes (default: as many as there are CPUs for, --threads each)",
+    )
     build.add_argument("--ray-address", metavar="ADDRESS", help="with Ray: of a cluster (default: this machine)")
     _add_bounds(build)
     add_settings(build)
