@@ -275,8 +275,9 @@ def _connected(ray: Any, address: str | None, threads: int, count: int) -> Itera
             )
         else:
             ray.init(address, log_to_driver=False, logging_level=logging.WARNING)
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        raise ConfigError(f"--ray-address: {address or 'this machine'}: {error}") from error
+    except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
+        hint = "" if address is None else "; a cluster that asks for a token wants RAY_AUTH_MODE=token here too"
+        raise ConfigError(f"--ray-address: {address or 'this machine'}: {error}{hint}") from error
     try:
         yield
     finally:
