@@ -1,6 +1,6 @@
 """What folding costs: an index built beside the bare encoding of the same texts, in turns, on one machine.
 
-    python server/experiments/index_rate.py [--model synthetic:gpt2-small] [--texts 200] [--rounds 2]
+python server/experiments/index_rate.py [--model synthetic:gpt2-small] [--texts 200] [--rounds 2]
 """
 
 from __future__ import annotations
@@ -37,7 +37,9 @@ def main() -> None:
     cut = settings.made_of(runner).cut
     batches = [batch for chunk in chunks(texts, tokenizer.ids, model) for batch in chunk.batches(cut)]
     tokens = sum(len(batch.ids) for batch in batches)
-    print(f"{len(texts)} texts, {tokens:,} tokens, {len(runner.catalog.sources)} sources, {runner.computed}", flush=True)
+    print(
+        f"{len(texts)} texts, {tokens:,} tokens, {len(runner.catalog.sources)} sources, {runner.computed}", flush=True
+    )
 
     def encode() -> float:
         began = time.monotonic()
@@ -56,9 +58,7 @@ def main() -> None:
 
         with tempfile.TemporaryDirectory() as folder:
             settled = Path(folder, "index")
-            build_index(
-                runner, tokenizer.ids, texts, settled, piece=tokenizer.piece, settings=settings, progress=note
-            )
+            build_index(runner, tokenizer.ids, texts, settled, piece=tokenizer.piece, settings=settings, progress=note)
             return first, time.monotonic() - began
 
     encode()  # kernels and memory settle

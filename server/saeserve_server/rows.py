@@ -109,8 +109,12 @@ def as_csr(rows: SourceRows) -> Csr:
     """The entries > 0."""
     if isinstance(rows, Csr):
         return rows
-    row, index = np.nonzero(rows > 0)
-    return _csr(row, index, rows[row, index], *rows.shape)
+    fires = rows > 0
+    indptr = np.zeros(len(rows) + 1, dtype=np.int64)
+    np.cumsum(fires.sum(axis=1), out=indptr[1:])
+    place = np.flatnonzero(fires)  # in one dimension: several times as fast
+    index = place - np.repeat(np.arange(len(rows)) * rows.shape[1], np.diff(indptr))
+    return Csr(indptr, index.astype(np.uint32), rows.reshape(-1)[place], rows.shape[1])
 
 
 def _csr(row: IntArray, index: npt.NDArray[Any], data: FloatArray, height: int, width: int) -> Csr:

@@ -31,8 +31,9 @@ FACTS_SECONDS = 20e-6
 VALUE_SECONDS = 60e-9
 COUNT_SECONDS = 2e-6
 ENTRY_SECONDS = 1.5e-6
-"""Of a core: for a sort token to be looked for in a token, a feature's facts, an activation of it and on how many tokens
-it is as active to be written, and one of a token's top features. About what was measured."""
+"""Of a core: for a sort token to be looked for in a token, a feature's facts, an activation of it and on how many
+tokens it is as active to be written, and one of a token's top features. About what was measured, but for the count,
+which is a guess."""
 ENTRY_BYTES = 7
 """What a feature takes at least in a token's top K: its place in the table, value and match."""
 VALUE_BYTES = 4
@@ -128,7 +129,7 @@ def _refuse_what_cannot_fit(serving: Serving, work: SearchWork) -> None:
 
 
 def _parse_ranking(request: service.SearchRequest) -> tuple[Ranking, int | None]:
-    """How activations are compared, and on how many tokens of the index a feature must fire; None if that is all one."""
+    """How activations are compared, and on how many tokens of the index a feature must fire; None if it need not."""
     ranking = _RANKINGS.get(request.ranking)
     if ranking is None:
         raise InvalidArgument.field("ranking", f"{request.ranking}; a value of the enum is expected")

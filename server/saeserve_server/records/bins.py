@@ -27,7 +27,7 @@ IntArray = npt.NDArray[np.int64]
 
 def bin_of(values: FloatArray) -> IntArray:
     """[e] the bin of each activation > 0, from 0 to BINS - 1."""
-    codes = (values.view(np.uint32) >> SHIFT).astype(np.int64)
+    codes = (values.view(np.uint32) >> np.uint32(SHIFT)).astype(np.int64)
     return np.clip(codes - FIRST_CODE, 0, BINS - 1)
 
 
@@ -45,11 +45,13 @@ def exact_parts(values: FloatArray) -> tuple[IntArray, IntArray]:
 
     Whole numbers add up to the same in any order; s is less than 2^32, so 2^31 of them fit an int64.
     """
-    bits = values.view(np.uint32).astype(np.int64)
-    exponent = bits >> 23
-    significand = (bits & 0x7FFFFF) | np.where(exponent > 0, 0x800000, 0)
-    steps = np.maximum(exponent, 1) - 1  # the exponent of the smallest normal number, and of those below it, is 0
-    return steps >> 3, significand << (steps & 7)
+    bits = values.view(np.uint32)
+    exponent = bits >> np.uint32(23)
+    significand = (bits & np.uint32(0x7FFFFF)) | ((exponent > 0).astype(np.uint32) << np.uint32(23))
+    steps = np.maximum(exponent, 1) - np.uint32(1)  # of the smallest normal number, and of those below it, 0
+    return (steps >> np.uint32(3)).astype(np.int64), significand.astype(np.int64) << (steps & np.uint32(7)).astype(
+        np.int64
+    )
 
 
 GROUPS: Final = 32
@@ -57,9 +59,11 @@ GROUPS: Final = 32
 
 def exact_means(sums: IntArray, counts: IntArray) -> npt.NDArray[np.float64]:
     """[n] means, rounded once, of sums [n, GROUPS] over counts [n]; 0 where nothing is counted."""
-    means = np.zeros(len(sums))
-    for place in np.flatnonzero(counts):
-        row = sums[place]
-        total = sum(int(row[group]) << (8 * int(group)) for group in np.flatnonzero(row))
-        means[place] = total / (int(counts[place]) << 149)
-    return means
+    totals = [0] * len(sums)
+    feature, group = np.nonzero(sums)
+    parts = zip(feature.tolist(), group.tolist(), sums[feature, group].tolist(), strict=True)
+    for place, power, part in parts:  # Python's numbers have room for all of it
+        totals[place] += part << (8 * power)
+    return np.array(
+        [total / (count << 149) if count else 0.0 for total, count in zip(totals, counts.tolist(), strict=True)]
+    )

@@ -172,6 +172,11 @@ def build_part(
     folding = Folding(reader, part, rows_bytes, progress, checkpoint)
 
     def end(total: int) -> None:
+        if part.corpus_texts not in (None, total):
+            raise ConfigError(
+                f"{part.folder}: was begun over {part.corpus_texts} texts, and now there are {total}: "
+                "give the same, or remove it to begin anew"
+            )
         part.corpus_texts = total
 
     for chunk in chunks(

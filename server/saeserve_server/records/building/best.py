@@ -60,8 +60,8 @@ class Best:
             self._waiting, self._waiting_rows = [], 0
             rows = rows[in_order(rows)]
             owner = (rows["key"] >> np.uint64(self.shift)).astype(np.int64)
-            begins = np.searchsorted(owner, np.arange(self.owners + 1))
-            rank = np.arange(len(rows)) - begins[owner]
+            starts = np.flatnonzero(np.diff(owner, prepend=-1))
+            rank = np.arange(len(rows)) - np.repeat(starts, np.diff(starts, append=len(rows)))
             kept = rank < self.k
             full = kept & (rank == self.k - 1)
             self._last[owner[full]] = rows["key"][full]

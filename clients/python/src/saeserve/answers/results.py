@@ -46,7 +46,7 @@ class Hit:
     """Ranked by surprisal: on how many tokens of the index the feature is at least as active as where it is most active
     among the tokens that rank; >= 1. None with other rankings."""
     beyond_index: bool
-    """Ranked by surprisal: whether it is more active there than anywhere in the index. Its value is a lower bound then."""
+    """Ranked by surprisal: whether it is more active there than anywhere in the index: its value is a lower bound."""
 
     @property
     def name(self) -> FeatureName:

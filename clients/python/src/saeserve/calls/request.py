@@ -110,7 +110,7 @@ def search(
     exclude_...: features in any of these are left out.
     min_density, max_density: bounds on the share of tokens on which a feature fires, 0 to 1.
     sort: rank by the sum over these tokens: a number is a position, a text finds every run of tokens that reads so.
-    ranking: "raw", "relative" to each feature's maximum over the index, or "surprisal": bits, log2 of the index's tokens
+    ranking: "raw", "relative" to each feature's maximum over the index, or "surprisal": bits, log2 of all its tokens
         over those on which the feature is at least this active. The latter two compare across layers; with them,
         features that fire on fewer than min_fires tokens of the index (default 10) do not rank.
     limit: how many features, for the text or for each token: 1 to 1000, default 25.
