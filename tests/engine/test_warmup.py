@@ -38,6 +38,7 @@ class FakeRunner:
     """Takes a second for so many tokens, and runs out of memory with more than it holds. Notes the batches' lengths."""
 
     catalog = CATALOG
+    imported = ""
 
     def __init__(self, rate: float = 1e9, holds: int = 2**30, error: Callable[[], Exception] = MemoryError) -> None:
         self.ran: list[list[int]] = []

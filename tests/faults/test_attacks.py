@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -53,7 +54,7 @@ def test_who_opens_much_and_reads_nothing(attacked: Faulty) -> None:
 
 def test_who_asks_for_much_work(attacked: Faulty) -> None:
     with bounded(attacked):
-        reports = beset(attacked, *WORK)
+        reports = beset(attacked, *WORK, seconds=3 * SECONDS)  # an answer is a second of a slow core
     large = reports["large-requests"].ends.by_verdict
     assert {verdict.split()[0] for verdict in large} == {"INVALID_ARGUMENT"}
     assert reports["token-by-token"].ends.by_verdict["OK"].calls  # in turns, but he has his
@@ -92,12 +93,12 @@ def test_a_failure_that_hundreds_share_is_logged_once(attacked: Faulty) -> None:
 # What holds under every attack
 
 
-def beset(own: Faulty, *names: str) -> dict[str, Report]:
+def beset(own: Faulty, *names: str, seconds: float = SECONDS) -> dict[str, Report]:
     """The attacks side by side, each with its bystander, and a witness who holds every answer against the right one."""
     address = Address(connect.Server(own.target), metrics_of(own), own.process.pid)
-    bounds = limits(own)
+    bounds, stand = limits(own), replace(STAND, seconds=seconds)
     with ThreadPoolExecutor(len(names)) as threads:
-        running = {name: threads.submit(attack, address, name, STAND) for name in names}
+        running = {name: threads.submit(attack, address, name, stand) for name in names}
         answered = witness(own, lambda: all(one.done() for one in running.values()))
         reports = {name: one.result() for name, one in running.items()}
     assert answered > SECONDS

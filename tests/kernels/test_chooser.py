@@ -101,7 +101,7 @@ def test_what_cannot_be_remembered_or_read_is_measured_again(
         if what == "garbage":
             (folder / "saeserve" / "kernels.json").write_text("[1")
         if what == "another machine's":
-            monkeypatch.setattr("saeserve_server.kernels.choices._processor", lambda: "another")
+            monkeypatch.setattr("saeserve_server.kernels.choices.processor", lambda: "another")
     sources = [source_of(0)]
     choosing = Chooser(sources, sample)
     choosing.begin()

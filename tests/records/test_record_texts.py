@@ -7,9 +7,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from saeserve_server.api.build import record_message, usual_tokens
+from saeserve_server.api.build import usual_tokens
+from saeserve_server.api.records import record_message
 from saeserve_server.catalog import Catalog
 from saeserve_server.records.builder import build_index
+from saeserve_server.records.diversity import Shown
 from saeserve_server.records.match import Match, UsualPieces
 from saeserve_server.rows import SourceRows, as_csr
 from tests.records.reference import MODEL, source
@@ -35,6 +37,10 @@ class Reader:
         self._watched = np.array(watched)
         self._seen = 0
 
+    @property
+    def computed(self) -> dict[str, str]:
+        return {}
+
     def encode_blocks(self, blocks: Sequence[Sequence[int]]) -> Iterator[tuple[int, SourceRows]]:
         ids = np.array([one for block in blocks for one in block])
         rank = np.arange(self._seen + 1, self._seen + len(ids) + 1)
@@ -51,7 +57,7 @@ def test_records_show_the_text_that_was_indexed(shape, tmp_path):
     serving = SimpleNamespace(tokenizer=one)
     for feature, token_id in enumerate(watched):
         for record in store.records("0-fake", feature, count=8):
-            message = record_message(serving, record)
+            message = record_message(one, Shown(record, 1, is_lower_bound=False, least=0, most=0))
             text = one.tokenize(TEXTS[record.text_index])
             window = slice(record.text_position, record.text_position + len(message.tokens))
             shown = b"".join(token.piece for token in message.tokens)
