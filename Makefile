@@ -45,7 +45,7 @@ demo: $(READY) ## search on the embedded model: start a server, ask, print, stop
 serve: $(READY) ## serve the embedded model on 127.0.0.1:50051
 	@exec $(BIN)/saeserve-server start $(ARGS)
 
-test: $(READY) ## run all tests, five to seven minutes on two cores; DEVICE=cuda runs the model there
+test: $(READY) ## run all tests, seven to fourteen minutes on two cores; DEVICE=cuda runs the model there
 	$(TEST) $(ARGS)
 
 test-quick: $(READY) ## the tests to run between edits, under two minutes: each room, but no broken servers
