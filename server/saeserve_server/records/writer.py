@@ -20,6 +20,7 @@ from saeserve_server.errors import ConfigError
 from saeserve_server.records import layout
 from saeserve_server.records.layout import FileEntry, Manifest
 from saeserve_server.records.made_of import MadeOf
+from saeserve_server.records.syncing import sync
 from saeserve_server.records.unfinished import Unfinished, beside, sweep
 
 _PASSING: Final = ".work"
@@ -100,12 +101,12 @@ class StoreWriter:
         shutil.rmtree(self.passing(), ignore_errors=True)
         with naming_errors(self.folder):
             manifest.write(self.folder)
-            _sync(self.folder / layout.MANIFEST)
+            sync(self.folder / layout.MANIFEST)
             for folder in (*(path for path in self.folder.iterdir() if path.is_dir()), self.folder):
-                _sync(folder)
+                sync(folder)
         self._replace()
         with naming_errors(self.out.parent):
-            _sync(self.out.parent)
+            sync(self.out.parent)
 
     def _replace(self) -> None:
         for attempt in range(_ATTEMPTS):
@@ -134,11 +135,3 @@ class StoreWriter:
 
 def _is_empty_folder(path: Path) -> bool:
     return path.is_dir() and not any(path.iterdir())
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

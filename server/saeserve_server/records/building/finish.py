@@ -23,12 +23,11 @@ from saeserve_server.records.building.spill import KeptRows
 from saeserve_server.records.building.state import SourceState, candidate_values
 from saeserve_server.records.layout import source_file
 from saeserve_server.records.peaks import count_peaks
+from saeserve_server.records.store import USUAL_TOKENS
 from saeserve_server.records.writer import StoreWriter
 from saeserve_server.rows import IntArray, SourceRows
 
 FEATURES_AT_ONCE: Final = 1 << 17
-USUAL_TOKENS: Final = 5
-"""Of a feature's top tokens, those whose occurrences may be near misses."""
 
 Compute = Callable[[Batch], Mapping[int, SourceRows]]
 """The rows of all sources on a batch."""
@@ -42,6 +41,8 @@ class _Chosen:
     record_feature: IntArray
     samples: npt.NDArray[Any]
     sample_feature: IntArray
+    weights: npt.NDArray[np.float64]
+    """[samples] for how many blocks each stands."""
     near: npt.NDArray[Any]  # that may be near misses
     near_feature: IntArray
     top: tuple[IntArray, npt.NDArray[Any]]
@@ -159,7 +160,11 @@ def _choose(state: SourceState, corpus: CorpusMap, occurrences: Best, kind: Kind
     top = count_peaks(feature, corpus.token(rows["text"], rows["position"]), records["value"], state.n_features)
 
     strata = state.strata.cut()
-    sample_feature = state.strata.owner() // POWERS
+    stratum = state.strata.owner()
+    sample_feature = stratum // POWERS
+    weights = (
+        state.block_peaks.reshape(-1)[stratum] / np.bincount(stratum, minlength=state.n_features * POWERS)[stratum]
+    )
     order = np.lexsort((strata["position"], strata["text"], -strata["value"], sample_feature))
     samples = np.empty(len(strata), layout.RECORD)
     samples["text"], samples["position"], samples["value"] = strata["text"], strata["position"], strata["value"]
@@ -172,7 +177,9 @@ def _choose(state: SourceState, corpus: CorpusMap, occurrences: Best, kind: Kind
         misses=len(feature) + len(sample_feature),
     )
     wants.locate(corpus)
-    return _Chosen(records, feature, samples[order], sample_feature[order], near, near_feature, top, wants)
+    return _Chosen(
+        records, feature, samples[order], sample_feature[order], weights[order], near, near_feature, top, wants
+    )
 
 
 def _near(top: tuple[IntArray, npt.NDArray[Any]], occurrences: Best) -> tuple[npt.NDArray[Any], IntArray]:
@@ -209,11 +216,6 @@ def _write_statistics(source: _Source, state: SourceState) -> None:
     coarse["power"] = power + LOWEST_POWER
     coarse["blocks"], coarse["texts"] = state.block_peaks[feature, power], state.text_peaks[feature, power]
     source.write_by_feature(("coarse_offsets", "coarse"), feature, coarse, n)
-    owner = state.strata.owner()
-    weight = state.block_peaks.reshape(-1)[owner] / np.bincount(owner, minlength=n * POWERS)[owner]
-    strata = state.strata.rows
-    order = np.lexsort((strata["position"], strata["text"], -strata["value"], owner // POWERS))  # as in _choose
-    source.write("sample_weights", weight[order])
 
 
 def _write_peaks(source: _Source, state: SourceState, chosen: _Chosen, corpus: CorpusMap, folds: Folds) -> None:
@@ -252,6 +254,7 @@ def _write_places(source: _Source, chosen: _Chosen, n_features: int, most_near: 
     near["value"] = windows.most[first + misses]
     source.write_by_feature(("record_offsets", "records"), chosen.record_feature, chosen.records, n_features)
     source.write_by_feature(("sample_offsets", "samples"), chosen.sample_feature, chosen.samples, n_features)
+    source.write("sample_weights", chosen.weights)
     source.write_by_feature(("near_offsets", "near"), near_feature, near, n_features)
 
     kept = np.concatenate([np.arange(first), first + misses])

@@ -28,6 +28,7 @@ from saeserve_server.records.building.chunks import CHUNK_TEXTS, Chunk
 from saeserve_server.records.building.peak_tables import PeakTable
 from saeserve_server.records.building.state import Sample, SourceState, run_path
 from saeserve_server.records.made_of import MadeOf
+from saeserve_server.records.syncing import sync
 
 MAGIC: Final = "saeserve-index-part"
 VERSION: Final = 1
@@ -125,12 +126,12 @@ class Part:
             "runs": [len(state.peaks.runs) for state in self.sources],
         }
         for path in (*new.iterdir(), new, self.folder / _TEXTS):
-            _sync(path)
+            sync(path)
         waiting = self.folder / (PART + ".new")
         waiting.write_text(json.dumps(told, indent=1) + "\n")
-        _sync(waiting)
+        sync(waiting)
         waiting.rename(self.folder / PART)
-        _sync(self.folder)
+        sync(self.folder)
         shutil.rmtree(old, ignore_errors=True)
 
     @classmethod
@@ -239,11 +240,3 @@ def _ranges(numbers: set[int]) -> list[list[int]]:
         else:
             runs.append([number, number + 1])
     return runs
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -23,6 +23,7 @@ from saeserve_server.records.imported import items, schema
 from saeserve_server.records.imported.contents import check_version
 from saeserve_server.records.imported.items import BadLine, Item, as_bytes
 from saeserve_server.records.imported.schema import ImportedError, key_of, pack, pack_values
+from saeserve_server.records.syncing import sync
 from saeserve_server.records.unfinished import Unfinished, beside, sweep
 
 MOST_SOURCES: Final = 10_000
@@ -82,10 +83,10 @@ class StoreChange:
             if self._has_holes:
                 self.database.execute("VACUUM")
             self.database.close()
-            _sync(self._file)
+            sync(self._file)
             self._file.replace(self.folder / schema.FILE)
             self._made_folder = False
-            _sync(self.folder)
+            sync(self.folder)
 
     def remove(self, name: str) -> bool:
         """Takes an import out; whether it was there."""
@@ -269,13 +270,5 @@ def _alone(folder: Path) -> Iterator[None]:
         except OSError:
             pass
         yield
-    finally:
-        os.close(descriptor)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
     finally:
         os.close(descriptor)
