@@ -138,7 +138,7 @@ def build_index(
         part = open_part(made_of, work or writer.passing())
         every = None if work is None else checkpoint
         build_part(reader, tokenise, texts, part, chosen.rows_bytes, progress=progress, checkpoint=every)
-        _finish(reader, [part], part, piece, chosen.rows_bytes, writer, progress)
+        _finish(reader, [part], part, piece, KeptRows([part.rows_folder], chosen.rows_bytes), writer, progress)
     return RecordStore.open(out)
 
 
@@ -262,15 +262,18 @@ def merge_parts(
     if found := expected.differs(parts[0].made_of):
         raise ConfigError(f"{parts[0].folder}: was made of something else than what is configured: {'; '.join(found)}")
     with StoreWriter(out) as writer, naming_errors(out):
-        whole = Part(parts[0].made_of, writer.passing())
+        whole = parts[0] if len(parts) == 1 else Part(parts[0].made_of, writer.passing())  # one need not be copied
         for part in parts:
             if found := parts[0].made_of.differs(part.made_of):
                 raise ConfigError(
                     f"{part.folder}: was made of something else than {parts[0].folder}: {'; '.join(found)}"
                 )
-            whole.take_in(part)
-        whole.rows_folder.mkdir(parents=True)
-        _finish(reader, parts, whole, piece, rows_bytes, writer, progress)
+            if part is not whole:
+                whole.take_in(part)
+        rows = writer.passing() / "rows"
+        rows.mkdir(parents=True)
+        kept = KeptRows([rows, *(one.rows_folder for one in parts)], rows_bytes)
+        _finish(reader, parts, whole, piece, kept, writer, progress)
     return RecordStore.open(out)
 
 
@@ -279,7 +282,7 @@ def _finish(
     parts: Sequence[Part],
     whole: Part,
     piece: Callable[[int], bytes] | None,
-    rows_bytes: int,
+    kept: KeptRows,
     writer: StoreWriter,
     progress: Told | None,
 ) -> None:
@@ -300,7 +303,7 @@ def _finish(
     finish(
         whole,
         corpus,
-        KeptRows(list(dict.fromkeys([whole.rows_folder, *(part.rows_folder for part in parts)])), rows_bytes),
+        kept,
         lambda batch: dict(_checked(reader, batch)),
         [source.kind for source in reader.catalog.sources],
         model.vocabulary,
