@@ -36,7 +36,7 @@ $(READY): pyproject.toml clients/python/pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -c 'import torch' 2>/dev/null || $(BIN)/pip install --quiet --disable-pip-version-check $(TORCH)
 	{ $(BIN)/pip freeze | grep '^torch=='; grep -v '^torch==' constraints.txt; } > .venv/constraints.txt
-	$(BIN)/pip install --quiet --disable-pip-version-check -c .venv/constraints.txt -e ./clients/python -e '.[test,lint]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -c .venv/constraints.txt -e ./clients/python -e '.[test,test-web,lint]'
 	@touch $@
 
 demo: $(READY) ## search on the embedded model: start a server, ask, print, stop

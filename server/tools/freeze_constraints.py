@@ -16,7 +16,7 @@ OURS = {"saeserve", "saeserve-server"}
 # A build of torch brings its own; a pin made with one build would break the other.
 WITH_TORCH = re.compile(r"(nvidia-|cuda-|triton|pytorch-triton)")
 HEADER = """\
-# What `make setup` and the Dockerfile install: the two distributions with the extras `test` and `lint`.
+# What `make setup` and the Dockerfile install: the two distributions with the extras `test`, `test-web` and `lint`.
 # Written by `make constraints` (server/tools/freeze_constraints.py) in a throw-away environment: do not edit by hand.
 # torch is first; which build of it (CPU, CUDA) is the installer's choice: see TORCH in the Makefile.
 """
@@ -30,7 +30,7 @@ def main() -> None:
     venv.create(ENVIRONMENT, with_pip=True, clear=True)
     pip = ENVIRONMENT / "bin" / "pip"
     subprocess.run([pip, "install", "--quiet", *arguments.torch.split()], check=True)
-    subprocess.run([pip, "install", "--quiet", "./clients/python", ".[test,lint]"], check=True, cwd=ROOT)
+    subprocess.run([pip, "install", "--quiet", "./clients/python", ".[test,test-web,lint]"], check=True, cwd=ROOT)
     frozen = subprocess.check_output([pip, "freeze"], text=True).splitlines()
     pins = sorted((parse(line) for line in frozen), key=lambda pin: (pin[0] != "torch", pin[0].lower()))
     kept = [
