@@ -1,0 +1,47 @@
+// What the page shows is what its address says: `#/view/name?key=value`. All of it stands in the fragment, which no browser
+// sends to a server, so that texts reach no log.
+
+/**
+ * The view that the address names: `{view, name, params}`. `params` is a URLSearchParams: keys may repeat.
+ */
+export function read(hash = location.hash) {
+  const [path, query = ''] = splitOnce(hash.replace(/^#\/?/, ''), '?')
+  const [view, name = ''] = splitOnce(path, '/')
+  return { view: view || 'search', name: decoded(name), params: new URLSearchParams(query) }
+}
+
+/**
+ * The address of a view. `params`: an object of strings, numbers and lists of them; what is empty, null or undefined is
+ * left out, so that an address says only what differs from the default.
+ */
+export function address(view, name = '', params = {}) {
+  const query = new URLSearchParams()
+  for (const [key, value] of Object.entries(params)) {
+    for (const one of Array.isArray(value) ? value : [value]) {
+      if (one !== null && one !== undefined && one !== '' && one !== false) query.append(key, one === true ? '1' : one)
+    }
+  }
+  const path = `#/${view}${name === '' ? '' : '/' + encodeURIComponent(name)}`
+  return query.size ? `${path}?${query}` : path
+}
+
+/** Shows what an address says. `replace`: without a new entry in the browser's history. */
+export function go(to, { replace = false } = {}) {
+  if (to === location.hash) return window.dispatchEvent(new HashChangeEvent('hashchange'))
+  if (!replace) return void (location.hash = to)
+  history.replaceState(null, '', to)
+  window.dispatchEvent(new HashChangeEvent('hashchange'))
+}
+
+function splitOnce(text, at) {
+  const place = text.indexOf(at)
+  return place < 0 ? [text] : [text.slice(0, place), text.slice(place + 1)]
+}
+
+function decoded(text) {
+  try {
+    return decodeURIComponent(text)
+  } catch {
+    return text
+  }
+}
