@@ -115,6 +115,7 @@ class AsyncClient:
         """As of `Client`."""
         return _again, (type(self), {**self._connection.portable(), "timeout": self.timeout})
 
+    call = _of(request.call)
     search = _of(request.search)
     encode = _of(request.encode)
     top_activations = _of(request.top_activations)
@@ -220,13 +221,13 @@ class AsyncClient:
 
     async def _call(self, call: Call[T]) -> T:
         """Send a call, again where it may succeed: the way of every unary call."""
-        headers = self._connection.headers(call.metadata, call.request_id)
+        headers = self._connection.headers(call.metadata, call.request_id, call.token)
         attempts = Attempts(timeouts.of_call(call.timeout, self.timeout), self._connection.repeats)
         while True:
             try:
                 return call.read(await self._send(call, headers, attempts.left()))
             except SaeserveError as error:
-                pause = attempts.pause_after(error)
+                pause = attempts.pause_after(error, call.at_once)
             await asyncio.sleep(pause)
 
     async def _send(self, call: Call[Any], headers: list[tuple[str, str | bytes]], timeout: float | None) -> Any:

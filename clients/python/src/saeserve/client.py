@@ -136,6 +136,7 @@ class Client:
         """Pickled and copied: the settings, a token among them. What comes out connects anew."""
         return _again, (type(self), {**self._connection.portable(), "timeout": self.timeout})
 
+    call = _of(request.call)
     search = _of(request.search)
     encode = _of(request.encode)
     top_activations = _of(request.top_activations)
@@ -258,13 +259,13 @@ class Client:
 
     def _invoke(self, call: Call[Any]) -> Any:
         """Send a call, again where it may succeed, and return the protobuf answer: the way of every unary call."""
-        headers = self._connection.headers(call.metadata, call.request_id)
+        headers = self._connection.headers(call.metadata, call.request_id, call.token)
         attempts = Attempts(timeouts.of_call(call.timeout, self.timeout), self._connection.repeats)
         while True:
             try:
                 return self._send(call, headers, attempts.left())
             except SaeserveError as error:
-                pause = attempts.pause_after(error)
+                pause = attempts.pause_after(error, call.at_once)
             time.sleep(pause)
 
     def _send(self, call: Call[Any], headers: list[tuple[str, str | bytes]], timeout: float | None) -> Any:

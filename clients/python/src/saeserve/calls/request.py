@@ -8,10 +8,12 @@ others are judged by the server.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic, Literal, TypeVar
+
+from google.protobuf.message import Message
 
 from saeserve.answers import reading, results
 from saeserve.answers.names import FeatureLike
@@ -48,6 +50,10 @@ class Call(Generic[T]):
     """Beside the client's own."""
     request_id: str | None
     """Sent as `x-request-id`; None for one made up."""
+    token: str | None = None
+    """Sent in place of the client's."""
+    at_once: Collection[str] = ()
+    """Reasons of errors after which it is not sent again."""
 
     def sent(self) -> Any:
         """What gRPC takes for one attempt."""
@@ -70,6 +76,39 @@ def _count(value: Number | None, name: str) -> int | None:
 
 def _share(value: float | None, name: str) -> float | None:
     return None if value is None else share(value, name)
+
+
+def call(
+    method: str,
+    message: Message | Sequence[Message],
+    *,
+    token: str | None = None,
+    at_once: Collection[str] = (),
+    timeout: timeouts.OfCall = timeouts.DEFAULT,
+    metadata: Metadata | None = None,
+    request_id: str | None = None,
+) -> Call[Any]:
+    """Send a ready protobuf request the way of every call, and return the protobuf answer.
+
+    method: name of the RPC, `Search`; any but EncodeStream, whose answers are many.
+    message: its request; of Contrast, all its messages in order.
+    token: a bearer token of this call, in place of the client's. ValueError if it would go to another machine in plain
+        text, as for the client's own.
+    at_once: reasons of errors, `LOADING` say, that are raised though the call might succeed if it were sent again.
+    """
+    rpc = service.DESCRIPTOR.services_by_name["FeatureService"].methods_by_name.get(method)
+    if rpc is None or rpc.server_streaming:
+        raise ValueError(f"method {method!r} is none that is answered once: expected one such as Search")
+    request = tuple(message) if rpc.client_streaming and not isinstance(message, Message) else message
+    for one in request if isinstance(request, tuple) else (request,):
+        if not isinstance(one, Message) or one.DESCRIPTOR.full_name != rpc.input_type.full_name:
+            raise TypeError(f"message: {method} takes {rpc.input_type.name}, not {type(one).__name__}")
+    sent = (request,) if rpc.client_streaming and not isinstance(request, tuple) else request
+    return Call(method, sent, _as_it_is, timeout, metadata, request_id, token, at_once)
+
+
+def _as_it_is(answer: Any) -> Any:
+    return answer
 
 
 def search(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 import time
+from collections.abc import Collection
 
 from grpc import StatusCode
 
@@ -38,8 +39,11 @@ class Attempts:
         """Seconds left for the next attempt; None for no limit."""
         return None if self._deadline is None else max(0.001, self._deadline - time.monotonic())
 
-    def pause_after(self, error: SaeserveError) -> float:
-        """Seconds to wait before the next attempt; raises what the caller gets where there is none."""
+    def pause_after(self, error: SaeserveError, at_once: Collection[str] = ()) -> float:
+        """Seconds to wait before the next attempt; raises what the caller gets where there is none.
+
+        at_once: reasons after which there is none.
+        """
         self._made += 1
         if isinstance(error, DeadlineExceeded):
             if error.message == _OF_GRPC and self._timeout is not None:
@@ -48,7 +52,7 @@ class Attempts:
                 error.message += f"; the attempt before was refused: {self._last.message}"
                 error.reason = error.reason or self._last.reason
             raise advised(error)
-        if not worth_another(error) or self._made >= self._most:
+        if not worth_another(error) or self._made >= self._most or error.reason in at_once:
             raise advised(error)
         self._last = error
         pause = error.retry_delay

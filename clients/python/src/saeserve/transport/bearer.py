@@ -25,9 +25,9 @@ class Bearer:
         self._stamp: tuple[int, int, int] | None = None
         if self._path is not None:
             self._stamp = self._look(self._path)
-            self._header = _header("token_file", _decoded(read("token_file", self._path)))
+            self._header = written("token_file", _decoded(read("token_file", self._path)))
         elif token is not None:
-            self._header = _header("token", token)
+            self._header = written("token", token)
 
     @property
     def header(self) -> str | None:
@@ -38,7 +38,7 @@ class Bearer:
             if stamp != self._stamp:
                 self._stamp = stamp
                 with contextlib.suppress(ValueError):  # half-written, or gone: what was read before is all there is
-                    self._header = _header("token_file", _decoded(read("token_file", self._path)))
+                    self._header = written("token_file", _decoded(read("token_file", self._path)))
         return self._header
 
     @staticmethod
@@ -54,7 +54,8 @@ def _decoded(data: bytes) -> str:
     return data.decode("ascii", "replace")
 
 
-def _header(name: str, token: str) -> str:
+def written(name: str, token: str) -> str:
+    """The value of `authorization` with this token. Raises ValueError, naming `name`, for what cannot be one."""
     token = token.strip()
     if not token:
         raise ValueError(f"{name}: the token is empty")

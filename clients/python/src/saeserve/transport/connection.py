@@ -9,7 +9,7 @@ import grpc
 
 from saeserve.arguments.numbers import number
 from saeserve.transport import channel, green, headers
-from saeserve.transport.bearer import Bearer
+from saeserve.transport.bearer import Bearer, written
 from saeserve.transport.errors import RpcFailure, SaeserveError, from_rpc
 from saeserve.transport.explain import Way, explained
 from saeserve.transport.headers import Metadata
@@ -98,16 +98,29 @@ class Connection:
         """What errors say of it."""
         self._metadata = [*self.settings["metadata"], *_named(client_name)]
         self._bearer = Bearer(token, token_file)
-        if self._bearer.header is not None and not (secure or where.local or allow_insecure_token):
+        self._private = secure or where.local or allow_insecure_token
+        if self._bearer.header is not None:
+            self._refuse_plain()
+
+    def _refuse_plain(self) -> None:
+        """Raises ValueError where a token could be read on the way."""
+        if not self._private:
             raise ValueError(
-                f"the token would go to {where.given} in plain text: use TLS, or allow_insecure_token if the way there "
+                f"the token would go to {self.target} in plain text: use TLS, or allow_insecure_token if the way there "
                 "is secure by other means"
             )
 
-    def headers(self, metadata: Metadata | None, request_id: str | None) -> list[tuple[str, str | bytes]]:
-        """A call's metadata: the client's, the call's own, the token, and a request id."""
+    def headers(
+        self, metadata: Metadata | None, request_id: str | None, token: str | None = None
+    ) -> list[tuple[str, str | bytes]]:
+        """A call's metadata: the client's, the call's own, the token (`token` in place of the client's), a request id.
+
+        Raises ValueError for a token that cannot be one, or would go in plain text.
+        """
         sent = headers.headers(self._metadata, metadata, request_id)
-        header = self._bearer.header
+        if token is not None:
+            self._refuse_plain()
+        header = self._bearer.header if token is None else written("token", token)
         if header is not None and all(key != "authorization" for key, _ in sent):
             sent.append(("authorization", header))
         return sent
