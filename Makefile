@@ -12,6 +12,8 @@ DEVICE ?= cpu
 WORKERS ?= 2
 # A revision that `make bench` measures too, for example BASE=HEAD~10.
 BASE ?=
+# The browser of `make test-web`, if it is another than Debian's chromium.
+export CHROMIUM
 # More arguments for `make test`, `serve`, `loadtest`, `loadsweep` and `bench`, for example ARGS="-k search -x".
 ARGS ?=
 
@@ -21,7 +23,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test test-quick lint format proto hazards loadtest loadsweep bench constraints clean
+.PHONY: help setup demo serve web test test-web web-tools test-quick lint format proto hazards loadtest loadsweep bench constraints clean
 # A recipe that fails leaves no half-made file behind.
 .DELETE_ON_ERROR:
 
@@ -42,6 +44,9 @@ $(READY): pyproject.toml clients/python/pyproject.toml constraints.txt
 demo: $(READY) ## search on the embedded model: start a server, ask, print, stop
 	@$(BIN)/python -m saeserve_server.commands.demo
 
+web: $(READY) ## serve the embedded model and its page on http://127.0.0.1:8080
+	@exec $(BIN)/saeserve web --local $(ARGS)
+
 serve: $(READY) ## serve the embedded model on 127.0.0.1:50051
 	@exec $(BIN)/saeserve-server start $(ARGS)
 
@@ -51,11 +56,23 @@ test: $(READY) ## run all tests, seven to fourteen minutes on two cores; DEVICE=
 test-quick: $(READY) ## the tests to run between edits, under two minutes: each room, but no broken servers
 	$(TEST) -m 'not slow' $(ARGS)
 
+test-web: $(READY) web-tools ## install Chromium and npm packages, and run the tests that need them
+	SAESERVE_TEST_WEB=1 $(BIN)/python -m pytest tests/browser $(ARGS)
+
+# CHROMIUM names another browser's program. Debian's package is installed where there is none, which takes root.
+web-tools:
+	@mkdir -p build
+	@command -v npm >/dev/null || { echo "make: Node 20 with npm is needed: https://nodejs.org" >&2; exit 1; }
+	@command -v "$${CHROMIUM:-chromium}" >/dev/null || command -v chromium-browser google-chrome >/dev/null \
+	|| { apt-get install --yes --quiet chromium || { apt-get update && apt-get install --yes --quiet chromium; }; } >build/chromium.log 2>&1 \
+	|| { tail -3 build/chromium.log; echo "make: no Chromium: install one, or name it: make test-web CHROMIUM=PATH" >&2; exit 1; }
+	for folder in clients/node tests/browser; do npm ci --prefix $$folder --no-fund --no-audit --loglevel=error || exit 1; done
+
 lint: $(READY) ## ruff, strict types, buf lint, stub drift
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
-	$(BIN)/mypy clients/python/examples loadtests server/experiments server/tools server/training
+	$(BIN)/mypy -n 2
+	$(BIN)/mypy -n 2 clients/python/examples loadtests server/experiments server/tools server/training
 	$(BIN)/python server/tools/buf_lint.py
 	$(BIN)/python server/tools/check_stubs.py
 

@@ -30,7 +30,6 @@ SLOW = (
     "security/test_commands.py",
     "security/test_limits.py",
     "security/test_logs.py",
-    "security/test_replicas.py",
     "security/test_tls.py",
     "service/test_cache.py",
     "service/test_concurrency.py",

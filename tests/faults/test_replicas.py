@@ -248,7 +248,8 @@ def test_no_call_is_lost_while_one_of_two_serves(replicas: Replicas, how: signal
         load.go_on()
         until(lambda: not is_alive(worker), "its worker has ended")
         if how == signal.SIGKILL:
-            replicas.start(0)
+            replicas.start(0)  # while it loads it gets no calls
+            assert not [line for line in replicas[0].log() if line.get("reason") == "LOADING"]
             until(lambda: calls(replicas[0]) > 10, "it is called again")
             load.go_on()
     hold_idle(replicas[1])

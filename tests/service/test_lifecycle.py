@@ -403,9 +403,9 @@ def test_200_calls_at_once_are_all_answered(stub: FeatureServiceStub) -> None:
     assert {len(call.result().results) for call in calls} == {25}
 
 
-def test_thousands_of_calls_at_once_are_answered_or_told_to_come_again(stub: FeatureServiceStub) -> None:
+def test_more_calls_at_once_than_it_takes_are_answered_or_told_to_come_again(stub: FeatureServiceStub) -> None:
     """gRPC's own cap on calls that wait to be taken up would cancel some: a status that no caller can act on."""
-    calls = [stub.Search.future(search(1000 + number), timeout=TIMEOUT) for number in range(3000)]
+    calls = [stub.Search.future(search(1000 + number), timeout=TIMEOUT) for number in range(1500)]
     refusals = [read_refusal(call) for call in calls if call.exception() is not None]
     assert {(one.code, one.reason) for one in refusals} <= {(StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED")}
     assert all(one.retry_after and one.retry_after <= 10 for one in refusals)
