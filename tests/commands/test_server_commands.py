@@ -125,6 +125,7 @@ def test_the_demo_prints_a_search() -> None:
     assert done.returncode == 0, done.stderr
     assert "0-DEMO:1635" in done.stdout
     assert "8,192 features of 4 sources considered" in done.stdout
+    assert "make web" in done.stderr  # how to open the page
 
 
 def test_the_health_check_tells_by_its_exit_status(demo: saeserve.Client) -> None:

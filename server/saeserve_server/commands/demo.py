@@ -8,6 +8,7 @@ import saeserve
 from saeserve.cli.main import main as saeserve_command
 
 TEXT = "My favorite color is red."
+PAGE = "\nthe same in a browser: make web (or saeserve web --local), then open http://127.0.0.1:8080/"
 
 
 def main() -> int:
@@ -16,9 +17,11 @@ def main() -> int:
     try:
         with saeserve.local(model="demo") as client:
             print(f'$ saeserve search "{TEXT}"\n', flush=True)
-            return saeserve_command(["--target", client.target, "search", TEXT])
+            status = saeserve_command(["--target", client.target, "search", TEXT])
     except KeyboardInterrupt:
         return 130
+    print(PAGE, file=sys.stderr)
+    return status
 
 
 if __name__ == "__main__":
