@@ -108,7 +108,8 @@ ROOMS = {
     "transport": {"arguments"},
     "answers": {"arguments", "transport.errors"},
     "calls": {"arguments", "transport", "answers"},
-    "cli": {"arguments", "transport", "answers", "calls", "client", "local_server"},
+    "web": {"arguments", "transport", "answers", "calls", "aio"},
+    "cli": {"arguments", "transport", "answers", "calls", "client", "local_server", "web"},
 }
 
 

@@ -8,12 +8,12 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from saeserve.answers.as_json import as_json
 from saeserve.answers.types import Kind
 from saeserve.calls import request
 from saeserve.calls.request import Call
 from saeserve.calls.steps import Steps
-from saeserve.cli import compare, completion, contrast, explanations, match, similar
-from saeserve.cli.as_json import as_json
+from saeserve.cli import compare, completion, contrast, explanations, match, similar, vector, web
 from saeserve.cli.options import connection
 from saeserve.cli.printing import json_text
 from saeserve.cli.values import listed, read_texts
@@ -28,19 +28,25 @@ class BadAnswer(Exception):
     """The server's answer makes no sense, and cannot be shown."""
 
 
-def run(arguments: argparse.Namespace) -> None:
-    """Run the command that was asked for. Raises SaeserveError, ValueError for wrong arguments, and BadAnswer."""
+def run(arguments: argparse.Namespace) -> int:
+    """Run the command that was asked for, and return its exit code where it did not fail.
+
+    Raises SaeserveError, ValueError for wrong arguments, and BadAnswer.
+    """
     if arguments.command == "completion":
         sys.stdout.write(completion.script(arguments.shell))
-        return
+        return 0
+    if arguments.command == "web":
+        return web.run(arguments, connection(arguments))
     if arguments.command in _COMPOSED:
         _run_composed(arguments)
-        return
+        return 0
     build: Callable[[argparse.Namespace], Call[Any]] = {
         "search": search,
         "encode": encode,
         "top": top,
         "similar": similar.call,
+        "vector": vector.call,
         "explanations": explanations.call,
         "contrast": contrast.call,
         "feature": feature,
@@ -59,6 +65,7 @@ def run(arguments: argparse.Namespace) -> None:
         raise
     except Exception as error:  # whatever a server may have made of its answer
         raise BadAnswer(f"{type(error).__name__}: {error}") from error
+    return 0
 
 
 def _run_composed(arguments: argparse.Namespace) -> None:
@@ -110,6 +117,8 @@ def search(arguments: argparse.Namespace) -> Call[Any]:
         limit=arguments.limit,
         by_token=arguments.by_token,
         include_bos=arguments.include_bos,
+        rank_bos=arguments.rank_bos,
+        sort_bos=arguments.sort_bos,
         truncate=arguments.truncate,
     )
 

@@ -53,7 +53,7 @@ def _run(argv: Sequence[str]) -> int:
         parser().print_help()
         return OK
     try:
-        commands.run(parser().parse_args(with_seconds(argv, "--wait", WAIT)))
+        return commands.run(parser().parse_args(with_seconds(argv, "--wait", WAIT)))
     except SystemExit as end:  # help, version
         return end.code if isinstance(end.code, int) else OK
     except UsageError as error:
@@ -64,7 +64,6 @@ def _run(argv: Sequence[str]) -> int:
         return _fail(f"the server's answer makes no sense: {error}", FAILED)
     except (ValueError, TypeError) as error:
         return _fail(in_flags(str(error)), USAGE)
-    return OK
 
 
 def _fail(message: str, code: int) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 
 from saeserve._version import __version__
 from saeserve.calls.select import DIVERSITIES, GROUPS, ORIGINS
-from saeserve.cli import compare, contrast, explanations, match, similar
+from saeserve.cli import compare, contrast, explanations, match, similar, vector, web
 from saeserve.cli.parser import Parser
 from saeserve.cli.values import integers, seconds, text
 from saeserve.transport.channel import DEFAULT_TARGET, DEFAULT_TIMEOUT
@@ -63,6 +63,7 @@ def parser() -> Parser:
     _top(command("top", "on which texts of the index does a feature fire most?"))
     compare.options(command("compare", "how strongly do features fire on variants of a text, side by side?"))
     similar.options(command("similar", "which features point, fire or read like one?"))
+    vector.options(command("vector", "which directions does a feature read and write?"))
     explanations.options(command("explanations", "which features are explained in some words?"))
     contrast.options(command("contrast", "which features tell two sets of texts apart?"))
     match.options(command("match", "how many of the features that fire most do so on a token they usually fire on?"))
@@ -74,6 +75,7 @@ def parser() -> Parser:
     tokenize.add_argument("text", metavar="TEXT", nargs="?", type=text, help="the text, or - for standard input")
     tokenize.add_argument("--ids", metavar="ID,...", type=integers, help="token ids instead of a text")
     command("info", "which model, which device, which limits?")
+    web.options(command("web", "a page in the browser and HTTP for everyone, before one or several servers"))
     completion = commands.add_parser(
         "completion",
         help="what a shell completes `saeserve` by",
@@ -173,6 +175,8 @@ def _search(search: argparse.ArgumentParser) -> None:
     )
     order.add_argument("--min-fires", metavar="N", type=int, help="if not raw: fire so often in the index (10)")
     order.add_argument("--limit", metavar="K", type=int, help="how many features, 1 to 1000 (default: 25)")
+    order.add_argument("--rank-bos", action="store_true", help="let the BOS token rank too, and show it")
+    order.add_argument("--sort-bos", action="store_true", help="sort by it; needs --rank-bos")
     order.add_argument("--by-token", action="store_true", help="the top features of each token")
     _text_options(search)
     search.add_argument("--full", action="store_true", help="show long texts whole, not only around the peak")
