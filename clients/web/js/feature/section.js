@@ -1,0 +1,47 @@
+// A part of a view that loads by itself: one that fails, or takes long, does not take the others with it.
+
+import { announce, el, fill } from '../dom.js'
+import { problem, progress } from '../parts.js'
+
+/** What is answered within this time is shown without telling that it is awaited, in milliseconds. */
+const SOON = 150
+
+/**
+ * A section with a heading, controls that stay, and a body that is loaded.
+ *
+ * `load(key, work, {words, say})`: `work(signal)` resolves to what the body shows. The same key again does nothing, unless
+ * the last time failed; another one ends what is still under way. `words` tell what is awaited; `say`, if given, makes
+ * of the answer what is announced to those who do not see it. `leave()` ends it.
+ */
+export function section(title, { level = 2, className = '', controls = null } = {}) {
+  const id = `section-${title.toLowerCase().replace(/[^a-z]+/g, '-')}`
+  const heading = el(`h${level}`, { id, tabindex: '-1' }, title)
+  const body = el('div', { class: 'section-body' })
+  const element = el('section', { class: `section ${className}`, 'aria-labelledby': id }, heading, controls, body)
+  let underWay = null
+  let shown = null
+
+  async function load(key, work, { words = 'Asking …', say = null } = {}) {
+    if (shown === key) return
+    shown = key
+    underWay?.abort()
+    const mine = underWay = new AbortController()
+    element.setAttribute('aria-busy', 'true')
+    const later = setTimeout(() => fill(body, progress(words)), SOON)
+    try {
+      const found = await work(mine.signal)
+      if (mine.signal.aborted) return
+      fill(body, found)
+      if (say) announce(say())
+    } catch (error) {
+      if (mine.signal.aborted) return
+      shown = null
+      fill(body, problem(error, () => load(key, work, { words, say })))
+    } finally {
+      clearTimeout(later)
+      if (underWay === mine) element.removeAttribute('aria-busy')
+    }
+  }
+
+  return { element, heading, body, load, leave: () => underWay?.abort() }
+}

@@ -1,0 +1,104 @@
+// The features most like one, in every layer: by what they write, by what they read, by where they fire.
+
+import { address } from '../address.js'
+import { call } from '../api.js'
+import { el } from '../dom.js'
+import { featureName, millis, share, visible, whole } from '../format.js'
+import { density, featureLink, usual } from '../parts.js'
+import { section } from './section.js'
+import { enumName, PAGE } from './state.js'
+
+const WAYS = [
+  ['decoder', 'what they write', 'Cosine of the directions that they write to the residual stream.'],
+  ['encoder', 'what they read', 'Cosine of the directions that they read.'],
+  ['firing', 'where they fire', 'Overlap of the places of the index on which they fire, from a sample, with its interval of 95%.'],
+  ['records', 'where they fire most', 'Overlap of the blocks in which they fire most.'],
+]
+const KINDS = [['', 'latents and neurons'], ['latent', 'latents'], ['neuron', 'neurons']]
+
+/** `change(part)` shows another part of the state; `update(state)` shows what the state says. */
+export function similarSection(feature, { change }) {
+  const by = select(WAYS, (chosen) => change({ by: chosen, similar: PAGE }))
+  const kind = select(KINDS, (chosen) => change({ kind: chosen, similar: PAGE }))
+  const layers = el('input', {
+    type: 'text', placeholder: 'all', size: '8', inputmode: 'text', autocomplete: 'off',
+    onchange: () => {
+      layers.setCustomValidity(layerRanges(layers.value) ? '' : 'Layers as 2, 0-3 or 0-3,5')
+      if (layers.reportValidity()) change({ layers: layers.value.replace(/\s/g, ''), similar: PAGE })
+    },
+  })
+  const about = el('p', { class: 'quiet' })
+  const labelled = (words, control) => el('label', {}, el('span', {}, words), control)
+  const controls = el('form', { class: 'controls', 'aria-label': 'Which similar features', onsubmit: (event) => event.preventDefault() },
+    labelled('Alike in', by), labelled('Among', kind), labelled('Layers', layers))
+  const part = section('Similar features', { className: 'similar', controls: [controls, about] })
+  let asked = false
+
+  function update(state) {
+    by.value = state.by
+    kind.value = state.kind
+    layers.value = state.layers
+    about.textContent = WAYS.find(([key]) => key === state.by)?.[2] ?? ''
+    const first = !asked
+    asked = true
+    const key = JSON.stringify([state.by, state.kind, state.layers, state.similar])
+    let found = 0
+    return part.load(key, async (signal) => {
+      const include = {}
+      if (state.kind) include.kinds = [enumName('FEATURE_KIND', state.kind)]
+      if (state.layers) include.layers = layerRanges(state.layers) ?? refuse(state.layers)
+      const answer = await call('similar-features', { feature, by: enumName('SIMILARITY', state.by), filter: { include }, limit: state.similar }, { signal })
+      found = answer.similar.length
+      return drawn(answer, state, change)
+    }, { words: 'Comparing …', say: first ? null : () => `${found} similar features` })
+  }
+
+  return { ...part, update }
+}
+
+/** Ranges of the contract from `0-3,5`; null where it is not written so. */
+export function layerRanges(text) {
+  if (text.trim() === '') return []
+  const parts = text.split(',').map((part) => /^\s*(\d{1,6})\s*(?:-\s*(\d{1,6})\s*)?$/.exec(part))
+  if (parts.includes(null)) return null
+  return parts.map(([, first, last]) => ({ first: Number(first), last: Number(last ?? first) }))
+}
+
+function refuse(layers) {
+  throw new Error(`layers: ${layers}; 2, 0-3 or 0-3,5 is expected`)
+}
+
+function drawn(answer, state, change) {
+  const overlaps = answer.space === ''
+  const asked = featureName(answer.facts.feature)
+  const head = ['feature', overlaps ? 'overlap' : 'cosine', ...(state.by === 'firing' ? ['fires where this does', 'this fires where it does'] : []), 'density', 'usually on', 'compare']
+  const rows = answer.similar.map((one) => el('tr', {},
+    el('th', { scope: 'row' }, featureLink(one.facts)),
+    el('td', { class: 'number' }, one.value.toFixed(3), overlaps && rests(one)),
+    state.by === 'firing' && [el('td', { class: 'number' }, share(one.contained)), el('td', { class: 'number' }, share(one.contains))],
+    el('td', { class: 'number' }, density(one.facts)),
+    el('td', {}, usual(one.facts, 4)),
+    el('td', {}, el('a', { href: address('compare', '', { a: asked, b: featureName(one.facts.feature), text: state.texts }),
+      'aria-label': `Compare with ${one.facts.name}` }, 'side by side'))))
+  const table = el('div', { class: 'wide', tabindex: '0', role: 'region', 'aria-label': 'Similar features' },
+    el('table', {}, el('thead', {}, el('tr', {}, head.map((words, place) =>
+      el('th', { scope: 'col', class: place && place < head.length - 2 ? 'number' : null }, words)))), el('tbody', {}, rows)))
+  return [
+    rows.length ? table : el('p', {}, 'No feature has anything in common with it.'),
+    answer.similar.length === state.similar && el('div', { class: 'actions' },
+      el('button', { type: 'button', onclick: () => change({ similar: state.similar + PAGE }, { replace: true }) }, 'More similar features')),
+    answer.leftOut.length > 0 && el('ul', { class: 'quiet left-out', 'aria-label': 'Not compared' }, answer.leftOut.map((one) =>
+      el('li', {}, `Not compared: ${one.sources.join(', ')}: ${visible(one.reason)}`))),
+    el('p', { class: 'quiet' }, `${whole(answer.featuresCompared)} features compared${answer.space ? ` in the ${answer.space}` : ''}, ${millis(answer.callInfo.totalMicros)}`),
+  ]
+}
+
+function rests(one) {
+  const interval = one.lower === undefined ? '' : `${one.lower.toFixed(2)}–${one.upper.toFixed(2)}`
+  return el('div', { class: 'quiet' }, [interval, `of ${whole(one.positions ?? 0)}`].filter(Boolean).join(' '))
+}
+
+function select(options, onChoose) {
+  const made = el('select', { onchange: () => onChoose(made.value) }, options.map(([key, words]) => el('option', { value: key }, words)))
+  return made
+}

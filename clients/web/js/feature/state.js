@@ -1,0 +1,44 @@
+// What the address of a feature's page says: which variants stand in the test box, which records and which similar
+// features are shown.
+
+import { address } from '../address.js'
+
+/** `10` records are shown unless the address says another number. */
+export const PAGE = 10
+
+/** What an address holds, with the usual values where it says nothing. */
+export function state(params) {
+  return {
+    texts: params.getAll('text').filter((text) => text !== ''),
+    group: params.get('group') ?? 'top',
+    diversity: params.get('diversity') ?? 'none',
+    threshold: params.get('threshold') ?? '',
+    origin: params.get('origin') ?? '',
+    records: Math.max(1, Number.parseInt(params.get('records'), 10) || PAGE),
+    by: params.get('by') ?? 'decoder',
+    kind: params.get('kind') ?? '',
+    layers: params.get('layers') ?? '',
+    similar: Math.max(1, Number.parseInt(params.get('similar'), 10) || PAGE),
+  }
+}
+
+/** The address of a feature's page in some state: the inverse of `state`. */
+export function addressOf(name, { texts, group, diversity, threshold, origin, records, by, kind, layers, similar }) {
+  return address('feature', name, {
+    text: texts,
+    group: group === 'top' ? '' : group,
+    diversity: diversity === 'none' ? '' : diversity,
+    threshold,
+    origin,
+    records: records === PAGE ? '' : records,
+    by: by === 'decoder' ? '' : by,
+    kind,
+    layers,
+    similar: similar === PAGE ? '' : similar,
+  })
+}
+
+/** A name of the contract from the one in an address: `near-misses` is RECORD_GROUP_NEAR_MISSES. */
+export function enumName(prefix, name) {
+  return `${prefix}_${name.toUpperCase().replaceAll('-', '_')}`
+}

@@ -1,0 +1,83 @@
+// Boxes for several variants of a text, and what is done with them.
+
+import { announce, el, fill } from '../dom.js'
+
+/**
+ * A form of text areas "Variant 1", "Variant 2", … `onEncode(texts)` is called with those that are not empty. `most()`
+ * tells how many texts one call takes.
+ *
+ * `set(texts)` shows other texts; boxes that hold the same already stay as they are. `edit(place)` puts the cursor there.
+ */
+export function variantsForm({ onEncode, most, hint = '' }) {
+  const boxes = el('div', { class: 'variants' })
+  const add = el('button', { type: 'button', onclick: () => more() }, 'Add a variant')
+  const form = el('form', {
+    class: 'variants-form',
+    onsubmit: (event) => {
+      event.preventDefault()
+      const texts = areas().map((area) => area.value).filter((text) => text !== '')
+      if (texts.length) return onEncode(texts)
+      announce('Type a text first')
+      areas()[0].focus()
+    },
+  }, boxes, el('div', { class: 'actions' }, el('button', { class: 'primary' }, 'Encode'), add, el('span', { class: 'quiet hint' }, hint)))
+
+  const areas = () => [...boxes.querySelectorAll('textarea')]
+
+  function box(text) {
+    const area = el('textarea', {
+      rows: '2', spellcheck: 'false', autocomplete: 'off', dir: 'auto',
+      onkeydown: (event) => {
+        if (event.key === 'Enter' && (event.ctrlKey || event.metaKey)) form.requestSubmit()
+      },
+    })
+    area.value = text
+    const remove = el('button', { type: 'button', class: 'small', onclick: () => drop(area) }, 'Remove')
+    return el('div', { class: 'variant' }, el('label', {}), area, remove)
+  }
+
+  function number() {
+    const all = [...boxes.children]
+    all.forEach((one, place) => {
+      const [label, area, remove] = one.children
+      fill(label, `Variant ${place + 1}`)
+      area.id = `variant-${place + 1}`
+      label.htmlFor = area.id
+      remove.setAttribute('aria-label', `Remove variant ${place + 1}`)
+      remove.hidden = all.length === 1
+    })
+    add.disabled = all.length >= most()
+  }
+
+  function more() {
+    boxes.append(box(areas().at(-1).value))
+    number()
+    edit(areas().length - 1)
+    announce(`Variant ${areas().length}, a copy of the one before`)
+  }
+
+  function drop(area) {
+    const place = areas().indexOf(area)
+    area.parentElement.remove()
+    number()
+    announce(`Variant ${place + 1} removed`)
+    edit(Math.min(place, areas().length - 1))
+  }
+
+  function set(texts) {
+    const wanted = texts.length ? texts : ['']
+    const now = areas()
+    if (now.length === wanted.length && now.every((area, place) => area.value === wanted[place].replace(/\r\n?/g, '\n'))) return
+    fill(boxes, wanted.map(box))
+    number()
+  }
+
+  function edit(place) {
+    const area = areas()[place]
+    area.focus()
+    area.setSelectionRange(area.value.length, area.value.length)
+  }
+
+  set([])
+  return { element: form, set, edit, texts: () => areas().map((area) => area.value) }
+}
