@@ -119,8 +119,11 @@ class FactsBuilder:
         """Facts of one feature, serialised and led by their length."""
         return self._known(rank, index).facts
 
-    def match(self, rank: int, index: int, token_id: int) -> types.Match.ValueType:
-        """Whether the token is one on which a feature usually fires. By its id: what is cached knows no text."""
+    def match(self, rank: int, index: int, token_id: int | None) -> types.Match.ValueType:
+        """Whether the token is one on which a feature usually fires. By its id: what is cached knows no text. None is a
+        BOS, of which no index says anything."""
+        if token_id is None:
+            return types.MATCH_UNKNOWN
         return _MATCHES[self._known(rank, index).pieces.match(self._serving.tokenizer.piece(token_id))]
 
     def _look_up(self, rank: int, index: int) -> Known:

@@ -62,14 +62,14 @@ def reads_as_search(catalog: Catalog, work: SearchWork, positions: Sequence[int]
 def reads_as_encode(catalog: Catalog, work: EncodeWork, payload: bytes) -> bool:
     """Whether a payload can be the answer to one text of an Encode."""
     found = _read(service.EncodeResponse, payload, ENCODE_FIELDS)
-    if found is None or len(found.sparse) != len(work.sources) or found.HasField("dense") != bool(work.features):
+    if found is None or len(found.sparse) != len(work.sources) or found.HasField("dense") != bool(work.columns):
         return False
     rows = row_count(work)
     widths = [catalog.sources[rank].n_features for rank in work.sources]
-    if work.features:
+    if work.columns:
         dense = found.dense
         shape = (dense.source, dense.rows, dense.columns, len(dense.data))
-        if shape != ("", rows, len(work.features), 4 * rows * len(work.features)):
+        if shape != ("", rows, work.columns, 4 * rows * work.columns):
             return False
     return all(_is_csr(block, rows, width) for block, width in zip(found.sparse, widths, strict=True))
 

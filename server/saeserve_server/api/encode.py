@@ -25,11 +25,12 @@ from saeserve_server.api.call import Call, current_call
 from saeserve_server.api.large import refuse_large_answer
 from saeserve_server.api.parse import check_count, parse_features, parse_input
 from saeserve_server.api.texts import Shown
+from saeserve_server.api.vectors import parse_projections
 from saeserve_server.cache.answer import Answer
 from saeserve_server.catalog import Kind
 from saeserve_server.engine.work import expect, leading_bos
 from saeserve_server.errors import InvalidArgument
-from saeserve_server.ranking.work import EncodeDone, EncodeWork, row_count
+from saeserve_server.ranking.work import EncodeDone, EncodeWork, Projection, row_count
 from saeserve_server.rows import Csr, as_csr, stacked
 from saeserve_server.serving.serving import Serving
 from saeserve_server.serving.texts import TOKEN_SECONDS
@@ -45,21 +46,27 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What is asked of every text: whole sources or chosen features, and how the answer is to look."""
+    """What is asked of every text: whole sources, or chosen features and projections, and how the answer is to look."""
 
     sources: tuple[int, ...]
     features: tuple[tuple[int, int], ...]
+    projections: tuple[Projection, ...]
     bos: int | None
     """What the leading row shows; None for no such row."""
     truncate: bool
     omit_tokens: bool
 
+    @property
+    def columns(self) -> int:
+        """Of what is answered dense."""
+        return len(self.features) + len(self.projections)
 
-def parse_wanted(serving: Serving, given: service.EncodeRequest | service.EncodeStreamConfig) -> Wanted:
+
+async def parse_wanted(serving: Serving, given: service.EncodeRequest | service.EncodeStreamConfig) -> Wanted:
     """What a request asks of every text. Raises InvalidArgument and NotFound."""
     serving.check_model(given.model)
-    if bool(given.sources) == bool(given.features):
-        raise InvalidArgument.field("sources", "either sources or features must be named, and not both")
+    if bool(given.sources) == bool(given.features or given.projections):
+        raise InvalidArgument.field("sources", "either sources, or features or projections must be given, and not both")
     check_count(given.sources, "sources", serving.limits.max_names, "sources")
     names = parse_features(given.features, "features", serving.limits)
     sources = tuple(serving.directory.sources(list(given.sources), "sources"))
@@ -68,6 +75,7 @@ def parse_wanted(serving: Serving, given: service.EncodeRequest | service.Encode
     return Wanted(
         sources=sources,
         features=features,
+        projections=await parse_projections(serving, given.projections),
         bos=leading_bos(serving.catalog, asked) if given.include_bos else None,
         truncate=given.truncate,
         omit_tokens=given.omit_tokens,
@@ -81,6 +89,7 @@ def work_on(wanted: Wanted, text: Shown) -> EncodeWork:
         bos_row=wanted.bos is not None,
         sources=wanted.sources,
         features=wanted.features,
+        projections=wanted.projections,
     )
 
 
@@ -96,7 +105,7 @@ def text_message(serving: Serving, wanted: Wanted, text: Shown, truncated: bool)
 
 async def encode(serving: Serving, request: service.EncodeRequest) -> service.EncodeResponse:
     """Answers an Encode: its texts go to the engine side by side, and come back stacked."""
-    wanted = parse_wanted(serving, request)
+    wanted = await parse_wanted(serving, request)
     _refuse_whole_neurons(serving, wanted)
     if not 1 <= len(request.inputs) <= serving.limits.max_inputs:
         raise InvalidArgument.field(
@@ -140,7 +149,7 @@ def _response(
             for rank, rows in zip(wanted.sources, sparse, strict=True)
         ],
     )
-    if wanted.features:
+    if wanted.columns:
         dense = [one.dense for one in encoded if one.dense is not None]
         response.dense.CopyFrom(dense_message("", np.concatenate(dense)))
     return response
@@ -203,7 +212,7 @@ def _unpack(work: EncodeWork, payload: bytes) -> EncodeDone:
         )
         for block in response.sparse
     )
-    dense = np.frombuffer(response.dense.data, dtype="<f4").reshape(rows, -1) if work.features else None
+    dense = np.frombuffer(response.dense.data, dtype="<f4").reshape(rows, -1) if work.columns else None
     return EncodeDone(rows, blocks, dense)
 
 
@@ -219,7 +228,7 @@ def _refuse_whole_neurons(serving: Serving, wanted: Wanted) -> None:
 
 
 def _refuse_large_dense(serving: Serving, wanted: Wanted, rows: int) -> None:
-    refuse_large_answer(serving, rows * len(wanted.features) * 4, STREAM_INSTEAD)
+    refuse_large_answer(serving, rows * wanted.columns * 4, STREAM_INSTEAD)
 
 
 async def _together(waits: Sequence[Coroutine[Any, Any, T]]) -> list[T]:

@@ -65,7 +65,7 @@ class _Answer:
 async def encode_stream(serving: Serving, requests: Requests) -> AsyncGenerator[service.EncodeStreamResponse, None]:
     """Answers a stream. Raises for a bad configuration, the loss of the engine, or a server that is going away."""
     first = await within(serving.limits.stall_timeout, requests, serving.draining)
-    wanted = parse_wanted(serving, _configuration(first))
+    wanted = await parse_wanted(serving, _configuration(first))
     stream = _Stream(serving, wanted, requests)
     try:
         while (answer := await stream.next_answer()) is not None:
@@ -243,7 +243,7 @@ def _row_bytes(serving: Serving, wanted: Wanted) -> int:
     """What a row of an answer is taken to need."""
     sources = [serving.catalog.sources[rank] for rank in wanted.sources]
     whole = sum(4 * one.n_features if one.kind is Kind.NEURON else SPARSE_ROW_BYTES for one in sources)
-    return whole + 4 * len(wanted.features)
+    return whole + 4 * wanted.columns
 
 
 def _last_row(block: Csr | FloatArray, row: int, room: int) -> int:

@@ -172,6 +172,7 @@ async def get_server_info(serving: Serving, request: service.GetServerInfoReques
             max_concurrent_streams=limits.max_concurrent_streams,
             max_watches=limits.max_watches,
             max_contrast_texts=limits.max_contrast_texts,
+            max_projections=limits.max_projections,
             most_memory_bytes=limits.most_memory_bytes,
         ),
     )

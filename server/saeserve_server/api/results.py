@@ -58,14 +58,14 @@ def results(
     bos_id: int | None,
     surprisal: Callable[[int], Surprisal],
 ) -> Iterator[bytes]:
-    """`results`: the features of the text. The BOS, wherever it stands, is no maximum.
+    """`results`: the features of the text. The BOS, wherever it stands, is no maximum unless it ranks.
 
     `surprisal` is asked by rank of the source, where that is what features were ranked by.
     """
     if not done.ranked or done.activations is None:
         return
-    lead = int(work.bos_row)
-    scored = np.array([place + lead for place, token_id in enumerate(work.ids) if token_id != bos_id])
+    ids = _ids_of_text(work, bos_id)
+    scored = np.array([row for row, one in enumerate(ids) if one is not None or work.bos_ranks])
     ranked, rows = done.ranked[0], done.activations.shape[1]
     peaks = scored[done.activations[:, scored].argmax(axis=1)] if len(ranked.index) else scored[:0]
     values = ranked.value.astype("<f4", copy=False).tobytes()
@@ -83,7 +83,12 @@ def results(
             body += _MAX_ACTIVATION + peak
         if row:
             body += _MAX_POSITION + wire.varint(row)
-        yield _RESULTS + wire.sized(body + _MATCH + wire.varint(facts.match(rank, index, work.ids[row - lead])) + end)
+        yield _RESULTS + wire.sized(body + _MATCH + wire.varint(facts.match(rank, index, ids[row])) + end)
+
+
+def _ids_of_text(work: SearchWork, bos_id: int | None) -> list[int | None]:
+    """Of each row its token's id; None where it is a BOS, which no index knows."""
+    return [None] * work.bos_row + [None if one == bos_id else one for one in work.ids]
 
 
 def _in_the_index(work: SearchWork, done: SearchDone, surprisal: Callable[[int], Surprisal]) -> list[bytes]:
@@ -109,15 +114,15 @@ def _in_the_index(work: SearchWork, done: SearchDone, surprisal: Callable[[int],
 def token_results(facts: FactsBuilder, work: SearchWork, done: SearchDone, bos_id: int | None) -> Iterator[bytes]:
     """`token_results` and then `features`: the features of each token, and one table of their facts."""
     table: dict[tuple[int, int], int] = {}
+    ids = _ids_of_text(work, bos_id)
     for row, ranked in zip(work.rows, done.ranked, strict=True) if done.ranked else ():
         features = list(zip(ranked.source.tolist(), ranked.index.tolist(), strict=True))
         places = [table.setdefault(feature, len(table)) for feature in features]
-        token_id = work.ids[row - work.bos_row]
         body = _POSITION + wire.varint(row) if row else b""
         if features:
             body += _PLACES + wire.sized(b"".join(map(wire.varint, places)))
             body += _VALUES + wire.sized(ranked.value.astype("<f4", copy=False).tobytes())
-            body += _MATCHES + wire.sized(bytes(facts.match(*feature, token_id) for feature in features))
+            body += _MATCHES + wire.sized(bytes(facts.match(*feature, ids[row]) for feature in features))
         yield _TOKEN_RESULTS + wire.sized(body)
     for feature in table:
         yield _FEATURES + facts.facts(*feature)

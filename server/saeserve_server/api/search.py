@@ -67,12 +67,11 @@ async def search(serving: Serving, request: service.SearchRequest) -> bytes:
     began = time.perf_counter()
     text, truncated = await parse_input(serving, request.input, request.truncate)
     timing = Timing(tokenize=time.perf_counter() - began)
-    chosen = await _sort_positions(serving, request, text)
-
-    bos = leading_bos(serving.catalog, (one.source for one in filters)) if request.include_bos else None
+    leads = request.include_bos or request.rank_bos
+    bos = leading_bos(serving.catalog, (one.source for one in filters)) if leads else None
     lead = 0 if bos is None else 1
-    places = chosen if chosen is not None else range(len(text.ids))
-    rows = tuple(place + lead for place in places if text.ids[place] != serving.catalog.model.bos_id)
+    chosen = await _sort_positions(serving, request, text, lead)
+    rows = _rows_that_rank(text, chosen, lead, serving.catalog.model.bos_id, request.rank_bos)
     over_rows = Aggregate.MAX if chosen is None else Aggregate.SUM
     work = SearchWork(
         ids=text.ids,
@@ -82,8 +81,9 @@ async def search(serving: Serving, request: service.SearchRequest) -> bytes:
         rows=rows,
         limit=limit,
         ranking=ranked_by,
+        bos_ranks=request.rank_bos,
     )
-    positions = [] if chosen is None else [place + lead for place in chosen]
+    positions = chosen or []
     _refuse_what_cannot_fit(serving, work)
     if filters:
         call = current_call()
@@ -175,20 +175,47 @@ def _selected(serving: Serving, asked: bytes, min_fires: int | None) -> tuple[So
     return serving.directory.select(parse_filter(service.Filter.FromString(asked), serving.limits), min_fires)
 
 
-async def _sort_positions(serving: Serving, request: service.SearchRequest, text: Shown) -> list[int] | None:
-    """Positions in the text that the sort tokens name, ascending; None where none are given."""
+def _rows_that_rank(
+    text: Shown, chosen: list[int] | None, lead: int, bos_id: int | None, bos_ranks: bool
+) -> tuple[int, ...]:
+    """Rows of the answer, ascending: the sort tokens', or all; a BOS, wherever it stands, only if it ranks."""
+    own = range(len(text.ids) + lead) if chosen is None else chosen
+    return tuple(row for row in own if bos_ranks or (row >= lead and text.ids[row - lead] != bos_id))
+
+
+async def _sort_positions(serving: Serving, request: service.SearchRequest, text: Shown, lead: int) -> list[int] | None:
+    """Rows of the answer that the sort tokens name, ascending; None where none are given. `lead` rows come before those
+    of the text."""
     given = request.sort_tokens
     if not given:
         return None
     check_count(given, "sort_tokens", serving.limits.max_sort_tokens, "sort tokens")
+    if any(sort.HasField("bos") for sort in given):
+        _check_bos(given, request.rank_bos, lead)
     data = request.input.text.encode() if request.input.HasField("text") else None
     seconds = len(given) * len(text.ids) * MATCH_SECONDS
     return await serving.desk.do(
-        _positions, text, data, given, serving.limits, seconds=seconds, client=current_call().lane
+        _positions, text, data, given, serving.limits, lead, seconds=seconds, client=current_call().lane
     )
 
 
-def _positions(text: Shown, data: bytes | None, given: Sequence[service.SortToken], limits: Limits) -> list[int]:
+def _check_bos(given: Sequence[service.SortToken], rank_bos: bool, lead: int) -> None:
+    """Raises InvalidArgument for a sort token that is a BOS row which does not rank, or is not there."""
+    for place, sort in enumerate(given):
+        field = f"sort_tokens[{place}].bos"
+        if not sort.HasField("bos"):
+            continue
+        if not sort.bos:
+            raise InvalidArgument.field(field, "false; true is expected, or another sort token")
+        if not rank_bos:
+            raise InvalidArgument.field(field, "set without rank_bos, without which the BOS does not rank")
+        if not lead:
+            raise InvalidArgument.field(field, "neither the model nor a source that takes part has a BOS")
+
+
+def _positions(
+    text: Shown, data: bytes | None, given: Sequence[service.SortToken], limits: Limits, lead: int
+) -> list[int]:
     """The same. `data` is the text; None for ids, whose tokens are all there is."""
     tokens = text.read() if any(sort.HasField("text") for sort in given) else []
     named = SortTokens(tokens, data)
@@ -197,7 +224,10 @@ def _positions(text: Shown, data: bytes | None, given: Sequence[service.SortToke
         field = f"sort_tokens[{place}]"
         which = sort.WhichOneof("token")
         if which is None:
-            raise InvalidArgument.field(field, "missing; position or text is expected")
+            raise InvalidArgument.field(field, "missing; position, text or bos is expected")
+        if which == "bos":
+            positions.add(-lead)
+            continue
         if which == "position":
             if sort.position >= len(text.ids):
                 raise InvalidArgument.field(
@@ -222,4 +252,4 @@ def _positions(text: Shown, data: bytes | None, given: Sequence[service.SortToke
                 reason="SORT_TOKEN_NOT_FOUND",
             )
         positions.update(found)
-    return sorted(positions)
+    return [position + lead for position in sorted(positions)]

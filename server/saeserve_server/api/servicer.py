@@ -18,6 +18,7 @@ from saeserve_server.api.explanations import search_explanations
 from saeserve_server.api.large import refuse_large_answer
 from saeserve_server.api.search import search
 from saeserve_server.api.similar import similar_features
+from saeserve_server.api.vectors import get_vectors
 from saeserve_server.errors import Unavailable
 from saeserve_server.serving.serving import Serving
 
@@ -74,6 +75,9 @@ class FeatureServicer(FeatureServiceServicer):
         self, request: service.SimilarFeaturesRequest, context: Context
     ) -> service.SimilarFeaturesResponse:
         return await self._answer(similar_features, request)
+
+    async def GetVectors(self, request: service.GetVectorsRequest, context: Context) -> service.GetVectorsResponse:
+        return await self._answer(get_vectors, request)
 
     async def Contrast(
         self, requests: AsyncIterator[service.ContrastRequest], context: Context

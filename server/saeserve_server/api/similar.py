@@ -1,4 +1,4 @@
-"""SimilarFeatures: which features point, fire or read like this one?"""
+"""SimilarFeatures: which features point, fire or read like this one, or point where a vector does?"""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from saeserve.v1 import feature_service_pb2 as service
 from saeserve_server.api.build import Timing, call_info, facts_builder
 from saeserve_server.api.call import Call, current_call
 from saeserve_server.api.parse import parse_count, parse_feature, parse_filter
+from saeserve_server.api.vectors import parse_vector
 from saeserve_server.catalog import Kind
 from saeserve_server.errors import FailedPrecondition, InvalidArgument
 from saeserve_server.ranking.similar import Preparing, Side, SimilarDone, SimilarWork
@@ -37,12 +38,15 @@ _OVERLAPS = {service.SIMILARITY_FIRING: by_firing, service.SIMILARITY_RECORDS: b
 async def similar_features(
     serving: Serving, request: service.SimilarFeaturesRequest
 ) -> service.SimilarFeaturesResponse:
-    """The features most like one. Raises FailedPrecondition for one without a direction, or without an index."""
+    """The features most like one, or like a vector. Raises FailedPrecondition for a feature without a direction, or
+    without an index."""
     serving.check_model(request.model)
     limits = serving.limits
     limit = parse_count(request.limit if request.HasField("limit") else None, DEFAULT_LIMIT, limits.max_limit, "limit")
     if request.by not in _SIDES and request.by not in _OVERLAPS:
         raise InvalidArgument.field("by", f"{request.by}; a value of the enum is expected")
+    if request.vector:
+        return await _by_vector(serving, request, limit)
     rank, index = serving.directory.feature(parse_feature(request.feature))
     filters = serving.directory.select(_of_both_kinds(parse_filter(request.filter, limits)))
     if request.by in _SIDES:
@@ -51,6 +55,23 @@ async def similar_features(
         response = await _by_overlap(serving, request.by, rank, index, filters, limit)
     response.facts.CopyFrom(facts_builder(serving).message(rank, index))
     return response
+
+
+async def _by_vector(
+    serving: Serving, request: service.SimilarFeaturesRequest, limit: int
+) -> service.SimilarFeaturesResponse:
+    """The features that point most nearly where a vector in the residual stream does."""
+    if request.HasField("feature"):
+        raise InvalidArgument.field("vector", "given with feature; one of them is expected")
+    if request.by not in _SIDES:
+        raise InvalidArgument.field(
+            "by", "an overlap, which vectors have none of; SIMILARITY_DECODER or SIMILARITY_ENCODER is expected"
+        )
+    vector = parse_vector(request.vector, serving.catalog.model.d_model, "vector", "the residual stream")
+    if not vector.any():
+        raise InvalidArgument.field("vector", "all numbers are 0; a direction is expected")
+    filters = serving.directory.select(_of_both_kinds(parse_filter(request.filter, serving.limits)))
+    return await _by_direction(serving, SimilarWork(_SIDES[request.by], -1, -1, filters, limit, vector.tobytes()))
 
 
 def _of_both_kinds(chosen: FeatureFilter) -> FeatureFilter:
@@ -70,8 +91,8 @@ async def _by_direction(serving: Serving, work: SimilarWork) -> service.SimilarF
     done = outcome.done
     if not isinstance(done, SimilarDone):
         raise TypeError(f"the engine answered with {type(done).__name__}, expected SimilarDone")
-    source = serving.catalog.sources[work.source]
     if done.missing:
+        source = serving.catalog.sources[work.source]
         raise FailedPrecondition(
             f"{source.name}:{work.index} cannot be compared by {work.side.value}: {done.missing}; by firing "
             "positions or records every feature of an index can",

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from saeserve_server.cache.answer import Tier
 from saeserve_server.metrics import Metrics
-from saeserve_server.ranking.work import Work, needed, row_count
+from saeserve_server.ranking.work import EncodeWork, Work, needed, row_count
 from saeserve_server.rows import Csr, KeptRows, SourceRows, height, last_rows
 
 Number = TypeVar("Number", bound=np.generic)
@@ -97,6 +97,8 @@ class InnerTier:
         self._gauge.set(0)
 
     def _find(self, work: Work) -> KeptRows | None:
+        if isinstance(work, EncodeWork) and work.projections:
+            return None  # what is kept is what sources gave, and not what they read
         text = self._texts.get(work.ids)
         if text is None:
             return None

@@ -41,11 +41,13 @@ IN_KEY = {
         "filter.max_density": "as it is",
         "sort_tokens.position": "as rows",
         "sort_tokens.text": "as rows",
+        "sort_tokens.bos": "as rows",
         "ranking": "as it is",
         "min_fires": "as it is, or its default",
         "limit": "as it is, or its default",
         "by_token": "as the kind of ranking",
         "include_bos": "as whether a row for the BOS leads",
+        "rank_bos": "as rows, and as whether a feature may be most active on a BOS",
     },
     "EncodeRequest": {
         "inputs.text": "as ids, each text by itself",
@@ -53,6 +55,8 @@ IN_KEY = {
         "sources": "as ranks",
         "features.source": "as ranks",
         "features.index": "as indices",
+        "projections.hook_name": "as it is",
+        "projections.vector": "as the digest of its numbers",
         "include_bos": "as whether a row for the BOS leads",
     },
 }
@@ -103,7 +107,7 @@ class Keys:
         """32 bytes. `positions` are the rows that the sort tokens named; those of them that are a BOS do not rank."""
         encoder = self._base.copy()
         encoder.strings("search", work.aggregate.value, work.ranking.value)
-        encoder.numbers(work.bos_row, work.limit)
+        encoder.numbers(work.bos_row, work.bos_ranks, work.limit)
         encoder.numbers(*work.ids)
         encoder.numbers(*work.rows)
         encoder.numbers(*positions)
@@ -113,6 +117,7 @@ class Keys:
     def encode(self, work: EncodeWork) -> bytes:
         """32 bytes."""
         encoder = self._asked(work.sources, work.features).copy()
+        encoder.strings(*(part for one in work.projections for part in (one.hook_name, one.digest.hex())))
         encoder.numbers(work.bos_row)
         encoder.numbers(*work.ids)
         return encoder.digest()

@@ -20,14 +20,15 @@ from torch import Tensor
 
 from saeserve_server.catalog import Catalog, Kind
 from saeserve_server.engine.similar import Neighbours
+from saeserve_server.engine.vectors import vectors_of
 from saeserve_server.engine.work import Abandoned, BatchDone, Done, Run, Spent, run_tokens
 from saeserve_server.kernels.processor import processor
 from saeserve_server.models.loaded import LoadedModel
 from saeserve_server.ranking.answer import Encoding
 from saeserve_server.ranking.filters import Filters
 from saeserve_server.ranking.search import Rankings
-from saeserve_server.ranking.similar import AnyWork, SimilarWork
-from saeserve_server.ranking.work import SearchWork, Work, needed, row_count
+from saeserve_server.ranking.similar import AnyWork, SimilarWork, VectorsWork
+from saeserve_server.ranking.work import EncodeWork, SearchWork, Work, needed, row_count
 from saeserve_server.records.imported.store import ImportedStore
 from saeserve_server.records.store import RecordStore
 from saeserve_server.rows import KeptRows, SourceRows, as_csr, cut, height, with_blank_rows
@@ -106,6 +107,8 @@ class BatchRunner:
                 continue
             if isinstance(work, SimilarWork):
                 similar[place] = work
+            elif isinstance(work, VectorsWork):
+                done[place] = vectors_of(self._model, self.sources[work.source], work)
             else:
                 taking = len(searches) if isinstance(work, SearchWork) else Encoding(work)
                 searches += [work] if isinstance(work, SearchWork) else []
@@ -122,6 +125,8 @@ class BatchRunner:
             if asking:
                 self._take(rank, asking, rankings, texts, spent)
         for job in jobs:
+            if isinstance(job.taking, Encoding):
+                self._project(job.taking, job.work, texts)
             done[job.place] = rankings.done(job.taking) if isinstance(job.taking, int) else job.taking.done()
         if similar:
             places_of = list(similar)
@@ -182,6 +187,8 @@ class BatchRunner:
         for work in batch:
             for bos, hooks in self._hooks(needed(work)).items():
                 texts[bos, work.ids].hooks |= hooks
+            if isinstance(work, EncodeWork) and work.projections:
+                texts[self.catalog.model.bos_id, work.ids].hooks |= {one.hook_name for one in work.projections}
         by_hooks: dict[frozenset[str], list[Run]] = defaultdict(list)
         for run, text in texts.items():
             by_hooks[frozenset(text.hooks)].append(run)
@@ -231,6 +238,17 @@ class BatchRunner:
             return rows
         lengths = np.array([len(text) for text in read])
         return with_blank_rows(rows, (np.cumsum(lengths) - lengths)[lengths < wanted])
+
+    def _project(self, taking: Encoding, work: Work, texts: Mapping[Run, _Text]) -> None:
+        """Lets an encoding take what it asks of the model's own activations."""
+        if not isinstance(work, EncodeWork) or not work.projections:
+            return
+        read = texts[self.catalog.model.bos_id, work.ids].read
+        products = []
+        for one in work.projections:
+            x = read[one.hook_name]
+            products.append(x @ torch.frombuffer(bytearray(one.vector), dtype=torch.float32).to(x.device))
+        taking.project(torch.stack(products, dim=1)[-row_count(work) :].cpu().numpy())
 
     def _keep(self, job: _Job, rank: int, rows: SourceRows, spent: Spent) -> None:
         """Notes rows to be given back, or none of the job's if these are not worth it."""

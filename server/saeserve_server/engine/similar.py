@@ -160,7 +160,11 @@ class Neighbours:
         return answers
 
     def _point(self, side: Side, work: SimilarWork) -> torch.Tensor | str:
-        """[d_model], float64 and of length 1, where a feature points; in words why it points nowhere."""
+        """[d_model], float64 and of length 1, where a feature or a vector points; in words why it points nowhere."""
+        if work.vector:
+            given = torch.from_numpy(np.frombuffer(work.vector, np.float32).astype(np.float64))
+            direction: torch.Tensor = given / given.norm()
+            return direction
         compared = self._by_side[side][work.source]
         if isinstance(compared, str):
             return compared

@@ -13,8 +13,8 @@ from typing import TypeVar
 
 from saeserve_server.catalog import Catalog
 from saeserve_server.engine.capacity import Capacity
-from saeserve_server.ranking.similar import AnyWork, Preparing, SimilarDone, SimilarWork
-from saeserve_server.ranking.work import EncodeDone, SearchDone, needed
+from saeserve_server.ranking.similar import AnyWork, Preparing, SimilarDone, SimilarWork, VectorsDone, VectorsWork
+from saeserve_server.ranking.work import EncodeDone, EncodeWork, SearchDone, needed
 from saeserve_server.rows import KeptRows
 
 Run = tuple[int | None, tuple[int, ...]]
@@ -37,7 +37,7 @@ class Abandoned:
     """Where it was dropped: `forward` or `encode`, before which nothing of that stage was done for it."""
 
 
-Answered = SearchDone | EncodeDone | SimilarDone | Preparing
+Answered = SearchDone | EncodeDone | SimilarDone | VectorsDone | Preparing
 Done = Answered | Failed | Abandoned
 
 
@@ -134,7 +134,7 @@ class Kernels:
     """Sources for which screening was given up."""
 
 
-T = TypeVar("T", SearchDone, EncodeDone)
+T = TypeVar("T", SearchDone, EncodeDone, VectorsDone)
 
 
 def expect(kind: type[T], done: Answered | Failed | Abandoned) -> T:
@@ -146,9 +146,12 @@ def expect(kind: type[T], done: Answered | Failed | Abandoned) -> T:
 
 def runs(work: AnyWork, catalog: Catalog) -> frozenset[Run]:
     """The forward passes that an item takes: none where only directions are compared."""
-    if isinstance(work, SimilarWork):
+    if isinstance(work, SimilarWork | VectorsWork):
         return frozenset()
-    return frozenset((bos, work.ids) for bos in {catalog.sources[rank].bos_id for rank in needed(work)})
+    read = {catalog.sources[rank].bos_id for rank in needed(work)}
+    if isinstance(work, EncodeWork) and work.projections:
+        read.add(catalog.model.bos_id)
+    return frozenset((bos, work.ids) for bos in read)
 
 
 def run_tokens(run: Run) -> int:

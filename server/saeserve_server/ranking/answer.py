@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from saeserve_server.catalog import FloatArray
 from saeserve_server.ranking.filters import Filters
 from saeserve_server.ranking.search import Rankings
 from saeserve_server.ranking.work import EncodeDone, EncodeWork, SearchDone, Work, needed, row_count
@@ -37,7 +38,7 @@ class Encoding:
     def __init__(self, work: EncodeWork) -> None:
         self._work = work
         self._blocks: dict[int, SourceRows] = {}
-        self._dense = np.empty((row_count(work), len(work.features)), dtype=np.float32) if work.features else None
+        self._dense = np.empty((row_count(work), work.columns), dtype=np.float32) if work.columns else None
         self._source, self._index = np.array(work.features, dtype=np.int64).reshape(-1, 2).T
 
     def add(self, rank: int, rows: SourceRows) -> None:
@@ -47,6 +48,16 @@ class Encoding:
         places = np.flatnonzero(self._source == rank)
         if self._dense is not None and len(places):
             self._dense[:, places] = columns(rows, self._index[places])
+
+    def project(self, products: FloatArray) -> None:
+        """Takes in [rows, projections], or the last of these rows: what comes before them has no activations. Raises
+        FloatingPointError for what is not finite."""
+        if not np.isfinite(products).all():
+            raise FloatingPointError("a projection is not finite")
+        if self._dense is not None:
+            own = self._dense[:, len(self._work.features) :]
+            own[: len(own) - len(products)] = 0
+            own[len(own) - len(products) :] = products
 
     def done(self) -> EncodeDone:
         """The answer."""

@@ -26,18 +26,30 @@ class Side(Enum):
 
 @dataclass(frozen=True, slots=True)
 class SimilarWork:
-    """Rank the features of some sources by the cosine of their directions with one feature's."""
+    """Rank the features of some sources by the cosine of their directions with one feature's, or with a vector."""
 
     side: Side
     source: int
-    """Rank of the feature's source in the catalog."""
+    """Rank of the feature's source in the catalog; -1 where a vector is compared."""
     index: int
     filters: tuple[SourceFilter, ...]
     """What it is compared with, by rank; itself is left out."""
     limit: int
+    vector: bytes = b""
+    """float32 [d_model] in this machine's order, not all 0; empty where a feature is compared."""
 
 
-AnyWork = Work | SimilarWork
+@dataclass(frozen=True, slots=True)
+class VectorsWork:
+    """Give directions of one feature as its weights have them, wherever they lie."""
+
+    source: int
+    """Rank of its source in the catalog."""
+    index: int
+    sides: tuple[Side, ...]
+
+
+AnyWork = Work | SimilarWork | VectorsWork
 """Whatever is asked of the worker."""
 
 
@@ -62,6 +74,22 @@ class SimilarDone:
     left_out: tuple[LeftOut, ...]
     missing: str = ""
     """Why the feature asked about has no direction; empty where it has one."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Direction:
+    """A direction of a feature, and the hook point that it lies at."""
+
+    hook_name: str
+    values: FloatArray  # [width of the hook point]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class VectorsDone:
+    """The answer to a VectorsWork."""
+
+    found: tuple[Direction | str, ...]
+    """For each of `sides`; in words why there is none."""
 
 
 @dataclass(frozen=True, slots=True)

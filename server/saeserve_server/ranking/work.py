@@ -70,6 +70,25 @@ class SearchWork:
     fact of the text, the same for every source: a source's own BOS within a text is a token like others."""
     limit: int
     ranking: Ranking
+    bos_ranks: bool = False
+    """Whether the leading row and the model's BOS inside the text are rows like others: among `rows` if no sort tokens
+    are given, and where a feature may be most active."""
+
+
+@dataclass(frozen=True, slots=True)
+class Projection:
+    """A vector on which a hook point's activations are projected."""
+
+    hook_name: str
+    vector: bytes
+    """float32 in this machine's order."""
+    digest: bytes
+    """Of the vector."""
+
+    @property
+    def width(self) -> int:
+        """Numbers of the vector."""
+        return len(self.vector) // 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +101,13 @@ class EncodeWork:
     """Ranks of sources answered whole: SAEs sparse, neurons dense."""
     features: tuple[tuple[int, int], ...] = ()
     """(source rank, index) of features answered dense, in this order."""
+    projections: tuple[Projection, ...] = ()
+    """Answered dense after the features, on the text behind the model's BOS."""
+
+    @property
+    def columns(self) -> int:
+        """Of what is answered dense."""
+        return len(self.features) + len(self.projections)
 
 
 Work = SearchWork | EncodeWork
@@ -117,7 +143,7 @@ class EncodeDone:
     blocks: tuple[Csr | FloatArray, ...]
     """One for each of `sources`: Csr, or [rows, n_features] for neurons."""
     dense: FloatArray | None
-    """[rows, features] for chosen features."""
+    """[rows, columns] for chosen features and projections; None without any."""
 
     @property
     def nbytes(self) -> int:

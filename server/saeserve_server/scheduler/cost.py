@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from saeserve_server.catalog import Catalog, Kind
 from saeserve_server.engine.work import Run, run_tokens, runs
-from saeserve_server.ranking.similar import AnyWork, SimilarWork
+from saeserve_server.ranking.similar import AnyWork, SimilarWork, VectorsWork
 from saeserve_server.ranking.work import Aggregate, Ranking, SearchWork, Work, needed, row_count
 from saeserve_server.rows import Csr, KeptRows, width
 
@@ -52,17 +52,24 @@ class CostModel:
         ]
 
     def of(self, work: AnyWork) -> Cost:
-        """The cost of one text, or of one comparison of directions."""
+        """The cost of one text, of one comparison of directions, or of looking some up."""
         if isinstance(work, SimilarWork):
             count = sum(self._catalog.sources[one.source].n_features for one in work.filters)
-            return Cost(1, SCREENED_FLOP * self._catalog.model.d_model * count, count + 16 * work.limit)
+            size = count + 16 * work.limit + len(work.vector)
+            return Cost(1, SCREENED_FLOP * self._catalog.model.d_model * count, size)
+        if isinstance(work, VectorsWork):
+            width = max(self._catalog.sources[work.source].d_in, self._catalog.model.d_model)
+            return Cost(1, SCREENED_FLOP * width, 8 * width)
+        numbers = 0  # of the vectors that a row is projected on
         if isinstance(work, SearchWork):
             row_bytes = work.limit * (12 if work.aggregate is Aggregate.EACH else 4)
         else:
-            row_bytes = 4 * len(work.features) + sum(self._row_bytes[rank] for rank in work.sources)
+            row_bytes = 4 * work.columns + sum(self._row_bytes[rank] for rank in work.sources)
+            numbers = sum(one.width for one in work.projections)
         lengths = [run_tokens(run) for run in self.runs(work)]
-        encoding = max(lengths) * sum(self._source_flop[rank] for rank in needed(work))
-        return Cost(1, sum(lengths) * self._token_flop + encoding, 8 * sum(lengths) + row_count(work) * row_bytes)
+        encoding = max(lengths) * (sum(self._source_flop[rank] for rank in needed(work)) + 2 * numbers)
+        size = 8 * sum(lengths) + row_count(work) * row_bytes + 4 * numbers
+        return Cost(1, sum(lengths) * self._token_flop + encoding, size)
 
     def runs(self, work: AnyWork) -> frozenset[Run]:
         """The forward passes that it takes."""

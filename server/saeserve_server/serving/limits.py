@@ -27,6 +27,8 @@ SMALL_REQUEST_BYTES = 256 * 1024
 """Of methods that take a name and a few numbers."""
 NAMES_BYTES = 512 * 1024
 """For the names of sources and features, and the sort tokens."""
+VECTOR_BYTES = 4 * 32768
+"""For a vector: wider hook points than of so many numbers are rare."""
 ID_BYTES = 4
 """Of a token id in a message."""
 TEXT_SLACK = 16
@@ -41,6 +43,8 @@ MOST_QUEUE_ITEMS = 16384
 """At any rate: each is a future, a place in a batch, and what it asks."""
 MAX_CONTRAST_TEXTS = 2000
 """Of both sides together: Fisher's test weighs as many tables as the square of it, which takes a second of a core."""
+MAX_PROJECTIONS = 16
+"""Of an Encode: each is a vector as wide as its hook point, which goes to the worker with every text."""
 MAX_WATCHES = 256
 """Health watches at a time."""
 KEPT_TEXT_BYTES = 16 * 1024 * 1024
@@ -90,6 +94,7 @@ class Limits:
     max_chunk_bytes: int = 1024 * 1024
     max_watches: int = MAX_WATCHES
     max_contrast_texts: int = MAX_CONTRAST_TEXTS
+    max_projections: int = MAX_PROJECTIONS
 
     @property
     def budget(self) -> Cost:
@@ -151,14 +156,15 @@ def request_limits(config: Config) -> Mapping[str, int]:
     text = TEXT_SLACK * largest + SMALL_REQUEST_BYTES
     methods = {
         "Search": text + NAMES_BYTES,
-        "Encode": config.max_inputs * text + NAMES_BYTES,
-        "EncodeStream": text + NAMES_BYTES,
+        "Encode": config.max_inputs * text + NAMES_BYTES + MAX_PROJECTIONS * VECTOR_BYTES,
+        "EncodeStream": text + NAMES_BYTES + MAX_PROJECTIONS * VECTOR_BYTES,
         "Tokenize": text,
         "TopActivations": SMALL_REQUEST_BYTES,
         "GetFeature": SMALL_REQUEST_BYTES,
         "ListSources": SMALL_REQUEST_BYTES,
         "GetServerInfo": SMALL_REQUEST_BYTES,
-        "SimilarFeatures": NAMES_BYTES,
+        "GetVectors": SMALL_REQUEST_BYTES,
+        "SimilarFeatures": NAMES_BYTES + VECTOR_BYTES,
         "Contrast": text + NAMES_BYTES,
         "SearchExplanations": NAMES_BYTES,
     }

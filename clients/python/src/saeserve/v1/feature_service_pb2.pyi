@@ -132,6 +132,30 @@ CONTRAST_SIDE_B: ContrastSide.ValueType  # 2
 """The second set."""
 Global___ContrastSide: _TypeAlias = ContrastSide  # noqa: Y015
 
+class _VectorSide:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _VectorSideEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_VectorSide.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    VECTOR_SIDE_UNSPECIFIED: _VectorSide.ValueType  # 0
+    """Both."""
+    VECTOR_SIDE_ENCODER: _VectorSide.ValueType  # 1
+    """What it reads."""
+    VECTOR_SIDE_DECODER: _VectorSide.ValueType  # 2
+    """What it writes."""
+
+class VectorSide(_VectorSide, metaclass=_VectorSideEnumTypeWrapper):
+    """Which of a feature's directions."""
+
+VECTOR_SIDE_UNSPECIFIED: VectorSide.ValueType  # 0
+"""Both."""
+VECTOR_SIDE_ENCODER: VectorSide.ValueType  # 1
+"""What it reads."""
+VECTOR_SIDE_DECODER: VectorSide.ValueType  # 2
+"""What it writes."""
+Global___VectorSide: _TypeAlias = VectorSide  # noqa: Y015
+
 @_typing.final
 class LayerRange(_message.Message):
     """Layers from `first` to `last`, both included."""
@@ -263,6 +287,7 @@ class SortToken(_message.Message):
 
     POSITION_FIELD_NUMBER: _builtins.int
     TEXT_FIELD_NUMBER: _builtins.int
+    BOS_FIELD_NUMBER: _builtins.int
     position: _builtins.int
     """Position among the text's tokens, from 0."""
     text: _builtins.str
@@ -270,17 +295,20 @@ class SortToken(_message.Message):
     What is not found so is looked for in any Unicode form (composed or not), and last by `display`: `\\n` for a line
     break. At most `Limits.max_sort_text_bytes`.
     """
+    bos: _builtins.bool
+    """The leading BOS row; only true is taken, and only with `SearchRequest.rank_bos`, where there is such a row."""
     def __init__(
         self,
         *,
         position: _builtins.int = ...,
         text: _builtins.str = ...,
+        bos: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["position", b"position", "text", b"text", "token", b"token"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["bos", b"bos", "position", b"position", "text", b"text", "token", b"token"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["position", b"position", "text", b"text", "token", b"token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bos", b"bos", "position", b"position", "text", b"text", "token", b"token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_token: _TypeAlias = _typing.Literal["position", "text"]  # noqa: Y015
+    _WhichOneofReturnType_token: _TypeAlias = _typing.Literal["position", "text", "bos"]  # noqa: Y015
     _WhichOneofArgType_token: _TypeAlias = _typing.Literal["token", b"token"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_token) -> _WhichOneofReturnType_token | None: ...
 
@@ -302,6 +330,7 @@ class SearchRequest(_message.Message):
     BY_TOKEN_FIELD_NUMBER: _builtins.int
     INCLUDE_BOS_FIELD_NUMBER: _builtins.int
     TRUNCATE_FIELD_NUMBER: _builtins.int
+    RANK_BOS_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """The served model's name, or empty."""
     ranking: Global___Ranking.ValueType
@@ -322,6 +351,10 @@ class SearchRequest(_message.Message):
     """
     truncate: _builtins.bool
     """Cut a text that is too long to the limit instead of refusing it."""
+    rank_bos: _builtins.bool
+    """Add the same leading row, and let it rank like others; so do ids of the model's BOS inside the text. What an index
+    knows is of text tokens alone: relative to it, and in bits, a BOS is measured by those, beyond which it often is.
+    """
     @_builtins.property
     def input(self) -> _types_pb2.Input:
         """The text."""
@@ -347,10 +380,11 @@ class SearchRequest(_message.Message):
         by_token: _builtins.bool = ...,
         include_bos: _builtins.bool = ...,
         truncate: _builtins.bool = ...,
+        rank_bos: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "_min_fires", b"_min_fires", "filter", b"filter", "input", b"input", "limit", b"limit", "min_fires", b"min_fires"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "_min_fires", b"_min_fires", "by_token", b"by_token", "filter", b"filter", "include_bos", b"include_bos", "input", b"input", "limit", b"limit", "min_fires", b"min_fires", "model", b"model", "ranking", b"ranking", "sort_tokens", b"sort_tokens", "truncate", b"truncate"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "_min_fires", b"_min_fires", "by_token", b"by_token", "filter", b"filter", "include_bos", b"include_bos", "input", b"input", "limit", b"limit", "min_fires", b"min_fires", "model", b"model", "rank_bos", b"rank_bos", "ranking", b"ranking", "sort_tokens", b"sort_tokens", "truncate", b"truncate"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__limit: _TypeAlias = _typing.Literal["limit"]  # noqa: Y015
     _WhichOneofArgType__limit: _TypeAlias = _typing.Literal["_limit", b"_limit"]  # noqa: Y015
@@ -382,11 +416,11 @@ class FeatureResult(_message.Message):
     asked.
     """
     max_activation: _builtins.float
-    """The largest activation over the text, BOS left out."""
+    """The largest activation over the text, BOS left out unless it ranks."""
     max_position: _builtins.int
     """The row of `tokens` that has it; the earliest if several have."""
     match: _types_pb2.Match.ValueType
-    """Whether that token is one the feature usually fires on."""
+    """Whether that token is one the feature usually fires on; MATCH_UNKNOWN of a BOS."""
     tokens_at_least: _builtins.float
     """With RANKING_SURPRISAL: on how many tokens of the index the feature is at least as active as where it is most active
     among the rows that rank; >= 1, estimated inside a histogram bin.
@@ -445,7 +479,7 @@ class TokenResult(_message.Message):
 
     @_builtins.property
     def matches(self) -> _containers.RepeatedScalarFieldContainer[_types_pb2.Match.ValueType]:
-        """Whether this token is one on which the feature usually fires, in the same order."""
+        """Whether this token is one on which the feature usually fires, in the same order; MATCH_UNKNOWN of a BOS."""
 
     def __init__(
         self,
@@ -536,6 +570,36 @@ class SearchResponse(_message.Message):
 Global___SearchResponse: _TypeAlias = SearchResponse  # noqa: Y015
 
 @_typing.final
+class Projection(_message.Message):
+    """A vector on which the model's own activations are projected."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HOOK_NAME_FIELD_NUMBER: _builtins.int
+    VECTOR_FIELD_NUMBER: _builtins.int
+    hook_name: _builtins.str
+    """Hook point that a served source reads (`Source.hook_name`), by exactly that name."""
+    @_builtins.property
+    def vector(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """The vector: as many finite numbers as the hook point is wide (`Source.d_in`), none over 1e20 in size. It need not be
+        of length 1.
+        """
+
+    def __init__(
+        self,
+        *,
+        hook_name: _builtins.str = ...,
+        vector: _abc.Iterable[_builtins.float] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["hook_name", b"hook_name", "vector", b"vector"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Projection: _TypeAlias = Projection  # noqa: Y015
+
+@_typing.final
 class EncodeRequest(_message.Message):
     """Texts to encode."""
 
@@ -548,6 +612,7 @@ class EncodeRequest(_message.Message):
     INCLUDE_BOS_FIELD_NUMBER: _builtins.int
     TRUNCATE_FIELD_NUMBER: _builtins.int
     OMIT_TOKENS_FIELD_NUMBER: _builtins.int
+    PROJECTIONS_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """The served model's name, or empty."""
     include_bos: _builtins.bool
@@ -562,11 +627,18 @@ class EncodeRequest(_message.Message):
 
     @_builtins.property
     def sources(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Answer all features of these SAE sources, sparse. Either this or `features`. Each source once."""
+        """Answer all features of these SAE sources, sparse. Either this, or `features`, `projections` or both. Each source once."""
 
     @_builtins.property
     def features(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.FeatureId]:
         """Answer these features, dense, in this order. Each feature once."""
+
+    @_builtins.property
+    def projections(self) -> _containers.RepeatedCompositeFieldContainer[Global___Projection]:
+        """Answer the products of the model's float32 activations with these vectors, dense, in this order after the features:
+        of a text behind the model's BOS, whatever sources read. At most `Limits.max_projections`. The leading row is that of
+        the model's BOS; 0 for a model without one.
+        """
 
     def __init__(
         self,
@@ -578,10 +650,11 @@ class EncodeRequest(_message.Message):
         include_bos: _builtins.bool = ...,
         truncate: _builtins.bool = ...,
         omit_tokens: _builtins.bool = ...,
+        projections: _abc.Iterable[Global___Projection] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["features", b"features", "include_bos", b"include_bos", "inputs", b"inputs", "model", b"model", "omit_tokens", b"omit_tokens", "sources", b"sources", "truncate", b"truncate"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["features", b"features", "include_bos", b"include_bos", "inputs", b"inputs", "model", b"model", "omit_tokens", b"omit_tokens", "projections", b"projections", "sources", b"sources", "truncate", b"truncate"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -667,7 +740,7 @@ Global___SparseActivations: _TypeAlias = SparseActivations  # noqa: Y015
 
 @_typing.final
 class DenseActivations(_message.Message):
-    """Activations of chosen features, or of a whole neuron source. Rows are tokens."""
+    """Activations of chosen features and projections, or of a whole neuron source. Rows are tokens."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -682,7 +755,7 @@ class DenseActivations(_message.Message):
     columns: _builtins.int
     """Number of columns."""
     data: _builtins.bytes
-    """float32 little-endian, row by row. Negative values of neurons are kept."""
+    """float32 little-endian, row by row. Negative values of neurons and projections are kept."""
     def __init__(
         self,
         *,
@@ -728,7 +801,7 @@ class EncodeResponse(_message.Message):
 
     @_builtins.property
     def dense(self) -> Global___DenseActivations:
-        """For chosen features, in the order of the request."""
+        """For chosen features, then projections, each in the order of the request."""
 
     def __init__(
         self,
@@ -759,6 +832,7 @@ class EncodeStreamConfig(_message.Message):
     INCLUDE_BOS_FIELD_NUMBER: _builtins.int
     TRUNCATE_FIELD_NUMBER: _builtins.int
     OMIT_TOKENS_FIELD_NUMBER: _builtins.int
+    PROJECTIONS_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """The served model's name, or empty."""
     include_bos: _builtins.bool
@@ -769,11 +843,15 @@ class EncodeStreamConfig(_message.Message):
     """Leave the tokens out of the answers."""
     @_builtins.property
     def sources(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Answer all features of these sources: SAEs sparse, neurons dense. Either this or `features`."""
+        """Answer all features of these sources: SAEs sparse, neurons dense. Either this, or `features`, `projections` or both."""
 
     @_builtins.property
     def features(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.FeatureId]:
         """Answer these features, dense, in this order."""
+
+    @_builtins.property
+    def projections(self) -> _containers.RepeatedCompositeFieldContainer[Global___Projection]:
+        """Answer the products with these vectors, as in `EncodeRequest.projections`."""
 
     def __init__(
         self,
@@ -784,10 +862,11 @@ class EncodeStreamConfig(_message.Message):
         include_bos: _builtins.bool = ...,
         truncate: _builtins.bool = ...,
         omit_tokens: _builtins.bool = ...,
+        projections: _abc.Iterable[Global___Projection] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["features", b"features", "include_bos", b"include_bos", "model", b"model", "omit_tokens", b"omit_tokens", "sources", b"sources", "truncate", b"truncate"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["features", b"features", "include_bos", b"include_bos", "model", b"model", "omit_tokens", b"omit_tokens", "projections", b"projections", "sources", b"sources", "truncate", b"truncate"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1065,6 +1144,7 @@ class SimilarFeaturesRequest(_message.Message):
     BY_FIELD_NUMBER: _builtins.int
     FILTER_FIELD_NUMBER: _builtins.int
     LIMIT_FIELD_NUMBER: _builtins.int
+    VECTOR_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """The served model's name, or empty."""
     by: Global___Similarity.ValueType
@@ -1073,11 +1153,18 @@ class SimilarFeaturesRequest(_message.Message):
     """How many: 1 to 1000, default 10."""
     @_builtins.property
     def feature(self) -> _types_pb2.FeatureId:
-        """The feature."""
+        """The feature. Either this or `vector`."""
 
     @_builtins.property
     def filter(self) -> Global___Filter:
         """Which features are compared; unset: all of both kinds. `filter.include.kinds` unset means both here."""
+
+    @_builtins.property
+    def vector(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Instead of a feature: a direction in the residual stream, as many finite numbers as `Model.d_model`, none over 1e20 in
+        size and not all 0. With SIMILARITY_DECODER and SIMILARITY_ENCODER, by what features write or read; overlaps are of
+        features alone.
+        """
 
     def __init__(
         self,
@@ -1087,10 +1174,11 @@ class SimilarFeaturesRequest(_message.Message):
         by: Global___Similarity.ValueType = ...,
         filter: Global___Filter | None = ...,
         limit: _builtins.int | None = ...,
+        vector: _abc.Iterable[_builtins.float] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "feature", b"feature", "filter", b"filter", "limit", b"limit"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "by", b"by", "feature", b"feature", "filter", b"filter", "limit", b"limit", "model", b"model"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "by", b"by", "feature", b"feature", "filter", b"filter", "limit", b"limit", "model", b"model", "vector", b"vector"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__limit: _TypeAlias = _typing.Literal["limit"]  # noqa: Y015
     _WhichOneofArgType__limit: _TypeAlias = _typing.Literal["_limit", b"_limit"]  # noqa: Y015
@@ -1215,7 +1303,7 @@ class SimilarFeaturesResponse(_message.Message):
 
     @_builtins.property
     def facts(self) -> _types_pb2.FeatureFacts:
-        """The feature asked about."""
+        """The feature asked about; unset where a vector was."""
 
     @_builtins.property
     def similar(self) -> _containers.RepeatedCompositeFieldContainer[Global___SimilarFeature]:
@@ -1711,6 +1799,116 @@ class GetFeatureResponse(_message.Message):
 Global___GetFeatureResponse: _TypeAlias = GetFeatureResponse  # noqa: Y015
 
 @_typing.final
+class GetVectorsRequest(_message.Message):
+    """One feature's directions."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    FEATURE_FIELD_NUMBER: _builtins.int
+    SIDE_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """The served model's name, or empty."""
+    side: Global___VectorSide.ValueType
+    """Which of them. One that the feature lacks is FAILED_PRECONDITION, reason NO_DIRECTION: the other may be asked for alone."""
+    @_builtins.property
+    def feature(self) -> _types_pb2.FeatureId:
+        """The feature."""
+
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        feature: _types_pb2.FeatureId | None = ...,
+        side: Global___VectorSide.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["feature", b"feature"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["feature", b"feature", "model", b"model", "side", b"side"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetVectorsRequest: _TypeAlias = GetVectorsRequest  # noqa: Y015
+
+@_typing.final
+class Direction(_message.Message):
+    """A direction in the model's activations."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HOOK_NAME_FIELD_NUMBER: _builtins.int
+    VALUES_FIELD_NUMBER: _builtins.int
+    hook_name: _builtins.str
+    """Hook point that it lies at, by its TransformerLens name."""
+    @_builtins.property
+    def values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Its numbers, as many as the hook point is wide."""
+
+    def __init__(
+        self,
+        *,
+        hook_name: _builtins.str = ...,
+        values: _abc.Iterable[_builtins.float] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["hook_name", b"hook_name", "values", b"values"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Direction: _TypeAlias = Direction  # noqa: Y015
+
+@_typing.final
+class GetVectorsResponse(_message.Message):
+    """What a feature reads and writes, as its weights have it. Biases, input steps (`Source.normalization`) and norms that
+    stand between an MLP and the residual stream are left aside.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CALL_INFO_FIELD_NUMBER: _builtins.int
+    FACTS_FIELD_NUMBER: _builtins.int
+    ENCODER_FIELD_NUMBER: _builtins.int
+    DECODER_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def call_info(self) -> _types_pb2.CallInfo:
+        """What the call cost."""
+
+    @_builtins.property
+    def facts(self) -> _types_pb2.FeatureFacts:
+        """The feature."""
+
+    @_builtins.property
+    def encoder(self) -> Global___Direction:
+        """What it reads. A latent's encoder column as it is applied (with `Source.fold_decoder_norm` times the norm of its
+        decoder row), at `Source.hook_name`. A neuron's column of W_in, at what its MLP is given: none in a gated MLP, which
+        has two. Unset where the other alone was asked for.
+        """
+
+    @_builtins.property
+    def decoder(self) -> Global___Direction:
+        """What it writes. A latent's decoder row as its file has it, not scaled, whatever `Source.fold_decoder_norm`: SAELens'
+        `W_dec`; at `Source.hook_name`, or of a transcoder at what the MLP of its layer writes. A neuron's row of W_out, at what
+        its MLP writes. Unset where the other alone was asked for.
+        """
+
+    def __init__(
+        self,
+        *,
+        call_info: _types_pb2.CallInfo | None = ...,
+        facts: _types_pb2.FeatureFacts | None = ...,
+        encoder: Global___Direction | None = ...,
+        decoder: Global___Direction | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["call_info", b"call_info", "decoder", b"decoder", "encoder", b"encoder", "facts", b"facts"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["call_info", b"call_info", "decoder", b"decoder", "encoder", b"encoder", "facts", b"facts"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetVectorsResponse: _TypeAlias = GetVectorsResponse  # noqa: Y015
+
+@_typing.final
 class TokenizeRequest(_message.Message):
     """A text to tokenise."""
 
@@ -1990,6 +2188,7 @@ class Limits(_message.Message):
     MAX_WATCHES_FIELD_NUMBER: _builtins.int
     MOST_MEMORY_BYTES_FIELD_NUMBER: _builtins.int
     MAX_CONTRAST_TEXTS_FIELD_NUMBER: _builtins.int
+    MAX_PROJECTIONS_FIELD_NUMBER: _builtins.int
     max_text_bytes: _builtins.int
     """Largest text, in bytes of UTF-8."""
     max_tokens: _builtins.int
@@ -2058,6 +2257,8 @@ class Limits(_message.Message):
     """What the front end's memory stays under, in bytes, as it follows from these limits; the worker's is not in it."""
     max_contrast_texts: _builtins.int
     """Most texts of a Contrast, both sides together."""
+    max_projections: _builtins.int
+    """Most projections of an Encode."""
     @_builtins.property
     def methods(self) -> _containers.RepeatedCompositeFieldContainer[Global___MethodLimit]:
         """Largest request message of each method."""
@@ -2096,10 +2297,11 @@ class Limits(_message.Message):
         max_watches: _builtins.int = ...,
         most_memory_bytes: _builtins.int = ...,
         max_contrast_texts: _builtins.int = ...,
+        max_projections: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer_bytes", b"answer_bytes", "batch_tokens", b"batch_tokens", "default_limit", b"default_limit", "front_seconds", b"front_seconds", "max_answer_bytes", b"max_answer_bytes", "max_batch", b"max_batch", "max_calls", b"max_calls", "max_chunk_bytes", b"max_chunk_bytes", "max_concurrent_streams", b"max_concurrent_streams", "max_connections", b"max_connections", "max_contrast_texts", b"max_contrast_texts", "max_features", b"max_features", "max_fields", b"max_fields", "max_inputs", b"max_inputs", "max_limit", b"max_limit", "max_names", b"max_names", "max_page_size", b"max_page_size", "max_request_bytes", b"max_request_bytes", "max_sort_text_bytes", b"max_sort_text_bytes", "max_sort_tokens", b"max_sort_tokens", "max_stream_items", b"max_stream_items", "max_streams", b"max_streams", "max_text_bytes", b"max_text_bytes", "max_tokens", b"max_tokens", "max_watches", b"max_watches", "methods", b"methods", "most_memory_bytes", b"most_memory_bytes", "queue_bytes", b"queue_bytes", "queue_gflop", b"queue_gflop", "queue_items", b"queue_items", "stall_timeout", b"stall_timeout"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer_bytes", b"answer_bytes", "batch_tokens", b"batch_tokens", "default_limit", b"default_limit", "front_seconds", b"front_seconds", "max_answer_bytes", b"max_answer_bytes", "max_batch", b"max_batch", "max_calls", b"max_calls", "max_chunk_bytes", b"max_chunk_bytes", "max_concurrent_streams", b"max_concurrent_streams", "max_connections", b"max_connections", "max_contrast_texts", b"max_contrast_texts", "max_features", b"max_features", "max_fields", b"max_fields", "max_inputs", b"max_inputs", "max_limit", b"max_limit", "max_names", b"max_names", "max_page_size", b"max_page_size", "max_projections", b"max_projections", "max_request_bytes", b"max_request_bytes", "max_sort_text_bytes", b"max_sort_text_bytes", "max_sort_tokens", b"max_sort_tokens", "max_stream_items", b"max_stream_items", "max_streams", b"max_streams", "max_text_bytes", b"max_text_bytes", "max_tokens", b"max_tokens", "max_watches", b"max_watches", "methods", b"methods", "most_memory_bytes", b"most_memory_bytes", "queue_bytes", b"queue_bytes", "queue_gflop", b"queue_gflop", "queue_items", b"queue_items", "stall_timeout", b"stall_timeout"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -65,6 +65,11 @@ class FeatureServiceStub(object):
                 request_serializer=saeserve_dot_v1_dot_feature__service__pb2.GetFeatureRequest.SerializeToString,
                 response_deserializer=saeserve_dot_v1_dot_feature__service__pb2.GetFeatureResponse.FromString,
                 _registered_method=True)
+        self.GetVectors = channel.unary_unary(
+                '/saeserve.v1.FeatureService/GetVectors',
+                request_serializer=saeserve_dot_v1_dot_feature__service__pb2.GetVectorsRequest.SerializeToString,
+                response_deserializer=saeserve_dot_v1_dot_feature__service__pb2.GetVectorsResponse.FromString,
+                _registered_method=True)
         self.Tokenize = channel.unary_unary(
                 '/saeserve.v1.FeatureService/Tokenize',
                 request_serializer=saeserve_dot_v1_dot_feature__service__pb2.TokenizeRequest.SerializeToString,
@@ -139,6 +144,13 @@ class FeatureServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetVectors(self, request, context):
+        """Which directions does this feature read and write?
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Tokenize(self, request, context):
         """How does the model cut this text into tokens?
         """
@@ -206,6 +218,11 @@ def add_FeatureServiceServicer_to_server(servicer, server):
                     servicer.GetFeature,
                     request_deserializer=saeserve_dot_v1_dot_feature__service__pb2.GetFeatureRequest.FromString,
                     response_serializer=saeserve_dot_v1_dot_feature__service__pb2.GetFeatureResponse.SerializeToString,
+            ),
+            'GetVectors': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetVectors,
+                    request_deserializer=saeserve_dot_v1_dot_feature__service__pb2.GetVectorsRequest.FromString,
+                    response_serializer=saeserve_dot_v1_dot_feature__service__pb2.GetVectorsResponse.SerializeToString,
             ),
             'Tokenize': grpc.unary_unary_rpc_method_handler(
                     servicer.Tokenize,
@@ -396,6 +413,33 @@ class FeatureService(object):
             '/saeserve.v1.FeatureService/GetFeature',
             saeserve_dot_v1_dot_feature__service__pb2.GetFeatureRequest.SerializeToString,
             saeserve_dot_v1_dot_feature__service__pb2.GetFeatureResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetVectors(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/saeserve.v1.FeatureService/GetVectors',
+            saeserve_dot_v1_dot_feature__service__pb2.GetVectorsRequest.SerializeToString,
+            saeserve_dot_v1_dot_feature__service__pb2.GetVectorsResponse.FromString,
             options,
             channel_credentials,
             insecure,

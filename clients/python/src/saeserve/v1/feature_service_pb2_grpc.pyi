@@ -56,6 +56,8 @@ class FeatureServiceStub:
     """Which sources are served?"""
     GetFeature: _grpc.UnaryUnaryMultiCallable[_feature_service_pb2.GetFeatureRequest, _feature_service_pb2.GetFeatureResponse]
     """What is known of one feature?"""
+    GetVectors: _grpc.UnaryUnaryMultiCallable[_feature_service_pb2.GetVectorsRequest, _feature_service_pb2.GetVectorsResponse]
+    """Which directions does this feature read and write?"""
     Tokenize: _grpc.UnaryUnaryMultiCallable[_feature_service_pb2.TokenizeRequest, _feature_service_pb2.TokenizeResponse]
     """How does the model cut this text into tokens?"""
     SimilarFeatures: _grpc.UnaryUnaryMultiCallable[_feature_service_pb2.SimilarFeaturesRequest, _feature_service_pb2.SimilarFeaturesResponse]
@@ -86,6 +88,8 @@ class FeatureServiceAsyncStub(FeatureServiceStub):
     """Which sources are served?"""
     GetFeature: _aio.UnaryUnaryMultiCallable[_feature_service_pb2.GetFeatureRequest, _feature_service_pb2.GetFeatureResponse]  # type: ignore[assignment]
     """What is known of one feature?"""
+    GetVectors: _aio.UnaryUnaryMultiCallable[_feature_service_pb2.GetVectorsRequest, _feature_service_pb2.GetVectorsResponse]  # type: ignore[assignment]
+    """Which directions does this feature read and write?"""
     Tokenize: _aio.UnaryUnaryMultiCallable[_feature_service_pb2.TokenizeRequest, _feature_service_pb2.TokenizeResponse]  # type: ignore[assignment]
     """How does the model cut this text into tokens?"""
     SimilarFeatures: _aio.UnaryUnaryMultiCallable[_feature_service_pb2.SimilarFeaturesRequest, _feature_service_pb2.SimilarFeaturesResponse]  # type: ignore[assignment]
@@ -149,6 +153,14 @@ class FeatureServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_feature_service_pb2.GetFeatureResponse, _abc.Awaitable[_feature_service_pb2.GetFeatureResponse]]:
         """What is known of one feature?"""
+
+    @_abc_1.abstractmethod
+    def GetVectors(
+        self,
+        request: _feature_service_pb2.GetVectorsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_feature_service_pb2.GetVectorsResponse, _abc.Awaitable[_feature_service_pb2.GetVectorsResponse]]:
+        """Which directions does this feature read and write?"""
 
     @_abc_1.abstractmethod
     def Tokenize(

@@ -123,7 +123,7 @@ class _MatchEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Match.ValueType
     MATCH_NONE: _Match.ValueType  # 3
     """It is none of them."""
     MATCH_UNKNOWN: _Match.ValueType  # 4
-    """There is no index, or the feature never fired over it."""
+    """There is no index, or the feature never fired over it, or the token is a BOS, which no index counts."""
 
 class Match(_Match, metaclass=_MatchEnumTypeWrapper):
     """Whether the token on which a feature fires is one that it usually fires on."""
@@ -137,7 +137,7 @@ MATCH_FOLDED: Match.ValueType  # 2
 MATCH_NONE: Match.ValueType  # 3
 """It is none of them."""
 MATCH_UNKNOWN: Match.ValueType  # 4
-"""There is no index, or the feature never fired over it."""
+"""There is no index, or the feature never fired over it, or the token is a BOS, which no index counts."""
 Global___Match: _TypeAlias = Match  # noqa: Y015
 
 class _RecordOrigin:
