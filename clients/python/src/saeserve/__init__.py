@@ -60,6 +60,8 @@ if TYPE_CHECKING:
     from saeserve.answers.types import Statistics as Statistics
     from saeserve.answers.types import Token as Token
     from saeserve.answers.types import UsualToken as UsualToken
+    from saeserve.answers.vectors import Direction as Direction
+    from saeserve.answers.vectors import Vectors as Vectors
     from saeserve.arguments.examples import EXAMPLES as EXAMPLES
     from saeserve.client import Client as Client
     from saeserve.local_server import LocalAsyncClient as LocalAsyncClient
@@ -110,6 +112,7 @@ _MODULES = {
     "answers.match_table": ["MatchRow", "MatchTable"],
     "answers.names": ["FeatureName"],
     "answers.similar": ["NotCompared", "Similar", "SimilarFeatures"],
+    "answers.vectors": ["Direction", "Vectors"],
     "arguments.examples": ["EXAMPLES"],
     "answers.results": [
         "EncodeResult",

@@ -22,11 +22,13 @@ from saeserve.calls.contrast import contrast
 from saeserve.calls.explanations import search_explanations
 from saeserve.calls.inputs import TextLike, stream_texts
 from saeserve.calls.match_table import match_table
+from saeserve.calls.projections import Projections
 from saeserve.calls.request import Call
 from saeserve.calls.similar import similar
 from saeserve.calls.steps import Steps
 from saeserve.calls.stream import DEFAULT_WINDOW, Ledger, Line
 from saeserve.calls.sync_stream import answers_to
+from saeserve.calls.vectors import vectors
 from saeserve.transport import channel
 from saeserve.transport.attempts import Attempts
 from saeserve.transport.connection import Connection
@@ -146,6 +148,7 @@ class Client:
     server_info = _of(request.server_info)
     compare = _of(compare)
     similar = _of(similar)
+    vectors = _of(vectors)
     search_explanations = _of(search_explanations)
     contrast = _of(contrast)
     match_table = _steps(match_table)
@@ -156,6 +159,7 @@ class Client:
         *,
         sources: select.Names = None,
         features: select.Features = None,
+        projections: Projections = (),
         include_bos: bool = False,
         truncate: bool = False,
         omit_tokens: bool = False,
@@ -180,6 +184,7 @@ class Client:
         config = request.stream_config(
             sources=sources,
             features=features,
+            projections=projections,
             include_bos=include_bos,
             truncate=truncate,
             omit_tokens=omit_tokens,

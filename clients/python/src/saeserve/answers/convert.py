@@ -218,4 +218,5 @@ def limits(message: service.Limits) -> types.Limits:
         max_watches=message.max_watches,
         most_memory_bytes=message.most_memory_bytes,
         max_contrast_texts=message.max_contrast_texts,
+        max_projections=message.max_projections,
     )

@@ -105,9 +105,12 @@ def encoded_text(
 
 @_checked
 def encode(
-    answer: service.EncodeResponse, features: Sequence[FeatureName], sources: Sequence[str]
+    answer: service.EncodeResponse,
+    features: Sequence[FeatureName],
+    sources: Sequence[str],
+    projections: Sequence[str] = (),
 ) -> results.EncodeResult:
-    """`features` and `sources` are those asked for: the answer does not repeat their names."""
+    """`features`, `sources` and `projections` are those asked for: the answer does not repeat their names."""
     offsets = tuple(answer.text_offsets)
     if len(offsets) != len(answer.texts) + 1:
         raise ValueError(f"{len(offsets)} offsets for {len(answer.texts)} texts")
@@ -129,6 +132,7 @@ def encode(
         text_offsets=offsets,
         dense=array,
         sparse=BySource(blocks, called),
+        projections=tuple(projections),
     )
 
 

@@ -132,9 +132,11 @@ class EncodeResult:
     text_offsets: tuple[int, ...]
     """Text i has the rows from text_offsets[i] to text_offsets[i + 1]."""
     dense: Floats | None
-    """[tokens of all texts, features]; None where sources were asked for."""
+    """[tokens of all texts, features, then projections]; None where sources were asked for."""
     sparse: Mapping[str, Csr]
     """By source id in any case: [tokens of all texts, latents]."""
+    projections: tuple[str, ...] = ()
+    """Hook points of the projections, which are the columns of `dense` after the features."""
 
     def __iter__(self) -> Iterator[EncodedText]:
         return iter(self.texts)

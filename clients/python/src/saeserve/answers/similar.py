@@ -47,8 +47,8 @@ class SimilarFeatures:
     """The features most like one, by value falling. Iterating gives them."""
 
     call_info: CallInfo
-    feature: Feature
-    """The one asked about."""
+    feature: Feature | None
+    """The one asked about; None where a vector was."""
     similar: tuple[Similar, ...]
     features_compared: int
     left_out: tuple[NotCompared, ...]
@@ -74,7 +74,7 @@ def similar_features(answer: service.SimilarFeaturesResponse) -> SimilarFeatures
     """The answer."""
     return SimilarFeatures(
         call_info=convert.call_info(answer.call_info),
-        feature=convert.feature(answer.facts),
+        feature=convert.feature(answer.facts) if answer.HasField("facts") else None,
         similar=tuple(map(_similar, answer.similar)),
         features_compared=answer.features_compared,
         left_out=tuple(NotCompared(tuple(one.sources), one.reason) for one in answer.left_out),

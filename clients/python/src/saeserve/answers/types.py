@@ -337,3 +337,5 @@ class Limits:
     """What the front end's memory stays under."""
     max_contrast_texts: int
     """Most texts of a contrast, both sides together."""
+    max_projections: int
+    """Most projections of an encode."""

@@ -22,6 +22,8 @@ from saeserve.arguments.numbers import Number, Numbers, flag, number, share
 from saeserve.arguments.texts import text as as_text
 from saeserve.calls import select
 from saeserve.calls.inputs import TextLike, several, text_or_ids
+from saeserve.calls.projections import Projections
+from saeserve.calls.projections import projections as as_projections
 from saeserve.transport.headers import Metadata
 from saeserve.v1 import feature_service_pb2 as service
 
@@ -133,6 +135,8 @@ def search(
     limit: Number | None = None,
     by_token: bool = False,
     include_bos: bool = False,
+    rank_bos: bool = False,
+    sort_bos: bool = False,
     truncate: bool = False,
     model: str = "",
     timeout: timeouts.OfCall = timeouts.DEFAULT,
@@ -155,6 +159,9 @@ def search(
     limit: how many features, for the text or for each token: 1 to 1000, default 25.
     by_token: the top features of each token instead of the text's.
     include_bos: add a leading row for the BOS token, which never ranks.
+    rank_bos: add that row and let it rank like others, as do BOS tokens inside the text. Relative to the index, and in
+        bits, it is measured by text tokens, which are all that an index knows.
+    sort_bos: sort by that row too; needs rank_bos.
     truncate: cut a text that is too long instead of refusing it.
 
     Raises InvalidArgument (also where a sort token matches nothing), NotFound, FailedPrecondition (reason
@@ -171,8 +178,11 @@ def search(
         limit=_count(limit, "limit"),
         by_token=flag(by_token, "by_token"),
         include_bos=flag(include_bos, "include_bos"),
+        rank_bos=flag(rank_bos, "rank_bos"),
         truncate=flag(truncate, "truncate"),
     )
+    if flag(sort_bos, "sort_bos"):
+        request.sort_tokens.add(bos=True)
     include = select.include(kinds, sets, sources, layers, features)
     exclude = select.exclude(exclude_kinds, exclude_sets, exclude_sources, exclude_layers, exclude_features)
     chosen = service.Filter(
@@ -192,6 +202,7 @@ def encode(
     *,
     sources: select.Names = None,
     features: select.Features = None,
+    projections: Projections = (),
     include_bos: bool = False,
     truncate: bool = False,
     omit_tokens: bool = False,
@@ -203,7 +214,10 @@ def encode(
     """How strongly do features fire on each token of these texts? Returns an EncodeResult.
 
     texts: one text, or several; each a text or a sequence of token ids.
-    sources: all latents of these SAEs, sparse; or features: just these, dense, in this order. Exactly one of them.
+    sources: all latents of these SAEs, sparse; or features: just these, dense, in this order, and projections. Exactly
+        one of them.
+    projections: pairs (hook_name, vector): the products of the model's float32 activations at a hook point that a
+        served source reads with a vector as wide as it, one column each, after the features; behind the model's BOS.
     include_bos: add a leading row for each text's BOS token.
     truncate: cut texts that are too long instead of refusing them.
     omit_tokens: leave the tokens out of the answer.
@@ -212,16 +226,19 @@ def encode(
     ResourceExhausted, DeadlineExceeded, Unavailable and Internal.
     """
     names, blocks = select.feature_names(features), select.names(sources)
+    asked = as_projections(projections)
     request = service.EncodeRequest(
         model=as_text(model, "model"),
         inputs=several(texts),
         sources=blocks,
         features=select.feature_ids(names),
+        projections=asked,
         include_bos=flag(include_bos, "include_bos"),
         truncate=flag(truncate, "truncate"),
         omit_tokens=flag(omit_tokens, "omit_tokens"),
     )
-    read = partial(reading.encode, features=names, sources=blocks)
+    hooks = [one.hook_name for one in asked]
+    read = partial(reading.encode, features=names, sources=blocks, projections=hooks)
     return Call("Encode", request, read, timeout, metadata, request_id)
 
 
@@ -229,6 +246,7 @@ def stream_config(
     *,
     sources: select.Names,
     features: select.Features,
+    projections: Projections,
     include_bos: bool,
     truncate: bool,
     omit_tokens: bool,
@@ -239,6 +257,7 @@ def stream_config(
         model=as_text(model, "model"),
         sources=select.names(sources),
         features=select.feature_ids(select.feature_names(features)),
+        projections=as_projections(projections),
         include_bos=flag(include_bos, "include_bos"),
         truncate=flag(truncate, "truncate"),
         omit_tokens=flag(omit_tokens, "omit_tokens"),

@@ -9,6 +9,8 @@ from saeserve.answers.names import FeatureLike
 from saeserve.arguments import timeouts
 from saeserve.arguments.numbers import Number, number
 from saeserve.arguments.texts import text as as_text
+from saeserve.arguments.vectors import VectorLike
+from saeserve.arguments.vectors import vector as as_vector
 from saeserve.calls import select
 from saeserve.calls.filters import chosen
 from saeserve.calls.request import Call
@@ -24,8 +26,9 @@ BY = {
 
 
 def similar(
-    feature: FeatureLike,
+    feature: FeatureLike | None = None,
     *,
+    vector: VectorLike | None = None,
     by: Literal["decoder", "encoder", "firing", "records"] = "decoder",
     kinds: select.Kinds = None,
     sets: select.Names = None,
@@ -45,11 +48,12 @@ def similar(
     metadata: Metadata | None = None,
     request_id: str | None = None,
 ) -> Call[answers.SimilarFeatures]:
-    """Which features point, fire or read like this one? Returns a SimilarFeatures.
+    """Which features point, fire or read like this one, or point where a vector does? Returns a SimilarFeatures.
 
+    feature, vector: a feature, or a direction in the residual stream, as many numbers as it is wide; exactly one.
     by: "decoder" or "encoder": cosine of what they write to, or read from, the residual stream; "firing": overlap of
         the positions of the index on which they fire, from a sample; "records": overlap of the blocks in which they
-        fire most. Overlaps need an index.
+        fire most. Overlaps need an index; a vector has none, and is compared with what features write or read.
     kinds, sets, sources, layers, features, exclude_..., min_density, max_density: among which features to look, as in
         `search`; kinds unset: latents and neurons.
     limit: how many: 1 to 1000, default 10.
@@ -61,9 +65,12 @@ def similar(
     """
     if as_text(by, "by") not in BY:
         raise ValueError(f"by {by!r} is none of {', '.join(map(repr, BY))}")
+    if (feature is None) == (vector is None):
+        raise ValueError("give either a feature or a vector")
     request = service.SimilarFeaturesRequest(
         model=as_text(model, "model"),
-        feature=select.feature_id(feature),
+        feature=None if feature is None else select.feature_id(feature),
+        vector=None if vector is None else as_vector(vector, "vector"),
         by=BY[by],
         filter=chosen(
             select.include(kinds, sets, sources, layers, features),

@@ -18,6 +18,7 @@ from saeserve.answers.explanations import ExplanationSearch
 from saeserve.answers.match_table import MatchTable
 from saeserve.answers.similar import SimilarFeatures
 from saeserve.answers.types import HistogramBin
+from saeserve.answers.vectors import Vectors
 from saeserve.cli.screen import Screen, facts, milliseconds, number, percent
 from saeserve.cli.shading import column as cell
 from saeserve.cli.shading import label
@@ -28,6 +29,7 @@ from saeserve.cli.show_match import match
 from saeserve.cli.show_search import search
 from saeserve.cli.show_similar import similar
 from saeserve.cli.show_top import top
+from saeserve.cli.vector import show as vectors
 
 _ON = 12
 _BAR = 30
@@ -53,6 +55,8 @@ def answer(result: Any, arguments: argparse.Namespace) -> None:
             match(result, screen)
         case SimilarFeatures():
             similar(result, screen)
+        case Vectors():
+            vectors(result, screen)
         case ExplanationSearch():
             explanations(result, screen)
         case Contrast():

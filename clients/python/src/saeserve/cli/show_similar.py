@@ -8,8 +8,9 @@ from saeserve.cli.screen import Screen, facts, milliseconds, percent, usual
 
 def similar(result: SimilarFeatures, screen: Screen) -> None:
     """A line for each feature; of overlaps also what they rest on."""
-    screen.line(facts(result.feature), "bold")
-    if result.feature.usual_tokens:
+    if result.feature is not None:
+        screen.line(facts(result.feature), "bold")
+    if result.feature is not None and result.feature.usual_tokens:
         screen.line(f"usually on  {usual(result.feature.usual_tokens, screen.width - 12)}")
     overlaps = not result.space
     header = ["#", "feature", "value", *(["of", "95%", "in it", "it in"] if overlaps else []), "density", "usually on"]
