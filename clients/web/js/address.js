@@ -29,7 +29,7 @@ export function address(view, name = '', params = {}) {
 export function go(to, { replace = false } = {}) {
   if (to === location.hash) return window.dispatchEvent(new HashChangeEvent('hashchange'))
   if (!replace) return void (location.hash = to)
-  history.replaceState(null, '', to)
+  history.replaceState(history.state, '', to)
   window.dispatchEvent(new HashChangeEvent('hashchange'))
 }
 

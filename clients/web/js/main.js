@@ -1,10 +1,11 @@
 // The page: it reads its address and shows the view that stands there.
 
-import { read } from './address.js'
+import { address, read } from './address.js'
 import { callOnce, onTokenNeeded } from './api.js'
 import { announce, el, fill } from './dom.js'
-import { whole } from './format.js'
-import { problem } from './parts.js'
+import { visible, whole } from './format.js'
+import { problem, progress } from './parts.js'
+import * as scrolling from './scrolling.js'
 import { askForToken } from './token_dialog.js'
 import * as compare from './views/compare.js'
 import * as feature from './views/feature.js'
@@ -16,34 +17,47 @@ import * as search from './views/search.js'
 const VIEWS = { search, feature, compare, match }
 const LINKS = [['search', 'Search'], ['match', 'Match table'], ['compare', 'Compare']]
 
-let leaving = new AbortController()
+/** Longer than this an empty page says that it is asking. */
+const PATIENCE_MS = 300
+
+let awaited = new AbortController()
 let shown = null
 
 async function show() {
   const { view, name, params } = read()
-  leaving.abort()
-  leaving = new AbortController()
-  const { signal } = leaving
+  awaited.abort()
+  awaited = new AbortController()
+  const { signal } = awaited
+  scrolling.leaving()
   const main = document.getElementById('main')
   const module = VIEWS[view]
+  // A text goes along from view to view.
+  const text = params.get('text')
   fill(document.getElementById('views'), LINKS.map(([key, words]) =>
-    el('a', { href: `#/${key}`, 'aria-current': key === view ? 'page' : null }, words)))
+    el('a', { href: address(key, '', { text }), 'aria-current': key === view ? 'page' : null }, words)))
   if (!module) {
+    document.title = 'Not a page – saeserve'
     fill(main, el('h1', {}, 'Not a page'), el('p', {}, 'There is nothing at this address. ', el('a', { href: '#/search' }, 'Search')))
+    shown = ''
     return
   }
   document.title = `${module.title(name, params)} – saeserve`
-  if (shown !== `${view}/${name}`) {
-    if (shown !== null) main.focus({ preventScroll: true })
-    window.scrollTo(0, 0)
+  const other = shown !== `${view}/${name}`
+  if (other && shown !== null) {
+    fill(main)
+    main.focus({ preventScroll: true })
   }
   shown = `${view}/${name}`
+  const wait = setTimeout(() => { if (!main.hasChildNodes()) fill(main, progress('Asking the server…')) }, PATIENCE_MS)
   try {
     await module.show({ name, params, main, signal })
   } catch (error) {
     if (signal.aborted) return
-    fill(main, problem(error, show))
+    fill(main, el('h1', {}, module.title(name, params)), problem(error, show))
     announce(error.message)
+  } finally {
+    clearTimeout(wait)
+    if (!signal.aborted) scrolling.placed({ restore: other })
   }
 }
 
@@ -51,13 +65,25 @@ async function tell() {
   const where = document.getElementById('served')
   try {
     const info = await callOnce('get-server-info')
-    fill(where, `${info.model.name} · ${whole(info.featureCount)} features of ${info.sourceCount} sources · ${info.device}`)
+    fill(where, el('bdi', {}, visible(info.model.name)), ` · ${whole(info.featureCount)} features of ${info.sourceCount} sources · ${info.device}`)
   } catch {
     fill(where, 'the server does not answer')
   }
 }
 
+// "/" goes to the view's first text, as it does elsewhere.
+function shortcut(event) {
+  if (event.key !== '/' || event.ctrlKey || event.metaKey || event.altKey) return
+  if (event.target.closest('input:not([type=checkbox], [type=radio]), textarea, select, dialog')) return
+  const box = document.querySelector('main [data-focus="/"]') ?? document.querySelector('main textarea')
+  if (!box) return
+  event.preventDefault()
+  box.focus()
+  box.select()
+}
+
 onTokenNeeded(askForToken)
 window.addEventListener('hashchange', show)
+window.addEventListener('keydown', shortcut)
 show()
 tell()

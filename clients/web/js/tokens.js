@@ -10,17 +10,19 @@ const AROUND = 16
  * The tokens of a text in a row. `tokens` are the contract's; `activations` one number a token, or null.
  *
  * `peak`: value of the darkest shade (default: the largest of `activations`). `around`: show only so many tokens around
- * the row `around.row`. `chosen`: a Set of rows that are marked. `onToken(row, event)`: tokens are buttons, and this is
+ * the row `around.row`. `chosen`: a Set of rows that are marked as chosen. `marked`: the row of the peak, told by more than its shade. `onToken(row, event)`: tokens are buttons, and this is
  * called for a click; a shift-click is for several.
  */
-export function shaded(tokens, activations, { peak = null, around = null, chosen = null, onToken = null } = {}) {
+export function shaded(tokens, activations, { peak = null, around = null, chosen = null, marked = null, onToken = null } = {}) {
   const largest = peak ?? Math.max(0, ...(activations ?? []))
   const first = around === null ? 0 : Math.max(0, around.row - (around.tokens ?? AROUND))
   const last = around === null ? tokens.length : Math.min(tokens.length, around.row + (around.tokens ?? AROUND) + 1)
   const row = el('bdi', { class: 'tokens' })
   if (first > 0) row.append(el('span', { class: 'quiet' }, '…'))
   for (let place = first; place < last; place++) {
-    row.append(token(tokens[place], place, activations?.[place], largest, chosen?.has(place) ?? false, onToken))
+    const made = token(tokens[place], place, activations?.[place], largest, chosen?.has(place) ?? false, onToken)
+    if (place === marked) made.classList.add('peak')
+    row.append(made)
   }
   if (last < tokens.length) row.append(el('span', { class: 'quiet' }, '…'))
   return row
