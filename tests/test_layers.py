@@ -109,7 +109,8 @@ ROOMS = {
     "answers": {"arguments", "transport.errors"},
     "calls": {"arguments", "transport", "answers"},
     "web": {"arguments", "transport", "answers", "calls", "aio"},
-    "cli": {"arguments", "transport", "answers", "calls", "client", "local_server", "web"},
+    "files": {"arguments", "transport.errors", "answers", "tables"},
+    "cli": {"arguments", "transport", "answers", "calls", "files", "client", "local_server", "web"},
 }
 
 

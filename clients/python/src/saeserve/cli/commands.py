@@ -13,7 +13,7 @@ from saeserve.answers.types import Kind
 from saeserve.calls import request
 from saeserve.calls.request import Call
 from saeserve.calls.steps import Steps
-from saeserve.cli import compare, completion, contrast, explanations, match, similar, vector, web
+from saeserve.cli import compare, completion, contrast, encode_file, explanations, match, similar, vector, web
 from saeserve.cli.options import connection
 from saeserve.cli.printing import json_text
 from saeserve.cli.values import listed, read_texts
@@ -31,7 +31,7 @@ class BadAnswer(Exception):
 def run(arguments: argparse.Namespace) -> int:
     """Run the command that was asked for, and return its exit code where it did not fail.
 
-    Raises SaeserveError, ValueError for wrong arguments, and BadAnswer.
+    Raises SaeserveError, ValueError for wrong arguments, BadAnswer and Ended.
     """
     if arguments.command == "completion":
         sys.stdout.write(completion.script(arguments.shell))
@@ -40,6 +40,9 @@ def run(arguments: argparse.Namespace) -> int:
         return web.run(arguments, connection(arguments))
     if arguments.command in _COMPOSED:
         _run_composed(arguments)
+        return 0
+    if arguments.command == "encode" and encode_file.asked(arguments):
+        encode_file.run(arguments, lambda: Client(timeout=arguments.timeout, **connection(arguments)))
         return 0
     build: Callable[[argparse.Namespace], Call[Any]] = {
         "search": search,

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from grpc import StatusCode
 
 from saeserve.cli import commands, streams
+from saeserve.cli.ended import Ended
 from saeserve.cli.options import EXIT_CODES, WAIT, parser
 from saeserve.cli.parser import UsageError, with_seconds
 from saeserve.cli.printing import sentence
@@ -60,6 +61,8 @@ def _run(argv: Sequence[str]) -> int:
         return _fail(str(error), USAGE)
     except SaeserveError as error:
         return _fail(in_flags(str(error)), _CODES.get(error.code, FAILED))
+    except Ended as end:
+        return _fail(str(end), end.code)
     except commands.BadAnswer as error:
         return _fail(f"the server's answer makes no sense: {error}", FAILED)
     except (ValueError, TypeError) as error:

@@ -8,7 +8,7 @@ from typing import Any
 
 from saeserve._version import __version__
 from saeserve.calls.select import DIVERSITIES, GROUPS, ORIGINS
-from saeserve.cli import compare, contrast, explanations, match, similar, vector, web
+from saeserve.cli import compare, contrast, encode_file, explanations, match, similar, vector, web
 from saeserve.cli.parser import Parser
 from saeserve.cli.values import integers, seconds, text
 from saeserve.transport.channel import DEFAULT_TARGET, DEFAULT_TIMEOUT
@@ -22,7 +22,8 @@ WAIT = 600.0
 _EPILOG = """\
 [NAME] is an environment variable, which an option goes before.
 exit codes: 0 answered, also help alone; 1 refused or failed, or the answer could not be written; 2 wrong usage or
-INVALID_ARGUMENT; 3 NOT_FOUND; 4 UNAVAILABLE or DEADLINE_EXCEEDED; 130 interrupted; 141 the reader of the output left.
+INVALID_ARGUMENT; 3 NOT_FOUND; 4 UNAVAILABLE or DEADLINE_EXCEEDED; 5 encoded, with texts left out; 130 interrupted; 141
+the reader of the output left.
 A TEXT of "-" is read from standard input, without its last line break. One that begins with - stands after --, as
 in: saeserve tokenize -- -hello
 Tokens are shaded by activation on terminals; elsewhere, and with NO_COLOR set, the peak stands in «...».
@@ -186,13 +187,15 @@ def _encode(encode: argparse.ArgumentParser) -> None:
     encode.usage = (
         "saeserve encode FEATURE,... TEXT [TEXT ...]\n"
         "       saeserve encode FEATURE [FEATURE ...] --text TEXT [--text TEXT ...]\n"
-        "       saeserve encode --sources SOURCE,... TEXT [TEXT ...]"
+        "       saeserve encode --sources SOURCE,... TEXT [TEXT ...]\n"
+        "       saeserve encode FEATURE,... | --sources SOURCE,... | --kind KIND --input FILE --output FILE"
     )
     encode.add_argument("arguments", metavar="FEATURE,... TEXT", nargs="*", type=text, help="features, then the texts")
     encode.add_argument("--text", action="append", metavar="TEXT", type=text, help="a text; all others are features")
     encode.add_argument("--sources", metavar="SOURCE,...", action="append", type=text, help="all latents of these SAEs")
     _text_options(encode)
     encode.add_argument("--full", action="store_true", help="show long texts whole, not only around the peak")
+    encode_file.options(encode)
 
 
 def _text_options(command: argparse.ArgumentParser) -> None:

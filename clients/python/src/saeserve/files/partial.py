@@ -1,0 +1,163 @@
+"""A folder with the finished parts of a file that is being made: what a run that was killed goes on from.
+
+    acts.parquet.partial/
+        settings.json          what is asked of which model
+        part-00000000.npz      the first texts' activations, laid out as an .npz file
+        part-00000001.npz      …
+
+A part is written whole or not at all, and says how much of the input it and those before it stand for, with a digest.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+
+from saeserve.files import npz
+from saeserve.files.activations import Activations
+from saeserve.files.arrays import OFFSETS, arrays, fixed
+from saeserve.files.disk import UNFINISHED, settle, whole
+from saeserve.files.settings import FORMAT, About, Settings
+
+SUFFIX = ".partial"
+_SETTINGS, _LOCK, _RESULT = "settings.json", "lock", "result" + UNFINISHED
+
+
+class Partial:
+    """The folder, locked while it is open. Raises ValueError where it is not this run's, and OSError."""
+
+    def __init__(self, output: Path, settings: Settings, force: bool = False) -> None:
+        """force: begin anew, and replace an output that is there."""
+        self.output = output
+        self.folder = output.with_name(output.name + SUFFIX)
+        self.settings = settings
+        self._force = force
+
+    def __enter__(self) -> Self:
+        self._check_output()
+        with suppress(FileExistsError):
+            self.folder.mkdir()
+        if not self.folder.is_dir():
+            raise ValueError(f"{self.folder} is no folder, and the finished parts would lie in it: move it away")
+        self._lock = (self.folder / _LOCK).open("w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self._lock.close()
+            raise ValueError(f"{self.folder} is in use: another run writes {self.output.name}") from error
+        try:
+            self._begin()
+        except BaseException:
+            self._lock.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._lock.close()
+
+    def _check_output(self) -> None:
+        """An output that is there is replaced only if that was asked for, now or by the run that this one goes on."""
+        if self.output.is_dir():
+            raise ValueError(f"{self.output} is a folder: --output takes the name of a file")
+        if self.output.exists() and not self._force and not self._replaces():
+            raise ValueError(f"{self.output} is there already: --force makes it anew")
+
+    def _replaces(self) -> bool:
+        try:
+            return bool(json.loads((self.folder / _SETTINGS).read_text())["replaces"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
+
+    def _begin(self) -> None:
+        settings = self.folder / _SETTINGS
+        if self._force or not settings.exists():
+            self._clear()
+            begun = {"saeserve": FORMAT, "replaces": self.output.exists(), "settings": self.settings.as_dict()}
+            with whole(settings) as file:
+                file.write(json.dumps(begun, indent=2).encode())
+        self._check_settings(settings)
+        for unfinished in self.folder.glob("*" + UNFINISHED):
+            unfinished.unlink()
+        self.parts = sorted(self.folder.glob("part-*.npz"))
+        if [part.name for part in self.parts] != [_name(number) for number in range(len(self.parts))]:
+            raise ValueError(f"{self.folder} lacks parts: --force begins anew")
+        self._abouts = [npz.described(part) for part in self.parts]
+
+    def _check_settings(self, file: Path) -> None:
+        try:
+            begun = json.loads(file.read_text())
+            earlier = Settings.from_dict(begun["settings"]) if begun["saeserve"] == FORMAT else None
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{file} cannot be read ({error}): --force begins anew") from error
+        if earlier is None:
+            raise ValueError(f"{self.folder} is of another version of saeserve: --force begins anew")
+        if difference := earlier.difference(self.settings):
+            raise ValueError(
+                f"{self.folder} was begun with {difference}: ask as before to go on, or --force to begin anew"
+            )
+
+    def _clear(self) -> None:
+        """Away with what a run has put there, and with nothing else."""
+        for pattern in (_SETTINGS, "part-*.npz", "*" + UNFINISHED):
+            for file in self.folder.glob(pattern):
+                file.unlink()
+        settle(self.folder)
+
+    @property
+    def last(self) -> About:
+        """How far the finished parts go: of the input's texts how many, and their digest."""
+        return self._abouts[-1] if self._abouts else About(self.settings, 0, 0)
+
+    @property
+    def texts(self) -> int:
+        """In the finished parts."""
+        return sum(about.texts for about in self._abouts)
+
+    def add(self, part: Activations) -> None:
+        """Keep a part; its `about` says how far the input has been read. Raises OSError."""
+        path = self.folder / _name(len(self.parts))
+        with whole(path) as file:
+            np.savez(file, **arrays(part), **fixed(part.about, len(part.csr)))  # type: ignore[arg-type]
+        self.parts.append(path)
+        self._abouts.append(part.about)
+
+    def __iter__(self) -> Iterator[Activations]:
+        """The parts, each read when it is its turn. Raises ValueError for one that is damaged."""
+        for path in self.parts:
+            try:
+                yield npz.read(path)
+            except ValueError as error:
+                raise ValueError(f"{path}: {error}; --force begins anew") from error
+
+    def lengths(self) -> dict[str, int]:
+        """Of each array over all parts."""
+        made: dict[str, int] = {}
+        for path in self.parts:
+            for name, length in npz.lengths(path).items():
+                # Of what counts what comes before, the first entry stands once.
+                made[name] = made.get(name, 1 if name in OFFSETS else 0) + length - (1 if name in OFFSETS else 0)
+        return made
+
+    def result(self) -> Path:
+        """What the output is called until it is whole."""
+        return self.folder / _RESULT
+
+    def remove(self) -> None:
+        """The output is there: the parts are not needed any more. A folder with files of others stays."""
+        self._clear()
+        (self.folder / _LOCK).unlink()
+        with suppress(OSError):
+            self.folder.rmdir()
+
+
+def _name(number: int) -> str:
+    return f"part-{number:08}.npz"
