@@ -17,9 +17,9 @@ export function byWhom(shown, origin) {
   return words ? [shown, ' ', el('span', { class: 'quiet' }, words)] : [shown]
 }
 
-/** Facts in two columns, name and value. `answer` is that of GetFeature. */
-export function factList({ facts, source, dead, decoderNorm }) {
-  const lines = [
+/** Names and values of facts. `answer` is that of GetFeature; what does not apply has no value. */
+export function factLines({ facts, source, dead, decoderNorm }) {
+  return [
     ['kind', `${kind(facts)} of layer ${facts.layer}`],
     ['set', el('code', {}, source.set)],
     ['source', [el('code', {}, source.name), ' ', el('span', { class: 'quiet' }, `${whole(source.nFeatures)} features`)]],
@@ -28,9 +28,14 @@ export function factList({ facts, source, dead, decoderNorm }) {
     ['density', facts.density === undefined ? 'not known' : byWhom(share(facts.density), facts.densityOrigin)],
     ['dead', dead === undefined ? 'not known: no density is' : dead ? 'yes: it never fires' : 'no'],
     ['largest activation', facts.indexMaxActivation === undefined ? 'not known' : byWhom(value(facts.indexMaxActivation), facts.indexMaxOrigin)],
-    decoderNorm !== undefined && ['decoder norm', value(decoderNorm)],
-    source.normalization && source.normalization !== 'none' && ['normalisation', source.normalization],
-  ].filter(Boolean)
+    ['decoder norm', decoderNorm === undefined ? null : value(decoderNorm)],
+    ['normalisation', source.normalization === 'none' ? null : source.normalization || null],
+  ]
+}
+
+/** The same in a list. */
+export function factList(answer) {
+  const lines = factLines(answer).filter(([, shown]) => shown !== null)
   return el('dl', { class: 'facts' }, lines.map(([name, shown]) => el('div', {}, el('dt', {}, name), el('dd', {}, shown))))
 }
 

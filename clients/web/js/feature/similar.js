@@ -11,7 +11,7 @@ import { enumName, PAGE } from './state.js'
 const WAYS = [
   ['decoder', 'what they write', 'Cosine of the directions that they write to the residual stream.'],
   ['encoder', 'what they read', 'Cosine of the directions that they read.'],
-  ['firing', 'where they fire', 'Overlap of the places of the index on which they fire, from a sample, with its interval of 95%.'],
+  ['firing', 'where they fire', 'Overlap of the places of the index on which they fire, from a sample, with its interval of 95%. Shared: here, of the places of this feature those on which the other fires too; there, of the other\'s those on which this one does.'],
   ['records', 'where they fire most', 'Overlap of the blocks in which they fire most.'],
 ]
 const KINDS = [['', 'latents and neurons'], ['latent', 'latents'], ['neuron', 'neurons']]
@@ -71,18 +71,18 @@ function refuse(layers) {
 function drawn(answer, state, change) {
   const overlaps = answer.space === ''
   const asked = featureName(answer.facts.feature)
-  const head = ['feature', overlaps ? 'overlap' : 'cosine', ...(state.by === 'firing' ? ['fires where this does', 'this fires where it does'] : []), 'density', 'usually on', 'compare']
+  const head = ['feature', 'usually on', overlaps ? 'overlap' : 'cosine', ...(state.by === 'firing' ? ['shared'] : []), 'density', 'compare']
   const rows = answer.similar.map((one) => el('tr', {},
     el('th', { scope: 'row' }, featureLink(one.facts)),
-    el('td', { class: 'number' }, one.value.toFixed(3), overlaps && rests(one)),
-    state.by === 'firing' && [el('td', { class: 'number' }, share(one.contained)), el('td', { class: 'number' }, share(one.contains))],
-    el('td', { class: 'number' }, density(one.facts)),
     el('td', {}, usual(one.facts, 4)),
+    el('td', { class: 'number' }, one.value.toFixed(3), overlaps && rests(one)),
+    state.by === 'firing' && el('td', { class: 'number' }, `${share(one.contained)} here`, el('br'), `${share(one.contains)} there`),
+    el('td', { class: 'number' }, density(one.facts)),
     el('td', {}, el('a', { href: address('compare', '', { a: asked, b: featureName(one.facts.feature), text: state.texts }),
       'aria-label': `Compare with ${one.facts.name}` }, 'side by side'))))
   const table = el('div', { class: 'wide', tabindex: '0', role: 'region', 'aria-label': 'Similar features' },
     el('table', {}, el('thead', {}, el('tr', {}, head.map((words, place) =>
-      el('th', { scope: 'col', class: place && place < head.length - 2 ? 'number' : null }, words)))), el('tbody', {}, rows)))
+      el('th', { scope: 'col', class: place > 1 && place < head.length - 1 ? 'number' : null }, words)))), el('tbody', {}, rows)))
   return [
     rows.length ? table : el('p', {}, 'No feature has anything in common with it.'),
     answer.similar.length === state.similar && el('div', { class: 'actions' },
@@ -95,7 +95,7 @@ function drawn(answer, state, change) {
 
 function rests(one) {
   const interval = one.lower === undefined ? '' : `${one.lower.toFixed(2)}–${one.upper.toFixed(2)}`
-  return el('div', { class: 'quiet' }, [interval, `of ${whole(one.positions ?? 0)}`].filter(Boolean).join(' '))
+  return el('div', { class: 'quiet' }, interval, interval && el('br'), `of ${whole(one.positions ?? 0)}`)
 }
 
 function select(options, onChoose) {

@@ -3,24 +3,25 @@
 import { announce, el, fill } from '../dom.js'
 
 /**
- * A form of text areas "Variant 1", "Variant 2", … `onEncode(texts)` is called with those that are not empty. `most()`
- * tells how many texts one call takes.
+ * A form of text areas "Variant 1", "Variant 2", …, or of another `noun`. `onEncode(texts)` is called with those that are not empty. `most()`
+ * tells how many texts one call takes. `before` stands above the boxes; `none`: it may be done without a text.
  *
  * `set(texts)` shows other texts; boxes that hold the same already stay as they are. `edit(place)` puts the cursor there.
  */
-export function variantsForm({ onEncode, most, hint = '' }) {
+export function variantsForm({ onEncode, most, hint = '', before = null, action = 'Encode', none = false, noun = 'variant' }) {
+  const named = noun[0].toUpperCase() + noun.slice(1)
   const boxes = el('div', { class: 'variants' })
-  const add = el('button', { type: 'button', onclick: () => more() }, 'Add a variant')
+  const add = el('button', { type: 'button', onclick: () => more() }, `Add a ${noun}`)
   const form = el('form', {
     class: 'variants-form',
     onsubmit: (event) => {
       event.preventDefault()
       const texts = areas().map((area) => area.value).filter((text) => text !== '')
-      if (texts.length) return onEncode(texts)
+      if (texts.length || none) return onEncode(texts)
       announce('Type a text first')
       areas()[0].focus()
     },
-  }, boxes, el('div', { class: 'actions' }, el('button', { class: 'primary' }, 'Encode'), add, el('span', { class: 'quiet hint' }, hint)))
+  }, before, boxes, el('div', { class: 'actions' }, el('button', { class: 'primary' }, action), add, el('span', { class: 'quiet hint' }, hint)))
 
   const areas = () => [...boxes.querySelectorAll('textarea')]
 
@@ -40,10 +41,10 @@ export function variantsForm({ onEncode, most, hint = '' }) {
     const all = [...boxes.children]
     all.forEach((one, place) => {
       const [label, area, remove] = one.children
-      fill(label, `Variant ${place + 1}`)
+      fill(label, `${named} ${place + 1}`)
       area.id = `variant-${place + 1}`
       label.htmlFor = area.id
-      remove.setAttribute('aria-label', `Remove variant ${place + 1}`)
+      remove.setAttribute('aria-label', `Remove ${noun} ${place + 1}`)
       remove.hidden = all.length === 1
     })
     add.disabled = all.length >= most()
@@ -53,14 +54,14 @@ export function variantsForm({ onEncode, most, hint = '' }) {
     boxes.append(box(areas().at(-1).value))
     number()
     edit(areas().length - 1)
-    announce(`Variant ${areas().length}, a copy of the one before`)
+    announce(`${named} ${areas().length}, a copy of the one before`)
   }
 
   function drop(area) {
     const place = areas().indexOf(area)
     area.parentElement.remove()
     number()
-    announce(`Variant ${place + 1} removed`)
+    announce(`${named} ${place + 1} removed`)
     edit(Math.min(place, areas().length - 1))
   }
 
