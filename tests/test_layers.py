@@ -107,17 +107,23 @@ ROOMS = {
     "arguments": set(),
     "transport": {"arguments"},
     "answers": {"arguments", "transport.errors"},
+    "notebook": {"arguments", "answers"},
+    "tables": {"arguments", "answers"},
+    "plots": {"arguments", "answers", "tables"},
     "calls": {"arguments", "transport", "answers"},
     "web": {"arguments", "transport", "answers", "calls", "aio"},
     "files": {"arguments", "transport.errors", "answers", "tables"},
-    "cli": {"arguments", "transport", "answers", "calls", "files", "client", "local_server", "web"},
+    "cli": {"arguments", "transport", "answers", "calls", "files", "client", "local_server", "web", "plots"},
 }
+# What draws an answer stands above it: an answer's method loads it when it is called, and only there.
+LATE = {"answers": {"notebook", "tables", "plots"}}
 
 
-def client_modules(file: Path) -> set[str]:
-    """What a module imports of the client, anywhere in it: `transport.errors`, `client`."""
+def client_modules(file: Path, *, at_once: bool = False) -> set[str]:
+    """What a module imports of the client, anywhere in it or `at_once`: `transport.errors`, `client`."""
     found: set[str] = set()
-    for node in ast.walk(ast.parse(file.read_text())):
+    tree = ast.parse(file.read_text())
+    for node in tree.body if at_once else ast.walk(tree):
         names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
         if isinstance(node, ast.ImportFrom):
             # `from saeserve.transport import errors` means the module as much as `from saeserve.transport.errors`.
@@ -132,7 +138,9 @@ def test_a_room_of_the_client_imports_only_those_below_it(room: str) -> None:
     for file in sorted((CLIENT / room).rglob("*.py")):
         for name in client_modules(file):
             top = name.split(".")[0]
-            assert {top, name} & {room, *ROOMS[room]}, f"{room}/{file.name} imports {name}"
+            assert {top, name} & {room, *ROOMS[room], *LATE.get(room, ())}, f"{room}/{file.name} imports {name}"
+        late = {name.split(".")[0] for name in client_modules(file, at_once=True)} & LATE.get(room, set())
+        assert not late, f"{room}/{file.name} imports {sorted(late)} before an answer is asked for it"
 
 
 def test_every_room_of_the_client_is_told_what_it_may_import() -> None:

@@ -64,11 +64,15 @@ if TYPE_CHECKING:
     from saeserve.answers.vectors import Vectors as Vectors
     from saeserve.arguments.examples import EXAMPLES as EXAMPLES
     from saeserve.client import Client as Client
+    from saeserve.files.activations import Activations as Activations
+    from saeserve.files.read import read_activations as read_activations
     from saeserve.local_server import LocalAsyncClient as LocalAsyncClient
     from saeserve.local_server import LocalClient as LocalClient
     from saeserve.local_server import LocalServerError as LocalServerError
     from saeserve.local_server import local as local
     from saeserve.local_server import local_async as local_async
+    from saeserve.tables.matrix import FeatureMatrix as FeatureMatrix
+    from saeserve.tables.matrix import collect as collect
     from saeserve.transport.errors import Aborted as Aborted
     from saeserve.transport.errors import Cancelled as Cancelled
     from saeserve.transport.errors import DeadlineExceeded as DeadlineExceeded
@@ -105,6 +109,8 @@ _MODULES = {
         "Unavailable",
         "Unimplemented",
     ],
+    "files.activations": ["Activations"],
+    "files.read": ["read_activations"],
     "local_server": ["LocalAsyncClient", "LocalClient", "LocalServerError", "local", "local_async"],
     "answers.compare": ["Comparison", "Peak"],
     "answers.contrast": ["Contrast", "Distinction"],
@@ -114,6 +120,7 @@ _MODULES = {
     "answers.similar": ["NotCompared", "Similar", "SimilarFeatures"],
     "answers.vectors": ["Direction", "Vectors"],
     "arguments.examples": ["EXAMPLES"],
+    "tables.matrix": ["FeatureMatrix", "collect"],
     "answers.results": [
         "EncodeResult",
         "EncodedText",

@@ -8,13 +8,15 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from saeserve.answers.seen import Brief
+
 Floats: TypeAlias = npt.NDArray[np.float32]
 Integers: TypeAlias = npt.NDArray[np.int64]
 Indices: TypeAlias = npt.NDArray[np.uint32]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Csr:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Csr(Brief):
     """Sparse activations of one source, row by row. Rows are tokens, columns are features; only values > 0 are stored.
 
     With SciPy: `scipy.sparse.csr_matrix((csr.data, csr.indices, csr.indptr), shape=csr.shape)`.

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from saeserve.answers.activations import Floats
 from saeserve.answers.names import FeatureLike, FeatureName
 from saeserve.answers.results import EncodedText, EncodeResult
+from saeserve.answers.seen import Brief, Tabular
 from saeserve.answers.types import CallInfo, Token
 from saeserve.arguments.printable import printable
 
@@ -20,8 +21,8 @@ Row: TypeAlias = tuple[int | None, ...]
 """For each text which of its tokens stands here; None where it has none."""
 
 
-@dataclass(frozen=True, slots=True)
-class Peak:
+@dataclass(frozen=True, slots=True, repr=False)
+class Peak(Brief):
     """Where a feature fires most on one text."""
 
     activation: float
@@ -31,8 +32,8 @@ class Peak:
     token: Token | None
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Comparison:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Comparison(Tabular):
     """Features on several texts, token by token. Iterating gives the features; `print` gives a table for each."""
 
     call_info: CallInfo

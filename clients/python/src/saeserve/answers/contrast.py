@@ -8,14 +8,15 @@ from typing import Literal, SupportsIndex, overload
 
 from saeserve.answers import convert
 from saeserve.answers.names import FeatureName
+from saeserve.answers.seen import Shown, Tabular
 from saeserve.answers.types import CallInfo, Feature
 from saeserve.v1 import feature_service_pb2 as service
 
 Side = Literal["a", "b", ""]
 
 
-@dataclass(frozen=True, slots=True)
-class Distinction:
+@dataclass(frozen=True, slots=True, repr=False)
+class Distinction(Shown):
     """A feature that fires in texts of one side more often than in those of the other."""
 
     feature: Feature
@@ -46,8 +47,8 @@ class Distinction:
         return self.feature.name
 
 
-@dataclass(frozen=True, slots=True)
-class Contrast:
+@dataclass(frozen=True, slots=True, repr=False)
+class Contrast(Tabular):
     """The features that tell two sets of texts apart, by p rising. Iterating gives them."""
 
     call_info: CallInfo

@@ -8,12 +8,13 @@ from typing import SupportsIndex, overload
 
 from saeserve.answers import convert
 from saeserve.answers.names import FeatureName
+from saeserve.answers.seen import Shown, Tabular
 from saeserve.answers.types import CallInfo, Explanation, Feature
 from saeserve.v1 import feature_service_pb2 as service
 
 
-@dataclass(frozen=True, slots=True)
-class Explained:
+@dataclass(frozen=True, slots=True, repr=False)
+class Explained(Shown):
     """An explanation that holds the words, and its feature."""
 
     feature: Feature
@@ -28,8 +29,8 @@ class Explained:
         return self.feature.name
 
 
-@dataclass(frozen=True, slots=True)
-class ExplanationSearch:
+@dataclass(frozen=True, slots=True, repr=False)
+class ExplanationSearch(Tabular):
     """One page of explanations that hold all the words, the best first. Iterating gives them."""
 
     call_info: CallInfo

@@ -8,11 +8,12 @@ from os import PathLike
 from typing import Any
 
 from saeserve.answers.results import SearchResult
+from saeserve.answers.seen import Brief, Tabular
 from saeserve.answers.types import Kind, Match
 
 
-@dataclass(frozen=True, slots=True)
-class MatchRow:
+@dataclass(frozen=True, slots=True, repr=False)
+class MatchRow(Brief):
     """The features of one kind in one layer that fire most on a text."""
 
     text: int
@@ -40,8 +41,8 @@ class MatchRow:
         return self.matched / known if known else None
 
 
-@dataclass(frozen=True, slots=True)
-class MatchTable:
+@dataclass(frozen=True, slots=True, repr=False)
+class MatchTable(Tabular):
     """Rows by text, layer, and kind. Iterating gives the rows; `print` gives a table for each text."""
 
     texts: tuple[str, ...]

@@ -68,6 +68,9 @@ class FeatureName:
     def __str__(self) -> str:
         return f"{self.source.upper()}:{self.index}"
 
+    def __repr__(self) -> str:
+        return str(self)
+
 
 class Named(Protocol):
     """What has a feature's name."""

@@ -11,7 +11,7 @@ from typing import ParamSpec, TypeVar
 
 from grpc import StatusCode
 
-from saeserve.answers import convert, results
+from saeserve.answers import convert, results, types
 from saeserve.answers.activations import Csr, Floats, dense_from_buffer
 from saeserve.answers.by_source import BySource, aliases
 from saeserve.answers.names import FeatureName
@@ -45,7 +45,7 @@ def search(answer: service.SearchResponse) -> results.SearchResult:
         tokens=tokens,
         bos_included=answer.bos_included,
         truncated=answer.truncated,
-        results=tuple(_hit(result, len(tokens)) for result in answer.results),
+        results=tuple(_hit(result, tokens) for result in answer.results),
         token_results=tuple(
             results.TokenHits(
                 position=row.position,
@@ -62,14 +62,15 @@ def search(answer: service.SearchResponse) -> results.SearchResult:
     )
 
 
-def _hit(result: service.FeatureResult, tokens: int) -> results.Hit:
-    if len(result.activations) != tokens or result.max_position >= tokens:
+def _hit(result: service.FeatureResult, tokens: tuple[types.Token, ...]) -> results.Hit:
+    if len(result.activations) != len(tokens) or result.max_position >= len(tokens):
         raise ValueError(
-            f"{len(result.activations)} activations, largest at {result.max_position}, for {tokens} tokens"
+            f"{len(result.activations)} activations, largest at {result.max_position}, for {len(tokens)} tokens"
         )
     return results.Hit(
         feature=convert.feature(result.facts),
         value=result.value,
+        tokens=tokens,
         activations=convert.floats(result.activations),
         max_activation=result.max_activation,
         max_position=result.max_position,
@@ -89,17 +90,21 @@ def dense(block: service.DenseActivations) -> Floats:
 
 def encoded_text(
     text: service.EncodedText,
+    features: tuple[FeatureName, ...],
     dense: Floats | None,
     sparse: Mapping[str, Csr],
     neurons: Mapping[str, Floats],
+    projections: tuple[str, ...] = (),
 ) -> results.EncodedText:
     return results.EncodedText(
         tokens=convert.tokens(text.tokens),
         bos_included=text.bos_included,
         truncated=text.truncated,
+        features=features,
         dense=dense,
         sparse=sparse,
         neurons=neurons,
+        projections=projections,
     )
 
 
@@ -120,19 +125,20 @@ def encode(
     for rows in [len(block) for block in blocks.values()] + ([len(array)] if array is not None else []):
         if rows != offsets[-1]:
             raise ValueError(f"a block of {rows} rows for {offsets[-1]} tokens")
+    names, hooks = tuple(features), tuple(projections)
     texts = []
     for text, start, end in zip(answer.texts, offsets, offsets[1:], strict=False):
         part = None if array is None else array[start:end]
         own = BySource({name: block[start:end] for name, block in blocks.items()}, called)
-        texts.append(encoded_text(text, part, own, BySource({}, {})))
+        texts.append(encoded_text(text, names, part, own, BySource({}, {}), hooks))
     return results.EncodeResult(
         call_info=convert.call_info(answer.call_info),
-        features=tuple(features),
+        features=names,
         texts=tuple(texts),
         text_offsets=offsets,
         dense=array,
         sparse=BySource(blocks, called),
-        projections=tuple(projections),
+        projections=hooks,
     )
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import SupportsIndex, overload
+from typing import TYPE_CHECKING, SupportsIndex, overload
 
 import numpy as np
 
 from saeserve.answers.activations import Csr, Floats
 from saeserve.answers.names import FeatureLike, FeatureName
+from saeserve.answers.seen import Shown, Tabular
 from saeserve.answers.types import (
     CallInfo,
     Feature,
@@ -25,17 +26,22 @@ from saeserve.answers.types import (
 )
 from saeserve.transport.errors import SaeserveError
 
+if TYPE_CHECKING:
+    from saeserve.tables.matrix import FeatureMatrix
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Hit:
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Hit(Shown):
     """A feature that fires on the text."""
 
     feature: Feature
     value: float
     """What it was ranked by; > 0. A maximum, or a sum over the sort tokens; relative to the index maximum, or in bits,
     if asked."""
+    tokens: tuple[Token, ...]
+    """Those of the text: `SearchResult.tokens`."""
     activations: Floats
-    """[tokens]; activation on each token of `SearchResult.tokens`."""
+    """[tokens]; activation on each of them."""
     max_activation: float
     """The largest activation over the text, BOS left out."""
     max_position: int
@@ -53,9 +59,14 @@ class Hit:
         """The feature's name."""
         return self.feature.name
 
+    @property
+    def token(self) -> Token:
+        """The token on which it fires most."""
+        return self.tokens[self.max_position]
 
-@dataclass(frozen=True, slots=True, eq=False)
-class TokenHits:
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class TokenHits(Shown):
     """The top features of one token."""
 
     position: int
@@ -69,8 +80,8 @@ class TokenHits:
     """For each feature, whether this token is one it usually fires on."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class SearchResult:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class SearchResult(Tabular):
     """Features that fire on a text. Iterating gives the hits; `found[0]` is the first, `found[:5]` the first five."""
 
     call_info: CallInfo
@@ -105,24 +116,33 @@ class SearchResult:
         return self.results[place]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class EncodedText:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class EncodedText(Tabular):
     """One text's activations: rows are its tokens."""
 
     tokens: tuple[Token, ...]
     """With `bos_included` the first is the BOS. Empty with `omit_tokens`."""
     bos_included: bool
     truncated: bool
+    features: tuple[FeatureName, ...]
+    """The first columns of `dense`, as asked for; empty where sources were asked for."""
     dense: Floats | None
-    """[tokens, features]; chosen features in the order asked for; None where sources were asked for."""
+    """[tokens, features, then projections]; None where sources were asked for."""
     sparse: Mapping[str, Csr]
     """By source id in any case, in the order asked for: [tokens, latents]."""
     neurons: Mapping[str, Floats]
     """By source id in any case: [tokens, neurons]. Whole neuron sources come only from `encode_stream`."""
+    projections: tuple[str, ...] = ()
+    """Hook points of the projections, which are the columns of `dense` after the features."""
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """What the columns of `dense` are called: `0-DEMO:1633`, and for projections `blocks.1.hook_mlp_out [0]`."""
+        return _columns(self)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class EncodeResult:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class EncodeResult(Tabular):
     """Activations of texts: all rows in one block, and `texts` with a view for each. Iterating gives the texts."""
 
     call_info: CallInfo
@@ -152,6 +172,11 @@ class EncodeResult:
         """A text by its place, or a slice of them."""
         return self.texts[text]
 
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """What the columns of `dense` are called: `0-DEMO:1633`, and for projections `blocks.1.hook_mlp_out [0]`."""
+        return _columns(self)
+
     def column(self, feature: FeatureLike) -> Floats:
         """[tokens of all texts]; one feature. Raises KeyError if it was not asked for."""
         name = FeatureName.of(feature)
@@ -161,9 +186,24 @@ class EncodeResult:
             return self.sparse[name.source].column(name.index)
         raise KeyError(str(name))
 
+    def to_scipy(self) -> FeatureMatrix:
+        """All texts as one sparse matrix, tokens × features, with the names of rows and columns.
 
-@dataclass(frozen=True, slots=True, eq=False)
-class StreamItem:
+        Of a stream's items `saeserve.collect` makes the same. Raises ImportError without SciPy:
+        pip install "saeserve[scipy]".
+        """
+        from saeserve.tables.matrix import of_answer
+
+        return of_answer(self)
+
+
+def _columns(encoded: EncodedText | EncodeResult) -> tuple[str, ...]:
+    projected = (f"{hook} [{place}]" for place, hook in enumerate(encoded.projections))
+    return (*map(str, encoded.features), *projected)
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class StreamItem(Shown):
     """The answer to one text of a stream: a result, or why there is none."""
 
     sequence: int
@@ -181,8 +221,8 @@ class StreamItem:
         return self.result
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class TopActivations:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class TopActivations(Tabular):
     """One page of a feature's records, by falling activation. Iterating gives the records."""
 
     call_info: CallInfo
@@ -213,8 +253,8 @@ class TopActivations:
         return self.feature.name
 
 
-@dataclass(frozen=True, slots=True)
-class SourceList:
+@dataclass(frozen=True, slots=True, repr=False)
+class SourceList(Tabular):
     """What is served: by layer, latents before neurons. Iterating gives the sources."""
 
     call_info: CallInfo
@@ -240,8 +280,8 @@ class SourceList:
         raise KeyError(f"{source!r} is none of {', '.join(one.id for one in self.sources)}")
 
 
-@dataclass(frozen=True, slots=True)
-class FeatureInfo:
+@dataclass(frozen=True, slots=True, repr=False)
+class FeatureInfo(Shown):
     """One feature's facts."""
 
     call_info: CallInfo
@@ -260,8 +300,8 @@ class FeatureInfo:
         return self.feature.name
 
 
-@dataclass(frozen=True, slots=True)
-class TokenizeResult:
+@dataclass(frozen=True, slots=True, repr=False)
+class TokenizeResult(Tabular):
     """How the model cuts a text. Iterating gives the tokens, without BOS."""
 
     call_info: CallInfo
@@ -297,8 +337,8 @@ class TokenizeResult:
         return np.array(pairs, np.int64).reshape(len(pairs), 2)
 
 
-@dataclass(frozen=True, slots=True)
-class ServerInfo:
+@dataclass(frozen=True, slots=True, repr=False)
+class ServerInfo(Shown):
     """What answers here."""
 
     call_info: CallInfo

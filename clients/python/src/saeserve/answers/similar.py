@@ -8,12 +8,13 @@ from typing import SupportsIndex, overload
 
 from saeserve.answers import convert
 from saeserve.answers.names import FeatureName
+from saeserve.answers.seen import Shown, Tabular
 from saeserve.answers.types import CallInfo, Feature
 from saeserve.v1 import feature_service_pb2 as service
 
 
-@dataclass(frozen=True, slots=True)
-class Similar:
+@dataclass(frozen=True, slots=True, repr=False)
+class Similar(Shown):
     """A feature like the one asked about."""
 
     feature: Feature
@@ -42,8 +43,8 @@ class NotCompared:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class SimilarFeatures:
+@dataclass(frozen=True, slots=True, repr=False)
+class SimilarFeatures(Tabular):
     """The features most like one, by value falling. Iterating gives them."""
 
     call_info: CallInfo

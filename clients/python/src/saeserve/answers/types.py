@@ -8,6 +8,7 @@ from enum import StrEnum
 
 from saeserve.answers.activations import Floats
 from saeserve.answers.names import FeatureName
+from saeserve.answers.seen import Brief, Shown
 
 
 class Kind(StrEnum):
@@ -53,8 +54,8 @@ class Cache(StrEnum):
     """It was ranked anew from activations that the server had kept."""
 
 
-@dataclass(frozen=True, slots=True)
-class CallInfo:
+@dataclass(frozen=True, slots=True, repr=False)
+class CallInfo(Brief):
     """What a call cost and who answered it. Times are whole microseconds on the server."""
 
     request_id: str
@@ -73,8 +74,8 @@ class CallInfo:
     """None where nothing is cached."""
 
 
-@dataclass(frozen=True, slots=True)
-class Token:
+@dataclass(frozen=True, slots=True, repr=False)
+class Token(Brief):
     """One token of a text."""
 
     id: int
@@ -91,8 +92,8 @@ class Token:
         return self.display
 
 
-@dataclass(frozen=True, slots=True)
-class UsualToken:
+@dataclass(frozen=True, slots=True, repr=False)
+class UsualToken(Brief):
     """A token on which a feature peaks in its records."""
 
     token: Token
@@ -101,8 +102,8 @@ class UsualToken:
     max_activation: float
 
 
-@dataclass(frozen=True, slots=True)
-class Explanation:
+@dataclass(frozen=True, slots=True, repr=False)
+class Explanation(Brief):
     """What somebody, or a program, says that a feature is about: imported, never made by the server."""
 
     text: str
@@ -119,8 +120,8 @@ class Explanation:
         return self.text
 
 
-@dataclass(frozen=True, slots=True)
-class Feature:
+@dataclass(frozen=True, slots=True, repr=False)
+class Feature(Shown):
     """What is known of a feature whatever the text. `str()` is its name."""
 
     name: FeatureName
@@ -141,8 +142,8 @@ class Feature:
         return str(self.name)
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
+@dataclass(frozen=True, slots=True, repr=False)
+class Source(Shown):
     """A set of features read at one hook point: one SAE, or the MLP neurons of one layer. `str()` is its name."""
 
     id: str
@@ -178,8 +179,8 @@ class HistogramBin:
     count: int
 
 
-@dataclass(frozen=True, slots=True)
-class Statistics:
+@dataclass(frozen=True, slots=True, repr=False)
+class Statistics(Shown):
     """What the index knows of one feature."""
 
     tokens: int
@@ -209,8 +210,8 @@ class RecordOrigin(StrEnum):
     UNKNOWN = "unknown"
 
 
-@dataclass(frozen=True, slots=True)
-class RecordExample:
+@dataclass(frozen=True, slots=True, repr=False)
+class RecordExample(Brief):
     """One of the records that another stands for."""
 
     text: str
@@ -220,8 +221,8 @@ class RecordExample:
     """Which text of the index, from 0."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Record:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Record(Shown):
     """A stretch of indexed text on which a feature fires strongly, and the others that it stands for."""
 
     tokens: tuple[Token, ...]

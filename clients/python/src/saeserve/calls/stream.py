@@ -19,6 +19,7 @@ from grpc import StatusCode
 from saeserve.answers import convert, reading
 from saeserve.answers.activations import Csr, Floats
 from saeserve.answers.by_source import BySource, aliases
+from saeserve.answers.names import FeatureName
 from saeserve.answers.results import EncodedText, StreamItem
 from saeserve.arguments.numbers import Number, flag, number
 from saeserve.calls.inputs import TextLike, one_input
@@ -134,7 +135,7 @@ class Ledger:
         try:
             parts.add(answer.chunk)
             if answer.chunk.last:
-                text = parts.joined(self._config.sources)
+                text = parts.joined(self._config)
                 self._answered(StreamItem(sequence, info, text, None))
         except ValueError as error:
             raise _malformed(f"item {sequence}: {error}") from error
@@ -239,16 +240,19 @@ class _Parts:
         if chunk.row_start != rows:
             raise ValueError(f"a chunk from row {chunk.row_start} after {rows} rows")
 
-    def joined(self, asked: Sequence[str]) -> EncodedText:
-        """`asked` are the names of the sources in the request."""
+    def joined(self, asked: service.EncodeStreamConfig) -> EncodedText:
+        """`asked` has the names of the sources and of the columns of chosen features: an answer does not repeat them."""
         if self._text is None:
             raise ValueError("no chunk carries the text")
         dense = {source: np.concatenate(parts) if len(parts) > 1 else parts[0] for source, parts in self._dense.items()}
         sparse = {source: Csr.concatenate(parts) for source, parts in self._sparse.items()}
         # Chosen features come without a source's name; whole neuron sources with it.
         chosen = dense.pop("", None)
-        called = aliases(list(asked), [source for source in self._sources if source])
-        return reading.encoded_text(self._text, chosen, BySource(sparse, called), BySource(dense, called))
+        called = aliases(list(asked.sources), [source for source in self._sources if source])
+        features = tuple(FeatureName(one.source, one.index) for one in asked.features)
+        hooks = tuple(one.hook_name for one in asked.projections)
+        blocks, neurons = BySource(sparse, called), BySource(dense, called)
+        return reading.encoded_text(self._text, features, chosen, blocks, neurons, hooks)
 
 
 def _bad_item(place: str, message: str) -> InvalidArgument:

@@ -13,6 +13,9 @@ from rich.text import Text
 
 from saeserve.answers.activations import Floats
 from saeserve.answers.types import Feature, Token, UsualToken
+from saeserve.answers.wording import milliseconds as milliseconds
+from saeserve.answers.wording import number as number
+from saeserve.answers.wording import percent as percent
 from saeserve.cli.printing import printable
 from saeserve.cli.shading import around, column, fit, label, shaded, stretches
 
@@ -27,9 +30,9 @@ _WIDEST = 10_000
 def columns() -> int:
     """Width of the terminal: `COLUMNS` where it holds a number above 0, else what the terminal says, else 80."""
     asked = shutil.get_terminal_size((0, 0)).columns  # heeds COLUMNS, asks standard output
-    for number in (2, 0):  # output into a pager: the terminal is still there
+    for stream in (2, 0):  # output into a pager: the terminal is still there
         with contextlib.suppress(OSError):
-            asked = asked or os.get_terminal_size(number).columns
+            asked = asked or os.get_terminal_size(stream).columns
     return min(asked or 80, _WIDEST)
 
 
@@ -89,24 +92,9 @@ class Screen:
         lines = [[printable(cell) for cell in row] for row in (header, *rows)]
         widths = [max(cell_len(line[place]) for line in lines) for place in range(len(header))]
         widths[-1] = max(8, min(widths[-1], self.width - sum(widths[:-1]) - 2 * (len(header) - 1)))
-        for number, row in enumerate(lines):
+        for place_, row in enumerate(lines):
             cells = [column(cell, widths[place], right=place in right) for place, cell in enumerate(row)]
-            self.line("  ".join(cells), "bold" if number == 0 else "")
-
-
-def number(value: float) -> str:
-    """An activation in at most eight characters."""
-    return f"{value:.3f}" if abs(value) < 10_000 else f"{value:.2e}"
-
-
-def percent(share: float | None) -> str:
-    """A density."""
-    return "-" if share is None else f"{100 * share:.3g}%"
-
-
-def milliseconds(micros: int) -> str:
-    """A time of the server's."""
-    return f"{micros / 1000:.1f} ms"
+            self.line("  ".join(cells), "bold" if place_ == 0 else "")
 
 
 def usual(tokens: Sequence[UsualToken], width: int | None = None) -> str:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from saeserve.answers.results import Hit, SearchResult
 from saeserve.answers.types import Cache, Feature, Match
+from saeserve.answers.wording import MARKS
 from saeserve.cli.screen import Screen, milliseconds, number, percent, usual
 from saeserve.cli.shading import column, label
 from saeserve.cli.show_explanations import under_tokens
 
-_MARKS = {Match.EXACT: "✓", Match.FOLDED: "~", Match.NONE: "✗", Match.UNKNOWN: " "}
 _ON = 12
 _CACHED: dict[Cache | None, str] = {
     Cache.LOCAL: ", from the cache",
@@ -45,7 +45,7 @@ def _by_feature(result: SearchResult, screen: Screen, ranking: str) -> None:
         line = f"{rank:>3}  {hit.name!s:<{names}}  {number(hit.value):>8}  "
         line += f"{_count(hit):>7}  " if bits else ""
         line += f"{number(hit.max_activation):>8}  " if both else ""
-        line += f"{column(label(result.tokens[hit.max_position]), _ON)} {_MARKS[hit.match]} "
+        line += f"{column(label(result.tokens[hit.max_position]), _ON)} {MARKS[hit.match]} "
         line += f"{percent(hit.feature.density):>7}  "
         screen.line(line + usual(hit.feature.usual_tokens, max(8, screen.width - len(header))))
         _text(result, hit, screen)
@@ -76,7 +76,7 @@ def _by_token(result: SearchResult, screen: Screen) -> None:
 
 
 def _token_line(rank: int, feature: Feature, value: float, match: Match, names: int, width: int) -> str:
-    line = f"     {rank:>3}  {feature!s:<{names}}  {number(value):>8} {_MARKS[match]} {percent(feature.density):>7}  "
+    line = f"     {rank:>3}  {feature!s:<{names}}  {number(value):>8} {MARKS[match]} {percent(feature.density):>7}  "
     return line + usual(feature.usual_tokens, max(8, width - len(line)))
 
 

@@ -1,0 +1,138 @@
+"""Encoded texts in a notebook, and variants of a text side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from saeserve.answers.activations import Floats
+from saeserve.answers.compare import Comparison, letter, shown
+from saeserve.answers.names import FeatureLike
+from saeserve.answers.results import EncodedText, EncodeResult, StreamItem
+from saeserve.answers.wording import counted, number
+from saeserve.notebook import shading
+from saeserve.notebook.markup import Html, isolated, joined, tag
+from saeserve.notebook.page import first, note, page, table
+
+_ROWS = 40
+_STRONGEST = 5
+"""Of a whole source so many features are drawn, for each text."""
+_COLUMNS = 60
+"""Aligned tokens of a comparison."""
+_FEATURES = 10
+_AROUND = 2
+"""Tokens drawn either side of one in which variants differ, or on which the feature fires."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Line:
+    feature: str
+    number: int
+    text: EncodedText
+    activations: Floats
+
+
+def result(encoded: EncodeResult) -> str:
+    """Chosen features one below the other, for each the texts; of whole sources the strongest features of each text."""
+    return page(*_texts(encoded.texts, list(range(len(encoded)))))
+
+
+def text(encoded: EncodedText) -> str:
+    return page(*_texts([encoded], [0]))
+
+
+def item(one: StreamItem) -> str:
+    """Its result, or why there is none."""
+    if one.error is not None:
+        return page(tag("p", f"text {one.sequence} was not encoded: ", isolated(str(one.error)[:1000])))
+    return page(*(_texts([one.result], [one.sequence]) if one.result is not None else []))
+
+
+def _texts(texts: Sequence[EncodedText], numbers: Sequence[int]) -> Iterator[Html]:
+    columns = texts[0].columns if texts else ()
+    if columns:
+        lines = [
+            _Line(name, number_, one, one.dense[:, place])
+            for place, name in enumerate(columns)
+            for number_, one in zip(numbers, texts, strict=True)
+            if one.dense is not None
+        ]
+    else:
+        drawn = zip(numbers[:_ROWS], texts, strict=False)
+        lines = [line for number_, one in drawn for line in _strongest(number_, one)]
+        values = sum(csr.nnz for one in texts for csr in one.sparse.values())
+        rows = sum(len(next(iter(one.sparse.values()), one.tokens)) for one in texts)
+        yield note(f"{counted(values, 'value')} above 0 on {counted(rows, 'token')}; the strongest of each text:")
+    scales = {line.feature: 0.0 for line in lines}
+    for line in lines:
+        scales[line.feature] = max(scales[line.feature], float(np.abs(line.activations).max(initial=0)))
+    yield first(lines, _ROWS, "line", lambda some: _lines(some, scales))
+    if any(one.truncated for one in texts):
+        yield note("texts were cut to the token limit: see `truncated` of each")
+
+
+def _strongest(number_: int, one: EncodedText) -> Iterator[_Line]:
+    for source, csr in one.sparse.items():
+        largest = np.zeros(csr.shape[1], np.float32)
+        skip = int(csr.indptr[int(one.bos_included)]) if len(csr) > one.bos_included else 0
+        np.maximum.at(largest, csr.indices[skip:], csr.data[skip:])
+        for index in np.argsort(-largest, kind="stable")[:_STRONGEST]:
+            if largest[index] > 0:
+                yield _Line(f"{source.upper()}:{index}", number_, one, csr.column(int(index)))
+    for source, values in one.neurons.items():
+        for index in np.argsort(-values[int(one.bos_included) :].max(axis=0, initial=0), kind="stable")[:_STRONGEST]:
+            yield _Line(f"{source.upper()}:{index}", number_, one, values[:, index])
+
+
+def _lines(lines: Sequence[_Line], scales: dict[str, float]) -> Html:
+    rows = []
+    for line in lines:
+        begin = int(line.text.bos_included)
+        fires = len(line.activations) > begin and line.activations[begin:].max() > 0
+        peak = begin + int(np.argmax(line.activations[begin:])) if fires else None
+        named = bool(line.text.tokens)
+        on: object = "-" if peak is None else shading.label(line.text.tokens[peak]) if named else f"token {peak}"
+        shaded = shading.tokens(line.text.tokens, line.activations, scales[line.feature], peak) if named else Html()
+        largest = 0.0 if peak is None else float(line.activations[peak])
+        rows.append([isolated(line.feature), line.number, number(largest), on, shaded])
+    return table(["feature", "text", "max", "on", "tokens"], rows, right="text max", wide="tokens")
+
+
+def comparison(compared: Comparison) -> str:
+    """For each feature the texts below each other, token under token; a line marks tokens in which they differ."""
+    drawn = first(
+        compared.features, _FEATURES, "feature", lambda some: joined([_compared(compared, name) for name in some])
+    )
+    cut = [letter(place) for place, one in enumerate(compared.texts) if one.truncated]
+    return page(drawn, note(f"cut to the token limit: {', '.join(cut)}" if cut else ""))
+
+
+def _compared(compared: Comparison, name: FeatureLike) -> Html:
+    values = compared.activations(name)
+    scale = float(np.nanmax(np.abs(values))) if values.size else 0.0
+    differs = [compared.differs(row) for row in range(len(compared.rows))]
+    told = [row for row in range(len(differs)) if differs[row] or np.nanmax(values[row]) > 0]
+    near = sorted(
+        {place for row in told for place in range(row - _AROUND, row + _AROUND + 1)} & set(range(len(differs)))
+    )
+    left = len(near) - _COLUMNS
+    near = near[:_COLUMNS]
+    gaps = {row for before, row in zip([-1, *near], near, strict=False) if row > before + 1}
+    lines = []
+    for place, (one, peak) in enumerate(zip(compared.texts, compared.peaks(name), strict=True)):
+        cells = [tag("th", letter(place), scope="row"), tag("td", number(peak.activation), class_="n")]
+        for row in near:
+            position = compared.rows[row][place]
+            cells += [tag("td", "…")] if row in gaps else []
+            kind = "x" if differs[row] else ""
+            if position is None:
+                cells.append(tag("td", class_=kind))
+                continue
+            value = float(values[row, place])
+            token = isolated(shown(one.tokens[position])[:24])
+            cells.append(tag("td", token, class_=kind, title=number(value), style=shading.shade(value, scale)))
+        lines.append(tag("tr", *cells))
+    more = f"{counted(left, 'token')} more not shown here" if left > 0 else ""
+    return joined([tag("p", tag("b", isolated(name))), tag("table", tag("tbody", *lines)), note(more)])

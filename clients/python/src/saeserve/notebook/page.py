@@ -1,0 +1,64 @@
+"""What every answer in a notebook is made of: a style sheet of its own, tables, and notes on what is left out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar
+
+from saeserve.answers.wording import counted
+from saeserve.notebook.markup import Html, joined, tag
+
+T = TypeVar("T")
+
+# Colours are the page's own (currentColor) or translucent: no theme has to be known. Only what is in .saeserve is
+# touched, and Jupyter's rules for tables, which come before, are taken back.
+_STYLE = Html(
+    "<style>"
+    ".saeserve{font-size:13px;line-height:1.45;max-width:100%;overflow-x:auto}"
+    ".saeserve p{margin:.3em 0}"
+    ".saeserve table{border-collapse:collapse;table-layout:auto;margin:.3em 0}"
+    ".saeserve th,.saeserve td{text-align:left;vertical-align:top;white-space:nowrap;padding:.15em .6em;border:0}"
+    ".saeserve .n{text-align:right;font-variant-numeric:tabular-nums}"
+    ".saeserve .w{white-space:normal;min-width:18em;max-width:56em}"
+    ".saeserve .t{white-space:pre-wrap;overflow-wrap:anywhere}"
+    ".saeserve thead th{border-bottom:1px solid currentColor}"
+    ".saeserve tbody tr+tr>*{border-top:1px solid rgba(128,128,128,.25)}"
+    ".saeserve .d{opacity:.75}"
+    ".saeserve .x{border-bottom:2px solid currentColor!important}"
+    "</style>"
+)
+
+
+def page(*parts: object) -> str:
+    """The parts below each other, complete with their style."""
+    return tag("div", _STYLE, *parts, class_="saeserve")
+
+
+def note(*content: object) -> Html:
+    """A line in smaller print; nothing for nothing."""
+    line = joined(content)
+    return tag("p", line, class_="d") if line else Html()
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[object]], *, right: str = "", wide: str = "") -> Html:
+    """Rows of cells. `right` and `wide` name columns of numbers, and of text that may wrap, with spaces between."""
+    kinds = ["n" if name in right.split() else "w" if name in wide.split() else "" for name in header]
+    head = joined(tag("th", name, class_=kind, scope="col") for name, kind in zip(header, kinds, strict=True))
+    body = joined(
+        tag("tr", *(tag("td", cell, class_=kind) for cell, kind in zip(row, kinds, strict=True))) for row in rows
+    )
+    return tag("table", tag("thead", tag("tr", head)), tag("tbody", body))
+
+
+def facts(rows: Iterable[tuple[str, object]]) -> Html:
+    """Names and values below each other."""
+    return tag(
+        "table",
+        tag("tbody", *(tag("tr", tag("th", name, scope="row"), tag("td", value, class_="w")) for name, value in rows)),
+    )
+
+
+def first(many: Sequence[T], most: int, what: str, draw: Callable[[Sequence[T]], Html]) -> Html:
+    """The first of many drawn, and how many are not."""
+    left = len(many) - most
+    return joined([draw(many[:most]), note(f"{counted(left, what)} more not shown here") if left > 0 else Html()])
