@@ -8,7 +8,7 @@ from google.protobuf import json_format
 from google.protobuf.message import Message
 
 from saeserve.answers import reading
-from saeserve.answers.activations import Floats
+from saeserve.answers.shortest import shortest
 from saeserve.v1 import feature_service_pb2 as service
 
 
@@ -18,12 +18,7 @@ def as_json(answer: Message) -> dict[str, Any]:
     if isinstance(answer, service.EncodeResponse):
         for block, message in zip(printed["sparse"], answer.sparse, strict=True):
             csr = reading.sparse(message)
-            block.update(indptr=csr.indptr.tolist(), indices=csr.indices.tolist(), data=_short(csr.data))
+            block.update(indptr=csr.indptr.tolist(), indices=csr.indices.tolist(), data=shortest(csr.data))
         if answer.HasField("dense"):
-            printed["dense"]["data"] = [_short(row) for row in reading.dense(answer.dense)]
+            printed["dense"]["data"] = [shortest(row) for row in reading.dense(answer.dense)]
     return printed
-
-
-def _short(values: Floats) -> list[float]:
-    """float32 by their shortest form, 0.1 and not 0.10000000149011612, like every other number of the answer."""
-    return [float(str(value)) for value in values]

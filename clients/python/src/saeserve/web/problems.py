@@ -47,8 +47,18 @@ class Refused(SaeserveError):
 
 def malformed(message: str, field: str = "") -> Refused:
     """A body that is no request, as the server says of a message that it cannot parse."""
-    violations = [FieldViolation(field, message)] if field else []
+    violations = [FieldViolation(field, message.removeprefix(f"{field}: "))] if field else []
     return Refused(message, reason="MALFORMED_REQUEST", violations=violations)
+
+
+def busy(what: str) -> Refused:
+    """The gateway has no place left."""
+    return Refused(
+        f"{what}; come again in a moment",
+        code=StatusCode.UNAVAILABLE,
+        reason="GATEWAY_BUSY",
+        retry_delay=1.0,
+    )
 
 
 def status_of(error: SaeserveError) -> int:

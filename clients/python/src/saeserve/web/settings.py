@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -11,10 +12,11 @@ class Settings:
 
     host: str = "127.0.0.1"
     port: int = 8080
+    """0: one that is free."""
     allow_hosts: tuple[str, ...] = ()
-    """Names that a request's Host may have beside those of the loopback and `host`; `*` is any."""
+    """Names that a request's Host may have beside addresses, those of the loopback, and `host`; `*` is any."""
     allow_origins: tuple[str, ...] = ()
-    """Pages of other origins that may ask, `https://lab.example`; `*` is any."""
+    """Other pages that may ask, `https://lab.example`; `*` is any."""
     trust_proxy: bool = False
     """Whether the last address in X-Forwarded-For is the caller's."""
     client_name: str = "web"
@@ -25,16 +27,16 @@ class Settings:
     """Most that a request may name."""
     max_body: int = 8 * 2**20
     """Of a request; of one that streams, of each line."""
-    max_in_flight: int = 256
-    """Requests that are answered at a time."""
-    body_timeout: float = 30.0
-    """For a body to arrive, and for a caller to take what was written for him."""
-    header_timeout: float = 10.0
-    """For the head of a request, from its first byte or the connection's beginning."""
+    max_requests: int = 256
+    """Calls that are answered at a time."""
+    max_streams: int = 64
+    """Of these, EncodeStreams."""
     max_connections: int = 1024
+    patience: float = 30.0
+    """For a head, or the next part of a body, to arrive, and for a caller to take what was written for him."""
     grace: float = 30.0
     """For what is being answered when the gateway is told to end."""
     tls_cert: str | None = None
     tls_key: str | None = None
-    extra: dict[str, object] = field(default_factory=dict)
-    """Settings of rooms that are built in by option, by their names."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Of rooms that an option builds in, by their names."""
