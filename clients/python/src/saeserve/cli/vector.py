@@ -13,7 +13,7 @@ from saeserve.calls.vectors import vectors as build
 from saeserve.cli.screen import Screen, facts
 from saeserve.cli.values import text
 
-SHOWN = 5
+SHOWN = 4
 """Numbers of each direction that are shown."""
 
 
@@ -42,4 +42,5 @@ def show(result: Vectors, screen: Screen) -> None:
 def _row(name: str, direction: Direction) -> list[str]:
     values = direction.values
     first = "  ".join(f"{value:.4f}" for value in values[:SHOWN])
-    return [name, direction.hook_name, str(len(values)), f"{np.linalg.norm(values):.4f}", f"{first}  …"]
+    more = "  …" if len(values) > SHOWN else ""
+    return [name, direction.hook_name, str(len(values)), f"{np.linalg.norm(values):.4f}", first + more]
