@@ -1,6 +1,6 @@
 """Fail when the committed stubs no longer describe proto/, whichever generator wrote them.
 
-What protoc makes of proto/ today is compared with the descriptor inside each stub. Comments take no part in it.
+What protoc makes of proto/ today is compared with the descriptor inside each stub, and comments with their own file.
 """
 
 import argparse
@@ -11,6 +11,7 @@ import tempfile
 from pathlib import Path
 
 import grpc_tools
+from contract_comments import COMMENTS, text_of
 from google.protobuf import descriptor_pb2, text_format
 from grpc_tools import protoc
 
@@ -19,16 +20,22 @@ PROTO = ROOT / "proto"
 STUBS = ROOT / "clients" / "python" / "src"
 
 
-def describe(sources: list[str]) -> dict[str, descriptor_pb2.FileDescriptorProto]:
-    """What protoc makes of these files, by file name."""
+def describe(sources: list[str]) -> descriptor_pb2.FileDescriptorSet:
+    """What protoc makes of these files."""
     builtin = Path(grpc_tools.__file__).parent / "_proto"
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder, "descriptors")
-        command = ["protoc", f"-I{PROTO}", f"-I{builtin}", f"--descriptor_set_out={out}", *sources]
+        command = [
+            "protoc",
+            f"-I{PROTO}",
+            f"-I{builtin}",
+            f"--descriptor_set_out={out}",
+            "--include_source_info",
+            *sources,
+        ]
         if protoc.main(command):
             sys.exit("proto/ does not compile")
-        files = descriptor_pb2.FileDescriptorSet.FromString(out.read_bytes())
-    return {file.name: file for file in files.file}
+        return descriptor_pb2.FileDescriptorSet.FromString(out.read_bytes())
 
 
 def lines(file: descriptor_pb2.FileDescriptorProto) -> list[str]:
@@ -40,6 +47,7 @@ def lines(file: descriptor_pb2.FileDescriptorProto) -> list[str]:
         for nested in message.nested_type:
             clear(nested)
 
+    file.ClearField("source_code_info")
     for extension in file.extension:
         extension.ClearField("json_name")
     for message in file.message_type:
@@ -69,8 +77,11 @@ def main() -> None:
     """Exit with 1 and a description of the differences when the stubs have drifted."""
     argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
     sources = sorted(str(path.relative_to(PROTO)) for path in (PROTO / "saeserve").rglob("*.proto"))
-    described = describe(sources)
+    files = describe(sources)
+    described = {file.name: file for file in files.file}
     problems = [line for source in sources for line in drift(source, described[source])]
+    if not COMMENTS.exists() or COMMENTS.read_text() != text_of(files):
+        problems.append(f"{COMMENTS.relative_to(ROOT)} has not the comments of proto/")
     if problems:
         print(*problems[:60], *(["…"] if len(problems) > 60 else []), sep="\n", file=sys.stderr)
         sys.exit("the stubs do not match proto/: run `make proto` and commit what it writes")

@@ -1,4 +1,7 @@
-"""Generate the Python stubs of proto/ into clients/python/src, each generator in an environment of its own."""
+"""Generate the Python stubs of proto/ into clients/python/src, and the comments that they leave out.
+
+Each generator has an environment of its own.
+"""
 
 import argparse
 import subprocess
@@ -10,6 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PROTO = ROOT / "proto"
 OUT = ROOT / "clients" / "python" / "src"
 ENVIRONMENTS = ROOT / "build" / "proto"
+DESCRIPTORS = ENVIRONMENTS / "descriptors"
 
 # Old on purpose: see README.md in this folder.
 PROTOC_PACKAGES = ("grpcio-tools==1.71.2", "setuptools<81")
@@ -41,6 +45,7 @@ def main() -> None:
         f"--plugin=protoc-gen-mypy={types / 'protoc-gen-mypy'}",
         f"--plugin=protoc-gen-mypy_grpc={types / 'protoc-gen-mypy_grpc'}",
         *(f"--{kind}_out={OUT}" for kind in ("python", "grpc_python", "mypy", "mypy_grpc")),
+        *(f"--descriptor_set_out={DESCRIPTORS}", "--include_source_info"),
         *sources,
     ]
     status = subprocess.run(command, check=False).returncode
@@ -50,6 +55,7 @@ def main() -> None:
         if "\nservice " not in (PROTO / source).read_text():  # the generator writes an empty file all the same
             for suffix in (".py", ".pyi"):
                 (OUT / source).with_name(f"{Path(source).stem}_pb2_grpc{suffix}").unlink(missing_ok=True)
+    subprocess.run([protoc / "python", Path(__file__).with_name("contract_comments.py"), DESCRIPTORS], check=True)
     print(f"{len(sources)} files of proto/ generated into {OUT.relative_to(ROOT)}")
 
 

@@ -5,11 +5,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Concatenate, Literal, ParamSpec, Self, TypeVar
+from typing import Any, Concatenate, Literal, ParamSpec, Self, TypeVar, cast
 
 import grpc
 import grpc.aio
@@ -24,6 +25,7 @@ from saeserve.calls.aio_stream import answers_to
 from saeserve.calls.compare import compare
 from saeserve.calls.contrast import contrast
 from saeserve.calls.explanations import search_explanations
+from saeserve.calls.forwarded import Forwarded, StreamAnswer
 from saeserve.calls.inputs import TextLike, stream_texts
 from saeserve.calls.match_table import match_table
 from saeserve.calls.projections import Projections
@@ -40,6 +42,7 @@ from saeserve.transport.explain import no_connection
 from saeserve.transport.headers import Metadata
 from saeserve.transport.readiness import Readiness
 from saeserve.transport.tls import File
+from saeserve.v1 import feature_service_pb2 as service
 from saeserve.v1.feature_service_pb2_grpc import FeatureServiceStub
 
 P = ParamSpec("P")
@@ -167,6 +170,32 @@ class AsyncClient:
             self._method("EncodeStream"), headers, lambda failure: self._error(failure, headers), self._unconnected
         )
         return answers_to(source, ledger, line, patience)
+
+    async def call_stream(
+        self,
+        config: service.EncodeStreamConfig,
+        items: AsyncIterable[service.EncodeStreamItem],
+        *,
+        window: Number = DEFAULT_WINDOW,
+        token: str | None = None,
+        timeout: timeouts.OfCall = timeouts.DEFAULT,
+        metadata: Metadata | None = None,
+        request_id: str | None = None,
+    ) -> AsyncGenerator[StreamAnswer, None]:
+        """EncodeStream for ready protobuf items, as `call` is for requests. Yields a StreamAnswer for each.
+
+        Items are numbered as they like, also twice the same; answers come in any order. Everything else, going on
+        when the server goes away too, is as of `encode_stream`. token: as of `call`.
+        """
+        patience = timeouts.of_call(timeout, self.timeout)
+        headers = self._connection.headers(metadata, request_id, token)
+        ledger = Forwarded(config, window, patience)
+        line = Line(
+            self._method("EncodeStream"), headers, lambda failure: self._error(failure, headers), self._unconnected
+        )
+        async with contextlib.aclosing(answers_to(cast(Any, items), ledger, line, patience)) as answers:
+            async for item in answers:
+                yield ledger.whole(item)
 
     async def iter_top_activations(
         self,

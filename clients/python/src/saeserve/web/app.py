@@ -2,31 +2,61 @@
 
 from __future__ import annotations
 
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
-from starlette.routing import Route, Router
+from starlette.routing import BaseRoute, Route, Router
 from starlette.types import ASGIApp
 
-from saeserve.web import calls
+from saeserve.web import calls, metrics
 from saeserve.web.gateway import Gateway
-from saeserve.web.guard import Guard
+from saeserve.web.guard import Errors, Guard
 from saeserve.web.page import Page
+from saeserve.web.readiness import Readiness
+from saeserve.web.stream import EncodeStream
 
 
 def build(gateway: Gateway) -> ASGIApp:
     """The ASGI application."""
-    routes = [
+    routes = [*_calls(gateway), *_about(gateway)]
+    gateway.metrics.paths.update(route.path for route in routes if isinstance(route, Route))
+    # No Starlette around it: its own middleware would answer errors, and log them with the texts that they quote.
+    app: ASGIApp = Errors(Router(routes, redirect_slashes=False, default=Page()))
+    if gateway.settings.allow_origins:
+        app = CORSMiddleware(
+            app,
+            allow_origins=gateway.settings.allow_origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["authorization", "content-type", "x-request-id", "x-saeserve-client", "x-saeserve-timeout"],
+            expose_headers=["retry-after", "x-request-id"],
+            max_age=600,
+        )
+    return Guard(app, gateway.settings, gateway.metrics)
+
+
+def _calls(gateway: Gateway) -> list[BaseRoute]:
+    """The RPCs."""
+    routes: list[BaseRoute] = [
         Route(calls.path_of(name), calls.unary(gateway, name), methods=["POST"])
         for name, rpc in calls.RPCS.items()
         if not rpc.client_streaming
     ]
-    routes += [
-        Route(calls.path_of("Contrast"), calls.contrast(gateway), methods=["POST"]),
-        Route("/healthz", _alive),
+    routes.append(Route(calls.path_of("Contrast"), calls.contrast(gateway), methods=["POST"]))
+    routes.append(Route(calls.path_of("EncodeStream"), EncodeStream(gateway), methods=["POST"]))
+    return routes
+
+
+def _about(gateway: Gateway) -> list[BaseRoute]:
+    """What is asked of the gateway itself."""
+
+    async def healthz(request: Request) -> Response:
+        return PlainTextResponse("ok\n")
+
+    async def counted(request: Request) -> Response:
+        return Response(gateway.metrics.text(), media_type=metrics.CONTENT_TYPE)
+
+    return [
+        Route("/healthz", healthz),
+        Route("/readyz", Readiness(gateway).__call__),
+        Route("/metrics", counted),
     ]
-    # No Starlette around it: its own middleware would answer errors, and log them with the texts that they quote.
-    return Guard(Router(routes, redirect_slashes=False, default=Page()), gateway.settings)
-
-
-async def _alive(request: Request) -> Response:
-    return PlainTextResponse("ok\n")

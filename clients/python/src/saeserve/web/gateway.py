@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterator, Sequence
+from contextlib import aclosing, contextmanager
 from typing import Any, TypeVar
 
 from google.protobuf.message import Message
@@ -11,8 +12,11 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Receive
 
 from saeserve.aio import AsyncClient
+from saeserve.calls.forwarded import StreamAnswer
+from saeserve.v1 import feature_service_pb2 as service
 from saeserve.web.forwarding import Asked
-from saeserve.web.problems import Refused
+from saeserve.web.metrics import Metrics
+from saeserve.web.problems import Refused, busy
 from saeserve.web.settings import Settings
 
 T = TypeVar("T")
@@ -27,10 +31,32 @@ class Gateway:
     def __init__(self, client: AsyncClient, settings: Settings) -> None:
         self.client = client
         self.settings = settings
+        self.metrics = Metrics()
+        self._requests = 0
+        self._streams = 0
+
+    @contextmanager
+    def place(self, stream: bool = False) -> Iterator[None]:
+        """A place among the calls that are answered. Raises Refused where none is left."""
+        if self._requests >= self.settings.max_requests:
+            raise busy(f"this gateway answers {self._requests} calls, as many as it may")
+        if stream and self._streams >= self.settings.max_streams:
+            raise busy(f"this gateway answers {self._streams} streams, as many as it may")
+        self._count(1, stream)
+        try:
+            yield
+        finally:
+            self._count(-1, stream)
+
+    def _count(self, change: int, stream: bool) -> None:
+        self._requests += change
+        self._streams += change * stream
+        self.metrics.in_flight.set(self._requests)
+        self.metrics.streams.set(self._streams)
 
     async def ask(self, asked: Asked, method: str, message: Message | Sequence[Message]) -> Any:
         """The answer to an RPC, as a message. Raises SaeserveError."""
-        try:
+        with _token_refused():
             return await self.client.call(
                 method,
                 message,
@@ -40,8 +66,35 @@ class Gateway:
                 metadata=asked.metadata,
                 request_id=asked.request_id,
             )
-        except ValueError as error:  # the one thing that is left to refuse here: a token that could be read on the way
-            raise Refused(f"Authorization cannot be handed on: {error}", reason="INSECURE_TOKEN") from error
+
+    async def stream(
+        self,
+        asked: Asked,
+        config: service.EncodeStreamConfig,
+        items: AsyncIterator[service.EncodeStreamItem],
+    ) -> AsyncGenerator[StreamAnswer, None]:
+        """The answers to items, in any order. Raises SaeserveError, and what `items` raises."""
+        with _token_refused():
+            answers = self.client.call_stream(
+                config,
+                items,
+                token=asked.token,
+                timeout=asked.timeout,
+                metadata=asked.metadata,
+                request_id=asked.request_id,
+            )
+            async with aclosing(answers):
+                async for answer in answers:
+                    yield answer
+
+
+@contextmanager
+def _token_refused() -> Iterator[None]:
+    """The one thing that is left to refuse in a request's head: a token that could be read on the way."""
+    try:
+        yield
+    except ValueError as error:
+        raise Refused(f"Authorization cannot be handed on: {error}", reason="INSECURE_TOKEN") from error
 
 
 async def while_there(receive: Receive, work: Coroutine[Any, Any, T]) -> T:

@@ -30,20 +30,20 @@ _EXPECTED = {
 }
 
 
-def parsed(data: bytes) -> Any:
+def parsed(data: bytes, what: str = "the body") -> Any:
     """JSON from UTF-8; nothing is an empty object. Raises Refused, also for NaN, and for a name that stands twice."""
     if not data.strip():
         return {}
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise malformed(f"the body is not UTF-8: byte 0x{data[error.start]:02x} at {error.start}") from None
+        raise malformed(f"{what} is not UTF-8: byte 0x{data[error.start]:02x} at {error.start}") from None
     try:
         return json.loads(text, object_pairs_hook=_once, parse_constant=_no_constant)
     except RecursionError:
-        raise malformed("the body is nested too deep") from None
+        raise malformed(f"{what} is nested too deep") from None
     except ValueError as error:
-        raise malformed(f"the body is not JSON: {error}") from None
+        raise malformed(f"{what} is not JSON: {error}") from None
 
 
 def message(found: Any, into: M, path: str = "") -> M:

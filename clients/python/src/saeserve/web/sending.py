@@ -51,8 +51,12 @@ class Answer(Response):
             self.headers["content-encoding"] = "gzip"
         await self._begin(send)
         blocks = _blocks(self._message, zipped)
-        while (block := await asyncio.to_thread(next, blocks, None)) is not None:
-            await send({"type": "http.response.body", "body": block, "more_body": True})
+        gone = asyncio.ensure_future(receive())  # the body was read: what comes next is that the caller is gone
+        try:
+            while not gone.done() and (block := await asyncio.to_thread(next, blocks, None)) is not None:
+                await send({"type": "http.response.body", "body": block, "more_body": True})
+        finally:
+            gone.cancel()
         await send({"type": "http.response.body", "body": b""})
 
     async def _begin(self, send: Send) -> None:

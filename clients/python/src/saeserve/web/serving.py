@@ -15,7 +15,11 @@ import uvicorn
 from saeserve.aio import AsyncClient
 from saeserve.web.app import build
 from saeserve.web.gateway import Gateway
+from saeserve.web.protocol import protocol
 from saeserve.web.settings import Settings
+
+_KEEP_ALIVE = 60
+"""Seconds that a connection may be idle: longer than proxies and browsers leave theirs."""
 
 
 def listen(settings: Settings) -> socket.socket:
@@ -47,14 +51,17 @@ def serve(sock: socket.socket, connection: dict[str, Any], settings: Settings, r
 async def made(sock: socket.socket, connection: dict[str, Any], settings: Settings) -> AsyncIterator[Server]:
     """A server that is not started yet, and its client. `connection`: what an AsyncClient takes."""
     async with AsyncClient(**connection) as client:
+        gateway = Gateway(client, settings)
         config = uvicorn.Config(
-            build(Gateway(client, settings)),
+            build(gateway),
+            http=protocol(settings, gateway.metrics),
             log_config=None,
             access_log=False,
             lifespan="off",
             ws="none",
             proxy_headers=False,
             server_header=False,
+            timeout_keep_alive=_KEEP_ALIVE,
             timeout_graceful_shutdown=max(1, int(settings.grace)),
         )
         yield Server(config)
