@@ -19,7 +19,7 @@ export async function pairsTable(features, { signal } = {}) {
     const cells = await Promise.all(pairs.map((pair) => cell(by, pair, signal)))
     return el('tr', {}, el('th', { scope: 'row' }, words, ' ', el('span', { class: 'unit' }, unit)), cells.map((shown) => el('td', {}, shown)))
   }))
-  return el('div', { class: 'wide', tabindex: '0', role: 'region', 'aria-label': 'How alike' },
+  return el('div', { class: 'wide', tabindex: '0', role: 'region', 'aria-label': 'Table of how alike they are' },
     el('table', { class: 'pairs' },
       el('thead', {}, el('tr', {}, el('td', {}), pairs.map(([one, other]) => el('th', { scope: 'col' }, `${one.letter} and ${other.letter}`)))),
       el('tbody', {}, rows)))

@@ -48,7 +48,8 @@ export function recordsSection(feature, { change, onCopy }) {
   const controls = el('form', { class: 'controls', 'aria-label': 'Which texts', onsubmit: (event) => event.preventDefault() },
     labelled('Show', group), labelled('One for each', diversity), thresholdLabel, originLabel)
   const part = section('Texts', { className: 'records', controls: [controls, about] })
-  let held = null
+  let held = null // the records that are shown
+  let asked = false
 
   function update(state) {
     group.value = state.group
@@ -60,25 +61,27 @@ export function recordsSection(feature, { change, onCopy }) {
     thresholdLabel.hidden = !takesThreshold(state.diversity)
     fill(about, GROUPS.find(([key]) => key === state.group)?.[2])
     const query = JSON.stringify([state.group, state.diversity, state.threshold, state.origin])
-    const first = held === null
-    if (held?.query === query && held.list && state.records > held.count && held.token) return void append(state)
-    held = { query, count: 0, token: '', list: null }
-    return part.load(JSON.stringify([query, state.records]), (signal) => begin(state, signal), {
+    if (held?.query === query) {
+      if (held.asked === state.records) return
+      if (state.records > held.count && held.token) return void append(state)
+    }
+    const first = !asked
+    asked = true
+    return part.load(JSON.stringify([query, state.records]), (signal) => begin(query, state, signal), {
       words: 'Fetching texts …', say: first ? null : () => `${held.count} texts`,
     })
   }
 
-  async function begin(state, signal) {
-    const mine = held
-    const list = el('ol', { class: 'record-list' })
-    do await fetchInto(list, mine, state, signal)
+  async function begin(query, state, signal) {
+    held = null
+    const mine = { query, asked: state.records, count: 0, token: '', statistics: null, list: el('ol', { class: 'record-list' }) }
+    do await fetchInto(mine, state, signal)
     while (mine.token && mine.count < state.records)
-    if (!mine.count) return none(mine.statistics, state)
-    mine.list = list
-    return [list, foot(state)]
+    held = mine
+    return mine.count ? [mine.list, foot(state)] : none(mine.statistics, state)
   }
 
-  async function fetchInto(list, mine, state, signal) {
+  async function fetchInto(mine, state, signal) {
     const body = { feature, pageSize: Math.min(MOST, state.records - mine.count), pageToken: mine.token, group: enumName('RECORD_GROUP', state.group) }
     if (state.diversity !== 'none') body.diversity = enumName('DIVERSITY', state.diversity)
     if (state.threshold !== '') body.threshold = Number(state.threshold)
@@ -89,15 +92,14 @@ export function recordsSection(feature, { change, onCopy }) {
     for (const one of answer.records) {
       mine.count += 1
       const scale = Math.max(answer.statistics?.maxActivation ?? 0, one.maxActivation)
-      list.append(record(one, { rank: mine.count, scale, source, group: state.group, diversity: state.diversity, onCopy }))
+      mine.list.append(record(one, { rank: mine.count, scale, source, group: state.group, diversity: state.diversity, onCopy }))
     }
     mine.token = answer.nextPageToken
   }
 
   function foot(state) {
     const button = el('button', { type: 'button', onclick: () => change({ records: held.count + PAGE }, { replace: true }) }, 'More texts')
-    const made = el('div', { class: 'actions more' }, held.token ? button : el('span', { class: 'quiet' }, ended(state)))
-    return made
+    return el('div', { class: 'actions more' }, held.token ? button : el('span', { class: 'quiet' }, ended(state)))
   }
 
   function ended(state) {
@@ -106,34 +108,30 @@ export function recordsSection(feature, { change, onCopy }) {
 
   async function append(state) {
     const mine = held
+    const before = mine.count
+    mine.asked = state.records
     const place = part.body.querySelector('.more')
-    const button = place.querySelector('button')
-    if (button.disabled) return
-    button.disabled = true
-    try {
-      const before = mine.count
-      do await fetchInto(mine.list, mine, state)
+    place.querySelector('button').disabled = true
+    await part.extend(async (signal) => {
+      do await fetchInto(mine, state, signal)
       while (mine.token && mine.count < state.records)
       announce(`${mine.count - before} more texts`)
-      button.disabled = false
-      if (!mine.token) place.replaceWith(foot(state))
-    } catch (error) {
-      place.replaceWith(changed(error) ? storeChanged(state) : problem(error, () => { held = null; update(state) }))
-    }
+      const next = foot(state)
+      place.replaceWith(next)
+      next.querySelector('button')?.focus({ preventScroll: true })
+    }, (error) => {
+      held = null
+      place.replaceWith(error.reason === 'STORE_CHANGED' ? storeChanged(state) : problem(error, () => update(state)))
+    })
   }
 
   function storeChanged(state) {
-    const again = () => { held = null; return part.load(`anew ${Date.now()}`, (signal) => { held = { query: '', count: 0, token: '', list: null }; return begin(state, signal) }) }
     return el('div', { class: 'problem', role: 'alert' },
-      el('p', {}, 'The server has another index, or other records, than when these texts were fetched: the next page would not go on from them.'),
-      el('button', { type: 'button', onclick: again }, 'Fetch the texts anew'))
+      el('p', {}, 'The server has other records now than when these texts were fetched: the next page would not go on from them.'),
+      el('button', { type: 'button', onclick: () => update(state) }, 'Fetch the texts anew'))
   }
 
   return { ...part, update }
-}
-
-function changed(error) {
-  return error.reason === 'STORE_CHANGED'
 }
 
 function none(statistics, { group }) {

@@ -6,15 +6,15 @@ import { shaded } from '../tokens.js'
 import { maximum, chip, fires } from './side_by_side.js'
 import { peak } from './encode.js'
 
-/** `texts` as `encode` answers, `features` a list of `{letter, id, name}` in the order of its columns. */
-export function sameText(texts, features) {
+/** `texts` as `encode` answers, `features` a list of `{letter, id, name}` in the order of its columns, `written` the texts themselves. */
+export function sameText(texts, features, written) {
   const largest = features.map((_, column) => Math.max(0, ...texts.flatMap((text) => text.columns[column])))
   return texts.map((text, place) => [
     texts.length > 1 && el('h3', {}, `Text ${place + 1}`),
     text.truncated && el('p', { class: 'quiet' }, `Cut to the limit of ${text.tokens.length} tokens.`),
     el('div', { class: 'side' }, features.map((feature, column) =>
       el('div', { class: 'variant-result', role: 'group', 'aria-label': `Feature ${feature.letter} on text ${place + 1}` },
-        el('p', { class: 'variant-head' }, el('strong', {}, feature.letter), ' ', featureLink({ feature: feature.id, name: feature.name }), ' ', maximum(text, column)),
+        el('p', { class: 'variant-head' }, el('strong', {}, feature.letter), ' ', featureLink({ feature: feature.id, name: feature.name }, { text: written }), ' ', maximum(text, column)),
         shaded(text.tokens, text.columns[column], { peak: largest[column] })))),
     features.length === 2 && el('p', {}, together(text, features)),
     table(text, features, place),

@@ -11,7 +11,8 @@ const SOON = 150
  *
  * `load(key, work, {words, say})`: `work(signal)` resolves to what the body shows. The same key again does nothing, unless
  * the last time failed; another one ends what is still under way. `words` tell what is awaited; `say`, if given, makes
- * of the answer what is announced to those who do not see it. `leave()` ends it.
+ * of the answer what is announced to those who do not see it. `extend(work, failed)` fetches more into the body as it
+ * stands. `leave()` ends what is under way.
  */
 export function section(title, { level = 2, className = '', controls = null } = {}) {
   const id = `section-${title.toLowerCase().replace(/[^a-z]+/g, '-')}`
@@ -43,5 +44,19 @@ export function section(title, { level = 2, className = '', controls = null } = 
     }
   }
 
-  return { element, heading, body, load, leave: () => underWay?.abort() }
+  async function extend(work, failed) {
+    shown = null
+    underWay?.abort()
+    const mine = underWay = new AbortController()
+    element.setAttribute('aria-busy', 'true')
+    try {
+      await work(mine.signal)
+    } catch (error) {
+      if (!mine.signal.aborted) failed(error)
+    } finally {
+      if (underWay === mine) element.removeAttribute('aria-busy')
+    }
+  }
+
+  return { element, heading, body, load, extend, leave: () => underWay?.abort() }
 }

@@ -79,8 +79,8 @@ function drawn(answer, state, change) {
     state.by === 'firing' && el('td', { class: 'number' }, `${share(one.contained)} here`, el('br'), `${share(one.contains)} there`),
     el('td', { class: 'number' }, density(one.facts)),
     el('td', {}, el('a', { href: address('compare', '', { a: asked, b: featureName(one.facts.feature), text: state.texts }),
-      'aria-label': `Compare with ${one.facts.name}` }, 'side by side'))))
-  const table = el('div', { class: 'wide', tabindex: '0', role: 'region', 'aria-label': 'Similar features' },
+      'aria-label': `side by side with ${one.facts.name}` }, 'side by side'))))
+  const table = el('div', { class: 'wide', tabindex: '0', role: 'region', 'aria-label': 'Table of similar features' },
     el('table', {}, el('thead', {}, el('tr', {}, head.map((words, place) =>
       el('th', { scope: 'col', class: place > 1 && place < head.length - 1 ? 'number' : null }, words)))), el('tbody', {}, rows)))
   return [

@@ -2,7 +2,7 @@
 //
 // Accessible names that stay: fields "Feature A", "Feature B", …; text boxes "Text 1", …; buttons "Compare", "Swap A and
 // B", "Add a feature", "Remove feature C", "Add a text", "Remove text 2"; headings "On the same text", "What is known", "How alike";
-// groups "Feature A on text 1", …; tables "Activations token by token, text 1", "What is known", "How alike".
+// groups "Feature A on text 1", …; regions "Activations token by token, text 1", "Table of what is known", "Table of how alike they are".
 
 import { address, go, read } from '../address.js'
 import { call, callOnce } from '../api.js'
@@ -39,7 +39,7 @@ export async function show({ params, main, signal }) {
 }
 
 function state(params) {
-  return { names: LETTERS.map((letter) => params.get(letter) ?? '').filter(Boolean), texts: params.getAll('text').filter((text) => text !== '') }
+  return { names: LETTERS.map((letter) => trimmed(params.get(letter) ?? '')).filter(Boolean), texts: params.getAll('text').filter((text) => text !== '') }
 }
 
 function addressOf({ names, texts }) {
@@ -108,13 +108,18 @@ function build() {
     const key = names.join()
     same.load(JSON.stringify([names, texts]), async (signal) => {
       if (!texts.length) return el('p', { class: 'quiet' }, 'Type a text above to see where each fires.')
-      return sameText(await encode(texts, features.map((one) => one.id), { signal }), features)
+      return sameText(await encode(texts, features.map((one) => one.id), { signal }), features, texts)
     }, { words: 'Encoding …', say: quiet ? null : () => `${features.length} features on ${texts.length} texts` })
     known.load(key, (signal) => knownTable(features, texts, signal))
     alike.load(key, (signal) => pairsTable(features, { signal }), { words: 'Comparing …' })
   }
 
-  return { element, update, leave: () => sections.forEach((one) => one.leave()) }
+  function updated(wanted) {
+    update(wanted)
+    element.dataset.address = location.hash
+  }
+
+  return { element, update: updated, leave: () => sections.forEach((one) => one.leave()) }
 }
 
 function trimmed(name) {
@@ -145,7 +150,7 @@ async function knownTable(features, texts, signal) {
     .filter(([, cells]) => cells.some((shown) => shown !== null))
   rows.unshift(['usually on', told.map((one) => usual(one.answer.facts))])
   if (told.some((one) => one.answer.facts.explanations.length)) rows.unshift(['explanations', told.map((one) => explanations(one.answer.facts) ?? '–')])
-  return [failed, el('div', { class: 'wide', tabindex: '0', role: 'region', 'aria-label': 'What is known' },
+  return [failed, el('div', { class: 'wide', tabindex: '0', role: 'region', 'aria-label': 'Table of what is known' },
     el('table', { class: 'known' },
       el('thead', {}, el('tr', {}, el('td', {}), told.map((one) => el('th', { scope: 'col' }, `${one.letter} `, featureLink(one.answer.facts, { text: texts }))))),
       el('tbody', {}, rows.map(([name, cells]) => el('tr', {}, el('th', { scope: 'row' }, name), cells.map((shown) => el('td', {}, shown ?? '–')))))))]

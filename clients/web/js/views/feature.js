@@ -3,7 +3,7 @@
 // Accessible names that stay: headings "Test box", "Texts", "Similar features"; text boxes "Variant 1", "Variant 2", …;
 // buttons "Encode", "Add a variant", "Remove variant 2", "Copy into the test box: record 1", "More texts", "More similar
 // features"; groups "Variant 1", … hold what came of each; selects "Show", "One for each", "Alike in", "Among"; fields
-// "Alike from" and "Layers"; tables "Similar features", "Activations token by token".
+// "Alike from" and "Layers"; regions "Table of similar features", "Activations token by token".
 
 import { address, go, read } from '../address.js'
 import { call, callOnce } from '../api.js'
@@ -102,6 +102,7 @@ function build(name, id, main) {
     box.update(now, known.then((answer) => answer?.facts.indexMaxActivation ?? null))
     records.update(now)
     similar.update(now)
+    element.dataset.address = location.hash
   }
 
   return { name, element, update, leave }
