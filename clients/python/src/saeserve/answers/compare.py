@@ -13,7 +13,7 @@ import numpy.typing as npt
 from saeserve.answers.activations import Floats
 from saeserve.answers.names import FeatureLike, FeatureName
 from saeserve.answers.results import EncodedText, EncodeResult
-from saeserve.answers.seen import Brief, Tabular
+from saeserve.answers.seen import Brief, HeatMap, Tabular
 from saeserve.answers.types import CallInfo, Token
 from saeserve.arguments.printable import printable
 
@@ -33,7 +33,7 @@ class Peak(Brief):
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
-class Comparison(Tabular):
+class Comparison(Tabular, HeatMap):
     """Features on several texts, token by token. Iterating gives the features; `print` gives a table for each."""
 
     call_info: CallInfo

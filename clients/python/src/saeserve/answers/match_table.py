@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from os import PathLike
-from typing import Any
+from typing import TYPE_CHECKING, Any, overload
 
 from saeserve.answers.results import SearchResult
 from saeserve.answers.seen import Brief, Tabular
 from saeserve.answers.types import Kind, Match
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -120,15 +123,25 @@ class MatchTable(Tabular):
             tables.append("\n".join([name, *body] if len(self.texts) > 1 else body))
         return "\n\n".join(tables)
 
-    def plot(self, path: str | PathLike[str]) -> None:
-        """Draw the shares by layer into a file, whose ending says its format: .png, .svg, .pdf.
+    @overload
+    def plot(self, path: str | PathLike[str]) -> None: ...
+    @overload
+    def plot(self, path: None = None, *, text: int = 0, ax: Axes | None = None) -> Axes: ...
+    def plot(self, path: str | PathLike[str] | None = None, *, text: int = 0, ax: Axes | None = None) -> Axes | None:
+        """Draw the shares by layer: of one text into `ax`, or new Axes, which are returned; or of all into a file.
+
+        path: the file; its ending says its format: .png, .svg, .pdf.
+        text: which of the texts, from 0.
 
         Needs matplotlib: raises ImportError, which says how to install it; ValueError for an ending that it does not
-        know, OSError where the file cannot be written.
+        know, OSError where the file cannot be written, IndexError for a text that is not there.
         """
-        from saeserve.answers.match_plot import plot
+        from saeserve.plots import match
 
-        plot(self, path)
+        if path is None:
+            return match.draw(self, text, ax)
+        match.save(self, path)
+        return None
 
 
 def count(text: int, layer: int, kind: Kind, found: SearchResult) -> MatchRow:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, SupportsIndex, overload
+from typing import TYPE_CHECKING, Literal, SupportsIndex, overload
 
 import numpy as np
 
 from saeserve.answers.activations import Csr, Floats
 from saeserve.answers.names import FeatureLike, FeatureName
-from saeserve.answers.seen import Shown, Tabular
+from saeserve.answers.seen import HeatMap, Histogram, Shown, Tabular
 from saeserve.answers.types import (
     CallInfo,
     Feature,
@@ -27,6 +27,8 @@ from saeserve.answers.types import (
 from saeserve.transport.errors import SaeserveError
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
     from saeserve.tables.matrix import FeatureMatrix
 
 
@@ -81,7 +83,7 @@ class TokenHits(Shown):
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
-class SearchResult(Tabular):
+class SearchResult(Tabular, HeatMap):
     """Features that fire on a text. Iterating gives the hits; `found[0]` is the first, `found[:5]` the first five."""
 
     call_info: CallInfo
@@ -115,9 +117,20 @@ class SearchResult(Tabular):
             raise IndexError("asked by token: the features stand in token_results, one entry for each token")
         return self.results[place]
 
+    def plot_layers(self, *, of: Literal["features", "value"] = "features", ax: Axes | None = None) -> Axes:
+        """Draw how much of the answer each layer has, into `ax` or new Axes, and return them.
+
+        of: the number of features, or the sum of their values. Asked by token, all tokens' features count.
+
+        Raises ImportError without matplotlib: pip install "saeserve[plot]"; ValueError where no feature fires.
+        """
+        from saeserve.plots.layers import layer_profile
+
+        return layer_profile(self, of, ax)
+
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
-class EncodedText(Tabular):
+class EncodedText(Tabular, HeatMap):
     """One text's activations: rows are its tokens."""
 
     tokens: tuple[Token, ...]
@@ -142,7 +155,7 @@ class EncodedText(Tabular):
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
-class EncodeResult(Tabular):
+class EncodeResult(Tabular, HeatMap):
     """Activations of texts: all rows in one block, and `texts` with a view for each. Iterating gives the texts."""
 
     call_info: CallInfo
@@ -222,7 +235,7 @@ class StreamItem(Shown):
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
-class TopActivations(Tabular):
+class TopActivations(Tabular, Histogram):
     """One page of a feature's records, by falling activation. Iterating gives the records."""
 
     call_info: CallInfo
@@ -281,7 +294,7 @@ class SourceList(Tabular):
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class FeatureInfo(Shown):
+class FeatureInfo(Shown, Histogram):
     """One feature's facts."""
 
     call_info: CallInfo

@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     import pandas  # type: ignore[import-untyped]
     import polars
     import pyarrow
+    from matplotlib.axes import Axes
 
 
 class Brief:
@@ -55,3 +56,35 @@ class Tabular(Shown):
         from saeserve.tables.libraries import to_arrow
 
         return to_arrow(self)
+
+
+class HeatMap:
+    """Is also drawn as a heat map."""
+
+    __slots__ = ()
+
+    def plot(self, *, limit: int = 25, ax: Axes | None = None) -> Axes:
+        """Draw features × tokens, activation as colour, into `ax` or new Axes, and return them.
+
+        limit: at most so many features: the first, and of whole sources those with the largest activations.
+
+        Raises ImportError without matplotlib: pip install "saeserve[plot]"; ValueError where there is nothing to draw.
+        """
+        from saeserve.plots.heat import heat_map
+
+        return heat_map(self, limit, ax)
+
+
+class Histogram:
+    """Is also drawn as a histogram."""
+
+    __slots__ = ()
+
+    def plot(self, *, ax: Axes | None = None) -> Axes:
+        """Draw on how many tokens of the index the feature fires how strongly, into `ax` or new Axes; return them.
+
+        Raises ImportError without matplotlib: pip install "saeserve[plot]"; ValueError where there is nothing to draw.
+        """
+        from saeserve.plots.histogram import histogram
+
+        return histogram(self, ax)

@@ -8,7 +8,7 @@ from enum import StrEnum
 
 from saeserve.answers.activations import Floats
 from saeserve.answers.names import FeatureName
-from saeserve.answers.seen import Brief, Shown
+from saeserve.answers.seen import Brief, Histogram, Shown
 
 
 class Kind(StrEnum):
@@ -180,7 +180,7 @@ class HistogramBin:
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class Statistics(Shown):
+class Statistics(Shown, Histogram):
     """What the index knows of one feature."""
 
     tokens: int
@@ -268,6 +268,8 @@ class Model:
     vocabulary: int
     bos_id: int | None
     revision: str
+    special_ids: tuple[int, ...] = ()
+    """Of the tokens that its tokenizer calls special, ascending."""
 
 
 @dataclass(frozen=True, slots=True)

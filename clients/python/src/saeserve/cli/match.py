@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import importlib.util
 
-from saeserve.answers.match_plot import MISSING
 from saeserve.answers.match_table import MatchTable
 from saeserve.arguments.examples import EXAMPLES
 from saeserve.calls.match_table import match_table
 from saeserve.calls.steps import Steps
 from saeserve.cli.values import listed, read_texts, text
+from saeserve.plots.match import MISSING
 
 RANKINGS = ("raw", "relative", "surprisal")
 

@@ -97,7 +97,7 @@ def _lines(lines: Sequence[_Line], scales: dict[str, float]) -> Html:
         shaded = shading.tokens(line.text.tokens, line.activations, scales[line.feature], peak) if named else Html()
         largest = 0.0 if peak is None else float(line.activations[peak])
         rows.append([isolated(line.feature), line.number, number(largest), on, shaded])
-    return table(["feature", "text", "max", "on", "tokens"], rows, right="text max", wide="tokens")
+    return table(["feature", "text", "max", "on", "tokens"], rows, right=["text", "max"], wide="tokens")
 
 
 def comparison(compared: Comparison) -> str:

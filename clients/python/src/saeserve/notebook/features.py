@@ -8,7 +8,7 @@ from saeserve.answers.results import FeatureInfo, TopActivations
 from saeserve.answers.types import Explanation, Feature, HistogramBin, Record, RecordOrigin, Statistics, UsualToken
 from saeserve.answers.wording import counted, number, percent
 from saeserve.notebook import shading
-from saeserve.notebook.markup import Html, isolated, joined, tag
+from saeserve.notebook.markup import SPACE, Html, isolated, joined, tag
 from saeserve.notebook.page import facts, first, note, page, table
 
 _RECORDS = 25
@@ -26,16 +26,16 @@ def usual(tokens: Sequence[UsualToken]) -> Html:
             shading.label(one.token, title=f"{counted(one.count, 'record')}, max {number(one.max_activation)}")
             for one in tokens[:5]
         ],
-        "  ",
+        SPACE,
     )
 
 
 def told(explanation: Explanation) -> Html:
     """The words, then who says so and how well it predicts."""
-    text = explanation.text if len(explanation.text) <= _TEXT else explanation.text[: _TEXT - 1] + "…"
     by = [isolated(part) for part in (explanation.origin, explanation.type, explanation.model) if part]
     by += [] if explanation.score is None else [tag("span", f"score {explanation.score:.2f}")]
-    return joined(["“", isolated(text), "”", *([" (", joined(by, ", "), ")"] if by else [])])
+    who = [" (", joined(by, ", "), ")"] if by else []
+    return joined(["“", isolated(shading.cut(explanation.text, _TEXT)), "”", *who])
 
 
 def name(feature: Feature) -> Html:
@@ -129,7 +129,7 @@ def _records(records: Sequence[Record], scale: float) -> Html:
         ]
         for rank, one in enumerate(records, 1)
     ]
-    return table(["#", "max", "tokens", "from"], rows, right="# max", wide="tokens")
+    return table(["#", "max", "tokens", "from"], rows, right=["#", "max"], wide="tokens")
 
 
 def _stands_for(one: Record) -> Html:

@@ -38,17 +38,18 @@ def one_similar(one: Similar) -> str:
 def _similar(some: Sequence[Similar]) -> Html:
     overlaps = any(one.positions is not None for one in some)
     more = ["of", "95%", "in it", "it in"] if overlaps else []
-    header = ["#", "feature", "value", *more, "density", "usually on", "explanation"]
+    said = any(one.feature.explanations for one in some)
+    header = ["#", "feature", "value", *more, "density", "usually on", *(["explanation"] if said else [])]
     rows = []
     for rank, one in enumerate(some, 1):
         interval = "-" if one.interval is None else f"{one.interval[0]:.2f}-{one.interval[1]:.2f}"
         rests = [one.positions or 0, interval, percent(one.contained), percent(one.contains)] if overlaps else []
         value = tag("span", f"{one.value:.3f}", style=shading.shade(one.value, 1.0))
         known = one.feature
-        explained = features.told(known.explanations[0]) if known.explanations else ""
-        told = [percent(known.density), features.usual(known.usual_tokens), explained]
-        rows.append([rank, features.name(known), value, *rests, *told])
-    return table(header, rows, right="# value of density", wide="explanation")
+        told = [features.told(known.explanations[0]) if known.explanations else ""] if said else []
+        facts = [percent(known.density), features.usual(known.usual_tokens)]
+        rows.append([rank, features.name(known), value, *rests, *facts, *told])
+    return table(header, rows, right=["#", "value", "of", "density"], wide="explanation")
 
 
 def contrast(found: Contrast) -> str:
@@ -83,8 +84,8 @@ def _distinctions(some: Sequence[Distinction], among: Contrast | None) -> Html:
         ]
         for rank, one in enumerate(some, 1)
     ]
-    header = ["#", "feature", "A", "B", "log odds", "q", "AUC", "max_A", "max_B", "usually on"]
-    return table(header, rows, right="# A B q AUC max_A max_B")
+    header = ["#", "feature", "A", "B", "log odds", "q", "AUC", "max A", "max B", "usually on"]
+    return table(header, rows, right=["#", "A", "B", "q", "AUC", "max A", "max B"])
 
 
 def explanations(found: ExplanationSearch) -> str:
@@ -101,7 +102,7 @@ def _explained(some: Sequence[Explained]) -> Html:
         [rank, features.name(one.feature), features.told(one.explanation), percent(one.feature.density)]
         for rank, one in enumerate(some, 1)
     ]
-    return table(["#", "feature", "explanation", "density"], rows, right="# density", wide="explanation")
+    return table(["#", "feature", "explanation", "density"], rows, right=["#", "density"], wide="explanation")
 
 
 def sources(listed: SourceList) -> str:
@@ -127,7 +128,7 @@ def _sources(some: Sequence[Source]) -> Html:
     ]
     header = ["source", "layer", "kind", "features", "dead", "architecture", "hook point"]
     warnings = [note(isolated(one.name), ": ", isolated(said)) for one in some for said in one.warnings[:5]]
-    return joined([table(header, rows, right="layer features dead"), *warnings])
+    return joined([table(header, rows, right=["layer", "features", "dead"]), *warnings])
 
 
 def tokenized(answer: TokenizeResult) -> str:
@@ -163,8 +164,8 @@ def _matches(found: MatchTable, text: int) -> Html:
         [layer, *(_cell(found, text, int(layer), kind, cell) for kind, cell in zip(found.kinds, cells, strict=True))]
         for layer, *cells in lines
     ]
-    named = tag("p", isolated(found.texts[text][:200]))
-    return joined([named, table(header, rows, right=" ".join(header))])
+    named = tag("p", isolated(shading.cut(found.texts[text], 200)))
+    return joined([named, table(header, rows, right=header)])
 
 
 def _cell(found: MatchTable, text: int, layer: int, kind: Kind, cell: str) -> Html:

@@ -18,6 +18,10 @@ class Html(str):
     __slots__ = ()
 
 
+SPACE = Html("&ensp;")
+"""A space that stays one, between things that stand in a row."""
+
+
 def escaped(content: object) -> Html:
     """Markup as it is; anything else as a text of one line."""
     return content if isinstance(content, Html) else Html(escape(printable(str(content))))

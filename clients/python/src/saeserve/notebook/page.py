@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import TypeVar
 
 from saeserve.answers.wording import counted
@@ -40,9 +40,11 @@ def note(*content: object) -> Html:
     return tag("p", line, class_="d") if line else Html()
 
 
-def table(header: Sequence[str], rows: Iterable[Sequence[object]], *, right: str = "", wide: str = "") -> Html:
-    """Rows of cells. `right` and `wide` name columns of numbers, and of text that may wrap, with spaces between."""
-    kinds = ["n" if name in right.split() else "w" if name in wide.split() else "" for name in header]
+def table(
+    header: Sequence[str], rows: Iterable[Sequence[object]], *, right: Collection[str] = (), wide: str = ""
+) -> Html:
+    """Rows of cells. `right` are columns of numbers, `wide` the column of texts that may wrap."""
+    kinds = ["n" if name in right else "w" if name == wide else "" for name in header]
     head = joined(tag("th", name, class_=kind, scope="col") for name, kind in zip(header, kinds, strict=True))
     body = joined(
         tag("tr", *(tag("td", cell, class_=kind) for cell, kind in zip(row, kinds, strict=True))) for row in rows

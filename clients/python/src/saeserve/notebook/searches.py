@@ -8,7 +8,7 @@ from saeserve.answers.results import Hit, SearchResult, TokenHits
 from saeserve.answers.types import Match
 from saeserve.answers.wording import MARKS, counted, milliseconds, number, percent
 from saeserve.notebook import features, shading
-from saeserve.notebook.markup import Html, isolated, joined, tag
+from saeserve.notebook.markup import SPACE, Html, isolated, joined, tag
 from saeserve.notebook.page import first, note, page, table
 
 _HITS = 25
@@ -65,7 +65,7 @@ def _hits(hits: Sequence[Hit]) -> Html:
         ]
         for rank, one in enumerate(hits, 1)
     ]
-    return table(header, rows, right="# value max density", wide="tokens")
+    return table(header, rows, right=["#", "value", "max", "density"], wide="tokens")
 
 
 def _explained(one: Hit) -> Html:
@@ -77,7 +77,7 @@ def _by_token(rows: Sequence[TokenHits]) -> Html:
         [row.position, shading.label(row.token), joined([_named(row, place) for place in _places(row)]), _more(row)]
         for row in rows
     ]
-    return table(["#", "token", "features", ""], drawn, right="#", wide="features")
+    return table(["#", "token", "features", ""], drawn, right=["#"], wide="features")
 
 
 def _places(row: TokenHits) -> range:
@@ -88,7 +88,7 @@ def _named(row: TokenHits, place: int) -> Html:
     one, value = row.features[place], float(row.values[place])
     scale = max(float(row.values[0]), value)
     shaded = isolated(one.name, style=shading.shade(value, scale), title=f"density {percent(one.density)}")
-    return joined([shaded, f" {number(value)} ", mark(row.matches[place]), "   "])
+    return joined([shaded, f" {number(value)} ", mark(row.matches[place]), SPACE])
 
 
 def _more(row: TokenHits) -> Html:
@@ -99,7 +99,7 @@ def _more(row: TokenHits) -> Html:
 def _notes(found: SearchResult) -> list[Html]:
     notes = []
     if found.sort_positions:
-        named = joined([shading.label(found.tokens[place]) for place in found.sort_positions[:20]], "  ")
+        named = joined([shading.label(found.tokens[place]) for place in found.sort_positions[:20]], SPACE)
         notes.append(note("answered for " if found.token_results else "sorted by ", named))
     if found.truncated:
         notes.append(note("the text was cut to the token limit"))

@@ -66,5 +66,9 @@ def _shaded(parts: Sequence[Stretch], scale: float) -> Html:
 
 def label(token: Token, **attributes: str) -> Html:
     """A token in a column: a leading space is written as ·, and what is long is cut."""
-    text = shown(token)
-    return isolated(text if len(text) <= _LABEL else text[: _LABEL - 1] + "…", **attributes)
+    return isolated(cut(shown(token), _LABEL), **attributes)
+
+
+def cut(text: str, most: int) -> str:
+    """At most so many characters, the last … where there were more."""
+    return text if len(text) <= most else text[: most - 1] + "…"
