@@ -74,6 +74,14 @@ def test_a_leading_bos_is_no_text_token_and_another_is() -> None:
     assert Tokenizer(RAW.to_str(), None).tokenize(f"{BOS}red").ids[0] == 0  # a model without BOS: a token as any other
 
 
+def test_special_tokens_are_those_that_the_tokenizer_says() -> None:
+    assert TOKENIZER.special_ids == (0,)
+    more = tokenizers.Tokenizer.from_str(RAW.to_str())
+    more.add_tokens(["plain"])
+    more.add_special_tokens(["<turn>"])
+    assert Tokenizer(more.to_str(), 0).special_ids == (0, more.token_to_id("<turn>"))
+
+
 def test_truncation_and_padding_saved_with_a_tokenizer_are_not_obeyed() -> None:
     configured = tokenizers.Tokenizer.from_str(RAW.to_str())
     configured.enable_truncation(2)

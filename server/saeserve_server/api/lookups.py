@@ -132,6 +132,7 @@ async def get_server_info(serving: Serving, request: service.GetServerInfoReques
             vocabulary=model.vocabulary,
             bos_id=model.bos_id,
             revision=model.revision,
+            special_ids=serving.tokenizer.special_ids,
         ),
         device=model.device,
         source_count=len(serving.catalog.sources),

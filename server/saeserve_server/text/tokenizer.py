@@ -57,6 +57,9 @@ class Tokenizer:
         self._tokenizer.post_processor = None  # without special tokens, all it does is to trim spaces off the offsets
         self._pieces = Pieces(self._tokenizer)
         self.bos_id = bos_id
+        added = self._tokenizer.get_added_tokens_decoder()
+        self.special_ids = tuple(sorted(token_id for token_id, token in added.items() if token.special))
+        """Of the tokens that it calls special."""
 
     def ids(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of each text, without a leading BOS: what building an index needs."""

@@ -167,6 +167,7 @@ def model(message: service.Model) -> types.Model:
         vocabulary=message.vocabulary,
         bos_id=message.bos_id if message.HasField("bos_id") else None,
         revision=message.revision,
+        special_ids=tuple(message.special_ids),
     )
 
 

@@ -2006,6 +2006,7 @@ class Model(_message.Message):
     VOCABULARY_FIELD_NUMBER: _builtins.int
     BOS_ID_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
+    SPECIAL_IDS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Its name."""
     n_layers: _builtins.int
@@ -2020,6 +2021,10 @@ class Model(_message.Message):
     """Id of the BOS token; unset for a model without one."""
     revision: _builtins.str
     """Content hash of weights, configuration, tokenizer and BOS rule."""
+    @_builtins.property
+    def special_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Ids of the tokens that its tokenizer calls special (BOS, end of text, turns of a chat), ascending."""
+
     def __init__(
         self,
         *,
@@ -2030,10 +2035,11 @@ class Model(_message.Message):
         vocabulary: _builtins.int = ...,
         bos_id: _builtins.int | None = ...,
         revision: _builtins.str = ...,
+        special_ids: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_bos_id", b"_bos_id", "bos_id", b"bos_id"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_bos_id", b"_bos_id", "bos_id", b"bos_id", "context_tokens", b"context_tokens", "d_model", b"d_model", "n_layers", b"n_layers", "name", b"name", "revision", b"revision", "vocabulary", b"vocabulary"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_bos_id", b"_bos_id", "bos_id", b"bos_id", "context_tokens", b"context_tokens", "d_model", b"d_model", "n_layers", b"n_layers", "name", b"name", "revision", b"revision", "special_ids", b"special_ids", "vocabulary", b"vocabulary"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__bos_id: _TypeAlias = _typing.Literal["bos_id"]  # noqa: Y015
     _WhichOneofArgType__bos_id: _TypeAlias = _typing.Literal["_bos_id", b"_bos_id"]  # noqa: Y015
