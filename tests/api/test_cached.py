@@ -14,7 +14,7 @@ from saeserve.v1 import types_pb2 as types
 from saeserve_server.api.build import dense_message, sparse_message
 from saeserve_server.api.cached import reads_as_encode, reads_as_search
 from saeserve_server.catalog import Catalog, Kind, ModelInfo, SourceInfo
-from saeserve_server.ranking.work import Aggregate, EncodeWork, Ranking, SearchWork, SourceFilter
+from saeserve_server.ranking.work import Aggregate, EncodeWork, Projection, Ranking, SearchWork, SourceFilter
 from saeserve_server.rows import Csr
 
 MODEL = ModelInfo("m", 2, 8, 16, 100, None, "", "", "cpu", "float32")
@@ -25,6 +25,7 @@ COUNTED = replace(TOP, ranking=Ranking.SURPRISAL)
 EACH = SearchWork((5, 6, 7), True, (SourceFilter(0),), Aggregate.EACH, (1, 3), 2, Ranking.RAW)
 ENCODE = EncodeWork((5, 6, 7), False, sources=(0, 1))
 CHOSEN = EncodeWork((5, 6, 7), True, features=((1, 3), (0, 4)))
+PROJECTED = EncodeWork((5, 6, 7), True, features=((1, 3), (0, 4)), projections=(Projection("hook", bytes(32), b"d"),))
 
 
 def facts(source: str, index: int) -> types.FeatureFacts:
@@ -77,11 +78,16 @@ def dense() -> service.EncodeResponse:
     return service.EncodeResponse(dense=dense_message("", np.full((4, 2), -1, "f4")))
 
 
+def projected() -> service.EncodeResponse:
+    return service.EncodeResponse(dense=dense_message("", np.full((4, 3), -1, "f4")))
+
+
 ANSWERS: dict[str, tuple[Callable[[], Message], Callable[[bytes], bool]]] = {
     "top": (top, lambda payload: reads_as_search(CATALOG, TOP, POSITIONS, payload)),
     "counted": (counted, lambda payload: reads_as_search(CATALOG, COUNTED, POSITIONS, payload)),
     "each": (each, lambda payload: reads_as_search(CATALOG, EACH, POSITIONS, payload)),
     "sparse": (sparse, lambda payload: reads_as_encode(CATALOG, ENCODE, payload)),
+    "projected": (projected, lambda payload: reads_as_encode(CATALOG, PROJECTED, payload)),
     "dense": (dense, lambda payload: reads_as_encode(CATALOG, CHOSEN, payload)),
 }
 

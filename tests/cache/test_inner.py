@@ -8,7 +8,7 @@ import numpy as np
 
 from saeserve_server.cache.inner import InnerTier
 from saeserve_server.metrics import Metrics
-from saeserve_server.ranking.work import Aggregate, EncodeWork, Ranking, SearchWork, SourceFilter
+from saeserve_server.ranking.work import Aggregate, EncodeWork, Projection, Ranking, SearchWork, SourceFilter
 from saeserve_server.rows import Csr, KeptRows, SourceRows
 
 TEXT = (11, 12, 13)
@@ -62,6 +62,15 @@ def test_it_gives_only_what_a_request_needs_and_all_of_it() -> None:
     filters = (SourceFilter(0, only=()), SourceFilter(1))
     assert tier.get(SearchWork(TEXT, False, filters, Aggregate.SUM, (1,), 25, Ranking.RAW)).keys() == {0, 1}
     assert tier.get(encode((11, 12))) is None
+
+
+def test_projections_are_never_at_hand_for_what_is_kept_is_what_sources_gave() -> None:
+    tier = InnerTier(10**6, Metrics())
+    tier.put(encode(), kept(3))
+    on = (Projection("hook", bytes(16), b"d"),)
+    for asked in (encode(sources=(), projections=on), encode(sources=(), features=((0, 2),), projections=on)):
+        assert asked not in tier
+        assert tier.get(asked) is None
 
 
 def test_sources_of_a_text_come_together() -> None:

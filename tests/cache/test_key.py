@@ -148,6 +148,12 @@ def chosen(*features: tuple[str, int]) -> service.EncodeRequest:
     return service.EncodeRequest(inputs=[{"text": RED}], features=named)
 
 
+def projecting(hook_name: str, scale: float = 1.0) -> service.EncodeRequest:
+    return service.EncodeRequest(
+        inputs=[{"text": RED}], projections=[service.Projection(hook_name=hook_name, vector=[scale] * 128)]
+    )
+
+
 def one_feature(source: str, index: int) -> dict[str, Any]:
     return {"features": [{"source": source, "index": index}]}
 
@@ -202,11 +208,19 @@ PAIRS: dict[str, dict[str, tuple[Message, Message]]] = {
         "filter.max_density": (searching(filter={"max_density": 0.5}), searching(filter={"max_density": 0.25})),
         "sort_tokens.position": (sorting({"position": 5}), sorting({"position": 4})),
         "sort_tokens.text": (sorting({"text": "red"}), sorting({"text": "color"})),
+        "sort_tokens.bos": (
+            sorting({"position": 5}, rank_bos=True),
+            sorting({"position": 5}, {"bos": True}, rank_bos=True),
+        ),
         "ranking": (searching(), searching(ranking=RELATIVE)),
         "min_fires": (searching(ranking=RELATIVE), searching(ranking=RELATIVE, min_fires=11)),
         "limit": (searching(), searching(limit=24)),
         "by_token": (searching(), searching(by_token=True)),
         "include_bos": (searching(), searching(include_bos=True)),
+        "rank_bos": (
+            sorting({"position": 5}, include_bos=True),
+            sorting({"position": 5}, include_bos=True, rank_bos=True),
+        ),
         "model": (searching(), searching(model="Demo")),
         "truncate": (searching(), searching(truncate=True)),
     },
@@ -219,6 +233,8 @@ PAIRS: dict[str, dict[str, tuple[Message, Message]]] = {
         "sources": (encoding(), encoding(sources=["1-demo"])),
         "features.source": (chosen(("0-demo", 5), ("0", 7)), chosen(("1-demo", 5), ("0", 7))),
         "features.index": (chosen(("0-demo", 5), ("0", 7)), chosen(("0-demo", 5), ("0", 8))),
+        "projections.hook_name": (projecting("blocks.0.hook_mlp_out"), projecting("blocks.1.hook_mlp_out")),
+        "projections.vector": (projecting("blocks.0.hook_mlp_out"), projecting("blocks.0.hook_mlp_out", 2.0)),
         "include_bos": (encoding(), encoding(include_bos=True)),
         "model": (encoding(), encoding(model="DEMO")),
         "truncate": (encoding(), encoding(truncate=True)),

@@ -18,7 +18,15 @@ from saeserve_server.engine.work import leading_bos
 from saeserve_server.metrics import Metrics
 from saeserve_server.ranking.answer import answer_from
 from saeserve_server.ranking.filters import Filters
-from saeserve_server.ranking.work import Aggregate, EncodeWork, Ranking, SearchDone, SearchWork, SourceFilter
+from saeserve_server.ranking.work import (
+    Aggregate,
+    EncodeWork,
+    Projection,
+    Ranking,
+    SearchDone,
+    SearchWork,
+    SourceFilter,
+)
 from saeserve_server.records.builder import build_index
 from saeserve_server.rows import Csr
 from saeserve_server.serving.limits import make_limits
@@ -82,6 +90,50 @@ def test_each_source_is_encoded_behind_its_own_bos(runner: BatchRunner, bos_row:
     for rank, block in zip(MIXED, done.blocks, strict=True):
         np.testing.assert_allclose(dense(block), plain(runner, rank, TEXT)[not bos_row :], atol=1e-4, rtol=1e-5)
         assert dense(block)[0].any() == (not bos_row or rank != 2)  # what reads no BOS is zero there
+
+
+def test_a_bos_that_ranks_is_each_sources_own(runner: BatchRunner) -> None:
+    """And ranks nothing of a source that reads none, whose row is 0."""
+    for aggregate in Aggregate:
+        work = replace(search(aggregate, True, (-1, 3, 6)), bos_ranks=True)
+        assert work.rows == (0, 4, 7)
+        (done,) = runner.run([work]).done
+        picked = {rank: plain(runner, rank, TEXT)[[0, 4, 7]] for rank in MIXED}
+        assert not picked[2][0].any()
+        for place, ranked in enumerate(done.ranked):
+            values = {
+                rank: {Aggregate.EACH: rows[place], Aggregate.MAX: rows.max(0), Aggregate.SUM: rows.sum(0)}[aggregate]
+                for rank, rows in picked.items()
+            }
+            best = np.sort(np.concatenate(list(values.values())))[::-1][: work.limit]
+            np.testing.assert_allclose(ranked.value, best[best > 0], atol=1e-4)
+            if aggregate is Aggregate.EACH and place == 0:
+                assert 2 not in ranked.source
+
+
+def test_a_projection_is_of_the_models_bos_whatever_sources_read(runner: BatchRunner) -> None:
+    hook = runner.sources[4].info.hook_name
+    vector = np.random.default_rng(0).standard_normal(runner.sources[4].info.d_in).astype(np.float32)
+    on = Projection(hook, vector.tobytes(), b"")
+    for bos_row in (False, True):
+        (done,) = runner.run([EncodeWork(TEXT, bos_row, features=((2, 3), (4, 5)), projections=(on, on))]).done
+        model = runner._model
+        (read,) = model.forward.run([(0, *TEXT)], {hook: model.place(hook)})
+        expected = read[hook].double().numpy() @ vector
+        for column in (2, 3):
+            np.testing.assert_allclose(done.dense[:, column], expected[not bos_row :], atol=1e-4)
+        np.testing.assert_allclose(done.dense[:, 1], plain(runner, 4, TEXT)[not bos_row :, 5], atol=1e-4)
+
+
+def test_without_a_bos_the_row_of_one_is_0_in_a_projection(runner: BatchRunner) -> None:
+    bare = BatchRunner(runner._model, runner.sources, None)
+    bare.catalog = with_rules(runner.catalog, None, *(source.info.bos_id for source in runner.sources))
+    hook = runner.sources[3].info.hook_name
+    on = Projection(hook, np.ones(runner.sources[3].info.d_in, np.float32).tobytes(), b"")
+    (done,) = bare.run([EncodeWork(TEXT, True, features=((3, 5),), projections=(on,))]).done
+    (read,) = runner._model.forward.run([TEXT], {hook: runner._model.place(hook)})
+    assert done.dense[0, 1] == 0
+    np.testing.assert_allclose(done.dense[1:, 1], read[hook].sum(1).numpy(), atol=1e-3)
 
 
 def test_the_rules_give_different_answers(runner: BatchRunner) -> None:

@@ -1,5 +1,6 @@
 """Cosines of directions, on SAEs of many formats and the neurons: against float64 over the files themselves."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,31 @@ def test_answers_equal_a_plain_computation_ids_and_order(
         [answer] = answered(runner, one)
         assert answer.missing == ""
         check(answer, one, directions[side])
+
+
+def test_a_vector_is_compared_with_every_feature(
+    runner: BatchRunner, directions: dict[Side, dict[int, np.ndarray]]
+) -> None:
+    """Of whatever length it is; a feature that points just there is not left out."""
+    made = np.random.default_rng(3).standard_normal(128)
+    for side, by_rank in directions.items():
+        some = next(iter(by_rank))
+        for vector in (made, 1e18 * made, by_rank[some][5]):
+            given = vector.astype(np.float32).astype(np.float64)
+            one = replace(work(runner, side, -1, -1), vector=given.astype(np.float32).tobytes())
+            [answer] = answered(runner, one)
+            point = given / np.linalg.norm(given)
+            ranked = [
+                (-np.float32(value), rank, index)
+                for rank, rows in by_rank.items()
+                for index, value in enumerate(rows @ point)
+            ]
+            best = sorted(ranked)[: one.limit]
+            assert answer.compared == len(ranked)
+            assert answer.value.tolist() == pytest.approx([-value for value, *_ in best], abs=2e-7)
+            assert list(zip(answer.source.tolist(), answer.index.tolist(), strict=True)) == [
+                entry[1:] for entry in best
+            ]
 
 
 def test_so_do_those_without_integers(
