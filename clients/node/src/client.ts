@@ -4,7 +4,7 @@ import type { DescMessage, DescMethod, MessageShape } from '@bufbuild/protobuf'
 import { connectivityState, type Client as Channel, status as Code } from '@grpc/grpc-js'
 import { EncodeResult } from './answers/encoded.js'
 import { type Whole, whole } from './answers/whole.js'
-import { flag, milliseconds } from './arguments/numbers.js'
+import { flag, milliseconds, type VectorLike } from './arguments/numbers.js'
 import type { TextLike } from './arguments/inputs.js'
 import type { FeatureLike } from './arguments/names.js'
 import { DEFAULT_WINDOW, Ledger, type StreamItem } from './calls/ledger.js'
@@ -27,6 +27,7 @@ export type SearchResult = Whole<wire.SearchResponse>
 export type TopActivations = Whole<wire.TopActivationsResponse>
 export type SourceList = Whole<wire.ListSourcesResponse>
 export type FeatureInfo = Whole<wire.GetFeatureResponse>
+export type Vectors = Whole<wire.GetVectorsResponse>
 export type Tokenized = Whole<wire.TokenizeResponse>
 export type SimilarFeatures = Whole<wire.SimilarFeaturesResponse>
 export type ExplanationSearch = Whole<wire.SearchExplanationsResponse>
@@ -69,7 +70,7 @@ export class Client implements Disposable {
     return this.#whole(RPC.search, requests.search(text, options), options)
   }
 
-  /** How strongly do features, or all features of sources, fire on each token of these texts? */
+  /** How strongly do features, or all features of sources, fire on each token of these texts? Or vectors, as projections? */
   async encode(texts: string | Iterable<TextLike>, options: requests.EncodeOptions): Promise<EncodeResult> {
     const request = requests.encode(texts, options)
     return new EncodeResult(await this.#ask(RPC.encode, request, options), request.features)
@@ -140,14 +141,19 @@ export class Client implements Disposable {
     return this.#whole(RPC.getFeature, requests.getFeature(feature, options), options)
   }
 
+  /** Which directions does this feature read and write? */
+  async vectors(feature: FeatureLike, options: requests.VectorsOptions = {}): Promise<Vectors> {
+    return this.#whole(RPC.getVectors, requests.vectors(feature, options), options)
+  }
+
   /** How does the model cut this text into tokens? Token ids are answered with their pieces. */
   async tokenize(text: TextLike, options: requests.CallOptions = {}): Promise<Tokenized> {
     return this.#whole(RPC.tokenize, requests.tokenize(text, options), options)
   }
 
-  /** Which features point, fire or read like this one? */
-  async similar(feature: FeatureLike, options: requests.SimilarOptions = {}): Promise<SimilarFeatures> {
-    return this.#whole(RPC.similarFeatures, requests.similar(feature, options), options)
+  /** Which features point, fire or read like this one, or point where a vector in the residual stream does? */
+  async similar(to: FeatureLike | VectorLike, options: requests.SimilarOptions = {}): Promise<SimilarFeatures> {
+    return this.#whole(RPC.similarFeatures, requests.similar(to, options), options)
   }
 
   /** Which features tell these texts from those? At least 5 a side. */

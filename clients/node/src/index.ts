@@ -5,6 +5,7 @@ export { EncodedText, EncodeResult } from './answers/encoded.js'
 export type { Whole } from './answers/whole.js'
 export type { TextLike } from './arguments/inputs.js'
 export { featureName, type FeatureIdInit, type FeatureLike } from './arguments/names.js'
+export type { VectorLike } from './arguments/numbers.js'
 export type { FilterOptions, Kind, OneOrMore } from './arguments/select.js'
 export type { StreamItem } from './calls/ledger.js'
 export type {
@@ -12,10 +13,12 @@ export type {
   ContrastOptions,
   EncodeOptions,
   ExplanationOptions,
+  Projection,
   RecordOptions,
   SearchOptions,
   SimilarOptions,
   TopActivationsOptions,
+  VectorsOptions,
 } from './calls/requests.js'
 export type { Texts } from './calls/stream.js'
 export * from './client.js'

@@ -109,6 +109,31 @@ describe('a running server', needsServer, () => {
     assert.ok(firing.similar[0]!.positions! > 0)
   })
 
+  test('what a feature reads and writes, whatever points there, and the activations along it', async () => {
+    const { encoder, decoder } = await client.vectors(RED)
+    assert.equal(decoder!.values.length, 128)
+    const alone = await client.vectors(RED, { side: 'encoder' })
+    assert.deepEqual([alone.encoder, alone.decoder], [encoder, undefined])
+    const zero = { hookName: encoder!.hookName, vector: new Float32Array(128) }
+    const { dense } = await client.encode(TEXT, { features: RED, projections: [encoder!, zero] })
+    const [fires, along, nothing] = [0, 1, 2].map((column) => dense!.column(column))
+    assert.equal(along!.indexOf(Math.max(...along!)), fires!.indexOf(Math.max(...fires!)))
+    assert.ok(along!.some((one) => one < 0) && nothing!.every((one) => one === 0))
+    const { similar, facts } = await client.similar(decoder!.values, { limit: 1 })
+    assert.deepEqual([similar[0]!.facts.name, facts], [RED, undefined])
+    assert.ok(similar[0]!.value > 0.999)
+    const { value: item } = await client.encodeStream([TEXT], { projections: [encoder!] }).next()
+    assertClose(item!.result!.dense!.data, along!)
+    assert.equal((await refusal(client.encode(TEXT, { projections: [{ ...zero, vector: [1] }] }))).name, 'InvalidArgument')
+  })
+
+  test('a BOS that ranks', async () => {
+    const found = await client.search(TEXT, { rankBos: true, sortBos: true, limit: 3 })
+    assert.equal(found.bosIncluded, true)
+    assert.deepEqual(found.sortPositions, [0])
+    assert.ok(found.results.every(({ value, activations }) => value === activations[0]))
+  })
+
   test('contrast: a stream of texts, one answer', async () => {
     const colours = ['red', 'blue', 'green', 'black', 'white'].map((one) => `The hat is ${one}.`)
     const numbers = ['six', 'two', 'nine', 'four', 'ten'].map((one) => `The count is ${one}.`)

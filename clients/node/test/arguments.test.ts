@@ -22,6 +22,7 @@ const CALLS: Record<string, [(client: Client) => Promise<unknown>, RegExp]> = {
   'no time': [(client) => client.search('a', { timeoutMs: 0 }), /timeoutMs is 0: expected milliseconds above 0/],
   'one text for a side': [(client) => client.contrast('red' as never, []), /a is "red": give several texts in an array/],
   'a header with a line': [(client) => client.tokenize('a', { metadata: { x: 'a\nb' } }), /metadata: x is no printable ASCII/],
+  'a vector that is none': [(client) => client.similar([1, Infinity]), /vector\[1\] is Infinity: no finite float32/],
   'a stream of letters': [(client) => client.encodeStream('red', { sources: 0 }).next(), /whose letters are no texts/],
   'no window': [(client) => client.encodeStream([], { sources: 0, window: 0 }).next(), /window.* is 0, out of range/],
 }

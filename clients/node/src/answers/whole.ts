@@ -18,6 +18,7 @@ const ALWAYS = {
   'saeserve.v1.SearchExplanationsResponse': ['callInfo'],
   'saeserve.v1.ListSourcesResponse': ['callInfo'],
   'saeserve.v1.GetFeatureResponse': ['callInfo', 'facts', 'source'],
+  'saeserve.v1.GetVectorsResponse': ['callInfo', 'facts'],
   'saeserve.v1.TokenizeResponse': ['callInfo'],
   'saeserve.v1.GetServerInfoResponse': ['callInfo', 'model', 'limits'],
   'saeserve.v1.FeatureResult': ['facts'],

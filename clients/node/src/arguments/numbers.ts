@@ -44,3 +44,20 @@ export function milliseconds(value: unknown, what = 'timeoutMs'): number {
   if (!(value > 0)) throw new RangeError(`${what} is ${value}: expected milliseconds above 0, or Infinity for no limit`)
   return value
 }
+
+/** Numbers in one dimension. */
+export type VectorLike = readonly number[] | Float32Array | Float64Array
+
+/** Whether this is one, whatever is in it. */
+export function isVector(value: unknown): value is VectorLike {
+  return Array.isArray(value) || value instanceof Float32Array || value instanceof Float64Array
+}
+
+/** Numbers as the wire takes them; how many, and how large, is the server's to judge. Throws TypeError. */
+export function vector(value: unknown, what: string): number[] {
+  if (!isVector(value)) throw new TypeError(`${what} is ${shown(value)}, not numbers in an array`)
+  return Array.from(value, (one, place) => {
+    if (!Number.isFinite(Math.fround(one))) throw new TypeError(`${what}[${place}] is ${shown(one)}: no finite float32`)
+    return one
+  })
+}

@@ -5,7 +5,7 @@
  */
 
 import { create, type MessageInitShape } from '@bufbuild/protobuf'
-import { flag, numberIfAny, wholeIfAny } from '../arguments/numbers.js'
+import { flag, isVector, numberIfAny, vector, type VectorLike, wholeIfAny } from '../arguments/numbers.js'
 import { each, oneInput, several, text, type TextLike } from '../arguments/inputs.js'
 import { featureId, type FeatureLike } from '../arguments/names.js'
 import { features, filter, type FilterOptions, list, names, type OneOrMore, oneOf } from '../arguments/select.js'
@@ -53,6 +53,12 @@ const DIVERSITIES = {
   text: Diversity.TEXT,
   semantic: Diversity.SEMANTIC,
 }
+const SIDES = {
+  both: wire.VectorSide.UNSPECIFIED,
+  encoder: wire.VectorSide.ENCODER,
+  decoder: wire.VectorSide.DECODER,
+}
+const SORT_BOS = { token: { case: 'bos', value: true } } as const
 const ORIGINS = { index: RecordOrigin.INDEX, import: RecordOrigin.IMPORT }
 
 export interface SearchOptions extends FilterOptions, CallOptions {
@@ -68,6 +74,10 @@ export interface SearchOptions extends FilterOptions, CallOptions {
   byToken?: boolean
   /** Add a leading row for the BOS token, which does not rank. */
   includeBos?: boolean
+  /** Add that row and let it rank like others, as do BOS tokens inside the text. */
+  rankBos?: boolean
+  /** Sort by that row too; needs `rankBos`. */
+  sortBos?: boolean
   /** Cut a text that is too long instead of refusing it. */
   truncate?: boolean
 }
@@ -77,21 +87,36 @@ export function search(given: TextLike, by: SearchOptions) {
     ...common(by),
     input: oneInput(given, 'text'),
     filter: filter(by),
-    sortTokens: list(by.sort).map(sortToken),
+    sortTokens: [...list(by.sort).map(sortToken), ...(flag(by.sortBos, 'sortBos') ? [SORT_BOS] : [])],
     ranking: oneOf(RANKINGS, by.ranking ?? 'raw', 'ranking'),
     minFires: wholeIfAny(by.minFires, 'minFires'),
     limit: wholeIfAny(by.limit, 'limit'),
     byToken: flag(by.byToken, 'byToken'),
     includeBos: flag(by.includeBos, 'includeBos'),
+    rankBos: flag(by.rankBos, 'rankBos'),
     truncate: flag(by.truncate, 'truncate'),
   })
 }
 
+/** A vector at a hook point that a served source reads, by the hook point's exact name. */
+export interface Projection {
+  hookName: string
+  vector: VectorLike
+}
+
+/** The same as `vectors` answers it. */
+export interface Direction {
+  hookName: string
+  values: VectorLike
+}
+
 export interface EncodeOptions extends CallOptions {
-  /** All latents of these SAEs, sparse. Either this or `features`. */
+  /** All latents of these SAEs, sparse. Either this, or `features`, `projections` or both. */
   sources?: OneOrMore<string | number>
   /** Just these features, dense, in this order. */
   features?: OneOrMore<FeatureLike>
+  /** The products of the model's activations at a hook point with a vector as wide, one column each, after the features. */
+  projections?: readonly (Projection | Direction)[]
   /** Add a leading row for each text's BOS token. */
   includeBos?: boolean
   /** Cut texts that are too long instead of refusing them. */
@@ -113,6 +138,10 @@ function encoding(by: EncodeOptions) {
     ...common(by),
     sources: names(by.sources, 'sources'),
     features: features(by.features),
+    projections: (by.projections ?? []).map((one, place) => ({
+      hookName: text(one.hookName, `projections[${place}].hookName`),
+      vector: vector('values' in one ? one.values : one.vector, `projections[${place}].vector`),
+    })),
     includeBos: flag(by.includeBos, 'includeBos'),
     truncate: flag(by.truncate, 'truncate'),
     omitTokens: flag(by.omitTokens, 'omitTokens'),
@@ -158,6 +187,16 @@ export function getFeature(feature: FeatureLike, by: CallOptions) {
   return create(wire.GetFeatureRequestSchema, { ...common(by), feature: featureId(feature) })
 }
 
+export interface VectorsOptions extends CallOptions {
+  /** What the feature reads, what it writes, or both, the default. One that it lacks is refused. */
+  side?: keyof typeof SIDES
+}
+
+export function vectors(feature: FeatureLike, by: VectorsOptions) {
+  const side = oneOf(SIDES, by.side ?? 'both', 'side')
+  return create(wire.GetVectorsRequestSchema, { ...common(by), feature: featureId(feature), side })
+}
+
 export function tokenize(given: TextLike, by: CallOptions) {
   return create(wire.TokenizeRequestSchema, { ...common(by), input: oneInput(given, 'text') })
 }
@@ -173,10 +212,10 @@ export interface SimilarOptions extends FilterOptions, CallOptions {
   limit?: number
 }
 
-export function similar(feature: FeatureLike, by: SimilarOptions) {
+export function similar(to: FeatureLike | VectorLike, by: SimilarOptions) {
   return create(wire.SimilarFeaturesRequestSchema, {
     ...common(by),
-    feature: featureId(feature),
+    ...(isVector(to) ? { vector: vector(to, 'vector') } : { feature: featureId(to) }),
     by: oneOf(SIMILARITIES, by.by ?? 'decoder', 'by'),
     filter: filter(by),
     limit: wholeIfAny(by.limit, 'limit'),
