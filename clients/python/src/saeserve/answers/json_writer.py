@@ -113,9 +113,15 @@ def _listed(values: Any) -> Iterator[str]:
 def _texts(values: Any) -> list[str]:
     if values.dtype != np.float32:
         return [*map(repr, values.tolist())]
-    if len(values) < _FEW:
+    if len(values) < _FEW or not np.isfinite(values).all():
         return [*map(float32, values.tolist())]
     return [*map(repr, shortest(values))]
+
+
+def _floats(values: Any) -> str:
+    """Of a repeated field."""
+    many = len(values) >= _FEW
+    return ",".join(_texts(np.fromiter(values, np.float32, len(values))) if many else map(float32, values))
 
 
 def _bool(value: bool) -> str:
@@ -152,7 +158,7 @@ def _writer(kind: Any) -> Write:
         return known
     if kind.full_name.startswith(_WELL_KNOWN):
         return _as_protobuf_does
-    names: dict[str, Any] = {"quoted": quoted}
+    names: dict[str, Any] = {"quoted": quoted, "floats": _floats}
     parts = []
     for field in kind.fields:
         if field.has_presence and not field.is_repeated:
@@ -177,6 +183,8 @@ def _part(field: FieldDescriptor) -> str:
     write, own = f"w{field.number}", f"m.{field.name}"
     if _is_map(field):
         value = f'{{{{{{",".join([quoted(str(k)) + ":" + {write}({own}[k]) for k in {own}])}}}}}}'
+    elif field.is_repeated and field.type == _Field.TYPE_FLOAT:
+        value = f"[{{floats({own})}}]"
     elif field.is_repeated:
         value = f'[{{",".join(map({write}, {own}))}}]'
     else:

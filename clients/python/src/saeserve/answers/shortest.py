@@ -16,7 +16,7 @@ _REMEMBERED = 2**14
 def shortest(values: Floats) -> list[float]:
     """float32 as the float64 whose decimal form is the shortest that reads back as the same float32.
 
-    Of NaN and infinities nothing is made: no activation is one.
+    NaN and infinities stay what they are, which JSON has no number for.
     """
     exact = values.astype(np.float64)
     made = exact.copy()

@@ -1,52 +1,259 @@
-"""`saeserve web`: the gateway."""
+"""`saeserve web`: the gateway, and with --local a server behind it."""
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
+import contextlib
+import errno
 import importlib.util
+import ipaddress
+import logging
 import signal
-from typing import Any
+import ssl
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 from saeserve.cli import streams
-from saeserve.cli.values import text
+from saeserve.cli.printing import sentence
+from saeserve.cli.values import seconds, text
+from saeserve.transport.target import this_machine
+
+if TYPE_CHECKING:
+    from saeserve.web.settings import Settings
 
 NEEDED = ("starlette", "uvicorn", "httptools", "prometheus_client")
 DEFAULT_BIND = "127.0.0.1:8080"
+LOCAL_SECONDS = 600.0
+"""For a server of --local to load its model, and at its first start to build the demo's index."""
+OK, FAILED, INTERRUPTED = 0, 1, 130
 
 
 def options(command: argparse.ArgumentParser) -> None:
     """What it takes."""
+    command.description = (
+        "A page in the browser, and HTTP with JSON for everyone, before one server or several (--target).\n"
+        "POST /api/v1/search and so on; /docs explains them, /openapi.json is for programs."
+    )
     command.add_argument(
         "--bind",
         metavar="HOST:PORT",
         type=text,
         default=DEFAULT_BIND,
-        help=f"where it listens (default: {DEFAULT_BIND})",
+        help=f"where it listens; port 0: any that is free (default: {DEFAULT_BIND})",
     )
+    own = command.add_argument_group("a server of its own")
+    own.add_argument("--local", action="store_true", help="start a server here too, and end it at the end")
+    own.add_argument("--model", metavar="MODEL", type=text, help="what it serves (default: demo)")
+    own.add_argument("--config", metavar="FILE", type=text, help="its TOML file")
+    who = command.add_argument_group("who may ask")
+    who.add_argument(
+        "--allow-host",
+        metavar="NAME",
+        action="append",
+        type=text,
+        default=[],
+        help="a name that it is called by, beside addresses and localhost; repeat; *: any",
+    )
+    who.add_argument(
+        "--allow-origin",
+        metavar="ORIGIN",
+        action="append",
+        type=text,
+        default=[],
+        help="pages of https://ORIGIN may ask too (CORS); repeat; *: any",
+    )
+    who.add_argument(
+        "--share-token",
+        action="store_true",
+        help="whoever reaches this gateway asks with its token, from other machines too",
+    )
+    who.add_argument(
+        "--trust-proxy",
+        action="store_true",
+        help="the last address in X-Forwarded-For is the caller's, for taking turns",
+    )
+    who.add_argument("--tls-cert", metavar="FILE", type=text, help="PEM file with this gateway's certificate: https")
+    who.add_argument("--tls-key", metavar="FILE", type=text, help="PEM file with its private key")
+    most = command.add_argument_group("limits")
+    for option, what in (
+        ("--max-body-bytes", "of a request, or a line of a stream (8388608)"),
+        ("--max-requests", "calls that are answered at a time (256)"),
+        ("--max-streams", "of these, EncodeStreams (64)"),
+        ("--max-connections", "connections that are open (1024)"),
+    ):
+        most.add_argument(option, metavar="N", type=_number, help=what)
+    for option, what in (
+        ("--max-timeout", "most that a request may ask for by X-Saeserve-Timeout (600)"),
+        ("--patience", "for a request to arrive, and for a caller to take his answer (30)"),
+        ("--grace", "for what is being answered at the end (30)"),
+    ):
+        most.add_argument(option, metavar="SECONDS", type=seconds, help=what)
 
 
 def run(arguments: argparse.Namespace, connection: dict[str, Any]) -> int:
-    """Serve until told to end; returns the exit code. Raises ValueError for what cannot be served."""
+    """Serve until told to end; returns the exit code.
+
+    Raises ValueError for what cannot be served, and SaeserveError where a server does not get ready in time.
+    """
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         raise ValueError(f'saeserve web needs {", ".join(missing)}: pip install "saeserve[web]"')
     from saeserve.web import serving
-    from saeserve.web.settings import Settings
 
-    host, _, port = arguments.bind.rpartition(":")
-    settings = Settings(host=host.strip("[]"), port=int(port))
-    if arguments.timeout:
-        settings = dataclasses.replace(settings, timeout=arguments.timeout)
+    settings = _settings(arguments)
+    _check_token(arguments, connection, settings)
+    connection["client_name"] = ""  # each caller has a name of his own
+    _log()
     try:
         sock = serving.listen(settings)
     except OSError as error:
-        raise ValueError(f"--bind {arguments.bind}: {error.strerror}") from error
-
-    def ready(address: str) -> None:
+        return _fail(_not_bound(arguments.bind, error))
+    with contextlib.ExitStack() as stack:
+        stack.callback(sock.close)
+        if arguments.local:
+            try:
+                connection["target"] = stack.enter_context(_server(arguments))
+            except _local_error() as error:
+                return _fail(str(error))
+        elif arguments.wait is not None:
+            _wait(connection, arguments.wait)
         target = connection["target"]
         asked = target if isinstance(target, str) else ",".join(target)
-        streams.complain(f"saeserve web: {address} asks {asked}")
 
-    told = serving.serve(sock, connection, settings, ready)
-    return 130 if told == signal.SIGINT else 0
+        def ready(address: str) -> None:
+            streams.complain(f"saeserve web: {address} asks {asked}; Ctrl-C ends it")
+
+        told = serving.serve(sock, connection, settings, ready)
+    return INTERRUPTED if told == signal.SIGINT else OK
+
+
+def _settings(arguments: argparse.Namespace) -> Settings:
+    from saeserve.web.settings import Settings
+
+    host, port = _host_and_port(arguments.bind)
+    chosen: dict[str, Any] = {
+        "host": host,
+        "port": port,
+        "allow_hosts": tuple(arguments.allow_host),
+        "allow_origins": tuple(arguments.allow_origin),
+        "trust_proxy": arguments.trust_proxy,
+        "client_name": arguments.client_name,
+        "max_body": arguments.max_body_bytes,
+        "max_requests": arguments.max_requests,
+        "max_streams": arguments.max_streams,
+        "max_connections": arguments.max_connections,
+        "max_timeout": arguments.max_timeout,
+        "patience": arguments.patience,
+        "grace": arguments.grace,
+        "tls_cert": arguments.tls_cert,
+        "tls_key": arguments.tls_key,
+    }
+    settings = Settings(**{name: value for name, value in chosen.items() if value is not None})
+    most = settings.max_timeout
+    return _with_tls(settings.answering_within(min(arguments.timeout or most, most)))
+
+
+def _with_tls(settings: Settings) -> Settings:
+    """The same, if its certificate can be used. Raises ValueError."""
+    if (settings.tls_cert is None) != (settings.tls_key is None):
+        raise ValueError("--tls-cert and --tls-key belong together")
+    if settings.tls_cert is not None:
+        try:
+            ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(settings.tls_cert, settings.tls_key)
+        except OSError as error:
+            why = error.strerror or "no certificate in PEM with its private key"
+            raise ValueError(f"--tls-cert {settings.tls_cert}, --tls-key {settings.tls_key}: {why}") from error
+    return settings
+
+
+def _check_token(arguments: argparse.Namespace, connection: dict[str, Any], settings: Settings) -> None:
+    """Raises ValueError where strangers would ask with a token that is this gateway's."""
+    holds = connection.get("token") is not None or connection.get("token_file") is not None
+    if holds and not arguments.share_token and not _loopback(settings.host):
+        raise ValueError(
+            f"this gateway has a token, and at {arguments.bind} other machines reach it: with --share-token whoever "
+            "does may ask with it; without the token callers send their own"
+        )
+
+
+@contextlib.contextmanager
+def _server(arguments: argparse.Namespace) -> Iterator[str]:
+    """A server of our own: its address, once it is ready."""
+    from saeserve.local_server import local
+
+    if arguments.target:
+        raise ValueError("--local starts a server of its own, and --target names another: give one of them")
+    if arguments.model and arguments.config:
+        raise ValueError("--model and --config both say what is served: give one of them")
+    what = arguments.config or arguments.model or "demo"
+    streams.complain(f"saeserve web: starting a server for {what}; it may take a minute, the first time more")
+    with local(arguments.model, config=arguments.config, timeout=LOCAL_SECONDS) as client:
+        yield client.target
+
+
+def _local_error() -> type[Exception]:
+    from saeserve.server_process import LocalServerError
+
+    return LocalServerError
+
+
+def _wait(connection: dict[str, Any], patience: float) -> None:
+    from saeserve.client import Client
+
+    with Client(**connection) as client:
+        client.wait_ready(patience)
+
+
+def _log() -> None:
+    """What a server of our own says while it loads, and faults of the gateway, on standard error."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_OneLine("saeserve %(name)s: %(message)s"))
+    for name in ("saeserve.local", "saeserve.web"):
+        logger = logging.getLogger(name)
+        logger.setLevel(logging.INFO)
+        logger.propagate = False
+        logger.handlers = [handler]
+    # It would have a line for whoever sends what is no HTTP, or leaves in the middle.
+    logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
+
+
+class _OneLine(logging.Formatter):
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 (logging's name)
+        return sentence(super().formatMessage(record))
+
+
+def _host_and_port(given: str) -> tuple[str, int]:
+    host, colon, port = given.rpartition(":")
+    bare = host.removeprefix("[").removesuffix("]")
+    if not (colon and bare and port.isascii() and port.isdecimal() and int(port) < 65536) or (
+        ":" in bare and not host.startswith("[")
+    ):
+        raise ValueError(f"--bind {given}: HOST:PORT is expected, for example {DEFAULT_BIND} or [::1]:8080")
+    return bare, int(port)
+
+
+def _not_bound(bind: str, error: OSError) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return f"--bind {bind}: another program listens there already; choose another port"
+    if error.errno == errno.EACCES:
+        return f"--bind {bind}: this user may not listen there; ports below 1024 are the system's"
+    return f"--bind {bind}: cannot listen there: {error.strerror or error}"
+
+
+def _loopback(host: str) -> bool:
+    with contextlib.suppress(ValueError):
+        if ipaddress.ip_address(host).is_unspecified:
+            return False
+    return this_machine(host) is not None
+
+
+def _number(given: str) -> int:
+    if not (given.isascii() and given.isdecimal() and 0 < int(given) < 2**40):
+        raise argparse.ArgumentTypeError(f"{given!r} is no whole number from 1 on")
+    return int(given)
+
+
+def _fail(message: str) -> int:
+    streams.complain(f"saeserve: error: {message}")
+    return FAILED

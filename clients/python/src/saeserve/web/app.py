@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
+from functools import cache
+from pathlib import Path
+
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route, Router
 from starlette.types import ASGIApp
 
-from saeserve.web import calls, metrics
+from saeserve.web import calls, docs, metrics, openapi
 from saeserve.web.gateway import Gateway
 from saeserve.web.guard import Errors, Guard
 from saeserve.web.page import Page
@@ -55,8 +59,30 @@ def _about(gateway: Gateway) -> list[BaseRoute]:
     async def counted(request: Request) -> Response:
         return Response(gateway.metrics.text(), media_type=metrics.CONTENT_TYPE)
 
+    async def explained(request: Request) -> Response:
+        return HTMLResponse(docs.page(f"{request.url.scheme}://{request.url.netloc}"))
+
+    async def described(request: Request) -> Response:
+        return Response(_openapi(), media_type="application/json")
+
+    async def styled(request: Request) -> Response:
+        return Response(_css(), media_type="text/css")
+
     return [
+        Route("/docs", explained),
+        Route("/docs.css", styled),
+        Route("/openapi.json", described),
         Route("/healthz", healthz),
         Route("/readyz", Readiness(gateway).__call__),
         Route("/metrics", counted),
     ]
+
+
+@cache
+def _openapi() -> bytes:
+    return json.dumps(openapi.document(), ensure_ascii=False, separators=(",", ":")).encode()
+
+
+@cache
+def _css() -> bytes:
+    return Path(__file__).with_name("docs.css").read_bytes()

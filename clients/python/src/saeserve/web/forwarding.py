@@ -53,7 +53,7 @@ def request_id(headers: Headers) -> str:
 
 
 def peer(scope: Scope, settings: Settings) -> str:
-    """The caller's address."""
+    """The caller's address; behind a proxy that is trusted the one that it says."""
     if settings.trust_proxy:
         forwarded = ",".join(Headers(scope=scope).getlist("x-forwarded-for")).rpartition(",")[2].strip()
         if forwarded:

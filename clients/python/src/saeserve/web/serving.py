@@ -61,6 +61,8 @@ async def made(sock: socket.socket, connection: dict[str, Any], settings: Settin
             ws="none",
             proxy_headers=False,
             server_header=False,
+            ssl_certfile=settings.tls_cert,
+            ssl_keyfile=settings.tls_key,
             timeout_keep_alive=_KEEP_ALIVE,
             timeout_graceful_shutdown=max(1, int(settings.grace)),
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 
@@ -40,3 +40,7 @@ class Settings:
     tls_key: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
     """Of rooms that an option builds in, by their names."""
+
+    def answering_within(self, timeout: float) -> Settings:
+        """The same with another `timeout`."""
+        return replace(self, timeout=timeout)
