@@ -63,7 +63,7 @@ export function recordsSection(feature, { change, onCopy }) {
     const query = JSON.stringify([state.group, state.diversity, state.threshold, state.origin])
     if (held?.query === query) {
       if (held.asked === state.records) return
-      if (state.records > held.count && held.token) return void append(state)
+      if (state.records > held.count && held.token) return append(state)
     }
     const first = !asked
     asked = true

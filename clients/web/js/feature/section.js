@@ -9,10 +9,10 @@ const SOON = 150
 /**
  * A section with a heading, controls that stay, and a body that is loaded.
  *
- * `load(key, work, {words, say})`: `work(signal)` resolves to what the body shows. The same key again does nothing, unless
- * the last time failed; another one ends what is still under way. `words` tell what is awaited; `say`, if given, makes
- * of the answer what is announced to those who do not see it. `extend(work, failed)` fetches more into the body as it
- * stands. `leave()` ends what is under way.
+ * `load(key, work, {words, say})`: `work(signal)` resolves to what the body shows; `load` resolves when it stands there, or
+ * why it does not. The same key again does nothing, unless the last time failed; another one ends what is still under
+ * way. `words` tell what is awaited; `say`, if given, makes of the answer what is announced to those who do not see it.
+ * `extend(work, failed)` fetches more into the body as it stands. `leave()` ends what is under way.
  */
 export function section(title, { level = 2, className = '', controls = null } = {}) {
   const id = `section-${title.toLowerCase().replace(/[^a-z]+/g, '-')}`
@@ -21,10 +21,15 @@ export function section(title, { level = 2, className = '', controls = null } = 
   const element = el('section', { class: `section ${className}`, 'aria-labelledby': id }, heading, controls, body)
   let underWay = null
   let shown = null
+  let running = null
 
-  async function load(key, work, { words = 'Asking …', say = null } = {}) {
-    if (shown === key) return
+  function load(key, work, options = {}) {
+    if (shown === key) return running
     shown = key
+    return running = loaded(key, work, options)
+  }
+
+  async function loaded(key, work, { words = 'Asking …', say = null }) {
     underWay?.abort()
     const mine = underWay = new AbortController()
     element.setAttribute('aria-busy', 'true')

@@ -35,7 +35,7 @@ export async function show({ params, main, signal }) {
   }
   const mine = page
   signal.addEventListener('abort', () => { if (read().view !== 'compare') mine.leave() }, { once: true })
-  page.update(state(params))
+  await page.update(state(params))
 }
 
 function state(params) {
@@ -106,20 +106,15 @@ function build() {
     results.hidden = wrong !== null
     if (wrong !== null) return
     const key = names.join()
-    same.load(JSON.stringify([names, texts]), async (signal) => {
+    const shown = same.load(JSON.stringify([names, texts]), async (signal) => {
       if (!texts.length) return el('p', { class: 'quiet' }, 'Type a text above to see where each fires.')
       return sameText(await encode(texts, features.map((one) => one.id), { signal }), features, texts)
     }, { words: 'Encoding …', say: quiet ? null : () => `${features.length} features on ${texts.length} texts` })
-    known.load(key, (signal) => knownTable(features, texts, signal))
-    alike.load(key, (signal) => pairsTable(features, { signal }), { words: 'Comparing …' })
+    return Promise.all([shown, known.load(key, (signal) => knownTable(features, texts, signal)),
+      alike.load(key, (signal) => pairsTable(features, { signal }), { words: 'Comparing …' })])
   }
 
-  function updated(wanted) {
-    update(wanted)
-    element.dataset.address = location.hash
-  }
-
-  return { element, update: updated, leave: () => sections.forEach((one) => one.leave()) }
+  return { element, update, leave: () => sections.forEach((one) => one.leave()) }
 }
 
 function trimmed(name) {

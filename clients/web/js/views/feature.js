@@ -41,7 +41,7 @@ export async function show({ name, params, main, signal }) {
     mine.leave()
     if (page === mine) page = null
   }, { once: true })
-  page.update(state(params))
+  await page.update(state(params))
 }
 
 function build(name, id, main) {
@@ -99,10 +99,7 @@ function build(name, id, main) {
 
   function update(wanted) {
     now = wanted
-    box.update(now, known.then((answer) => answer?.facts.indexMaxActivation ?? null))
-    records.update(now)
-    similar.update(now)
-    element.dataset.address = location.hash
+    return Promise.all([known, box.update(now, known.then((answer) => answer?.facts.indexMaxActivation ?? null)), records.update(now), similar.update(now)])
   }
 
   return { name, element, update, leave }
