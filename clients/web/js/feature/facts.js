@@ -17,6 +17,11 @@ export function byWhom(shown, origin) {
   return words ? [shown, ' ', el('span', { class: 'quiet' }, words)] : [shown]
 }
 
+/** By whose word the densities of a source are known. */
+export function sourceDensity({ densityOrigin }) {
+  return WORDS[densityOrigin] ?? 'not known'
+}
+
 /** Names and values of facts. `answer` is that of GetFeature; what does not apply has no value. */
 export function factLines({ facts, source, dead, decoderNorm }) {
   return [

@@ -3,6 +3,7 @@
 import { call, callOnce } from '../api.js'
 import { announce, el, fill } from '../dom.js'
 import { problem } from '../parts.js'
+import { labelled, select } from './controls.js'
 import { record } from './record.js'
 import { section } from './section.js'
 import { enumName, PAGE } from './state.js'
@@ -39,7 +40,6 @@ export function recordsSection(feature, { change, onCopy }) {
     type: 'number', min: '0.05', max: '1', step: '0.05', placeholder: '0.5', inputmode: 'decimal',
     onchange: () => threshold.reportValidity() && change({ threshold: threshold.value, records: PAGE }),
   })
-  const labelled = (words, control) => el('label', {}, el('span', {}, words), control)
   const thresholdLabel = labelled('Alike from', threshold)
   const originLabel = labelled('From', origin)
   originLabel.hidden = true
@@ -143,9 +143,3 @@ function none(statistics, { group }) {
 function takesThreshold(level) {
   return LEVELS.find(([key]) => key === level)?.[2] ?? false
 }
-
-function select(options, onChoose) {
-  const made = el('select', { onchange: () => onChoose(made.value) }, options.map(([key, words]) => el('option', { value: key }, words)))
-  return made
-}
-

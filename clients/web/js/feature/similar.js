@@ -5,6 +5,7 @@ import { call } from '../api.js'
 import { el } from '../dom.js'
 import { featureName, millis, share, visible, whole } from '../format.js'
 import { density, featureLink, usual } from '../parts.js'
+import { among, KINDS, labelled, layersField, select } from './controls.js'
 import { section } from './section.js'
 import { enumName, PAGE } from './state.js'
 
@@ -14,21 +15,13 @@ const WAYS = [
   ['firing', 'where they fire', 'Overlap of the places of the index on which they fire, from a sample, with its interval of 95%. Shared: here, of the places of this feature those on which the other fires too; there, of the other\'s those on which this one does.'],
   ['records', 'where they fire most', 'Overlap of the blocks in which they fire most.'],
 ]
-const KINDS = [['', 'latents and neurons'], ['latent', 'latents'], ['neuron', 'neurons']]
 
 /** `change(part)` shows another part of the state; `update(state)` shows what the state says. */
 export function similarSection(feature, { change }) {
   const by = select(WAYS, (chosen) => change({ by: chosen, similar: PAGE }))
   const kind = select(KINDS, (chosen) => change({ kind: chosen, similar: PAGE }))
-  const layers = el('input', {
-    type: 'text', placeholder: 'all', size: '8', inputmode: 'text', autocomplete: 'off',
-    onchange: () => {
-      layers.setCustomValidity(layerRanges(layers.value) ? '' : 'Layers as 2, 0-3 or 0-3,5')
-      if (layers.reportValidity()) change({ layers: layers.value.replace(/\s/g, ''), similar: PAGE })
-    },
-  })
+  const layers = layersField((chosen) => change({ layers: chosen, similar: PAGE }))
   const about = el('p', { class: 'quiet' })
-  const labelled = (words, control) => el('label', {}, el('span', {}, words), control)
   const controls = el('form', { class: 'controls', 'aria-label': 'Which similar features', onsubmit: (event) => event.preventDefault() },
     labelled('Alike in', by), labelled('Among', kind), labelled('Layers', layers))
   const part = section('Similar features', { className: 'similar', controls: [controls, about] })
@@ -44,28 +37,15 @@ export function similarSection(feature, { change }) {
     const key = JSON.stringify([state.by, state.kind, state.layers, state.similar])
     let found = 0
     return part.load(key, async (signal) => {
-      const include = {}
-      if (state.kind) include.kinds = [enumName('FEATURE_KIND', state.kind)]
-      if (state.layers) include.layers = layerRanges(state.layers) ?? refuse(state.layers)
-      const answer = await call('similar-features', { feature, by: enumName('SIMILARITY', state.by), filter: { include }, limit: state.similar }, { signal })
+      const answer = await call('similar-features', {
+        feature, by: enumName('SIMILARITY', state.by), filter: among(state), limit: state.similar,
+      }, { signal })
       found = answer.similar.length
       return drawn(answer, state, change)
     }, { words: 'Comparing …', say: first ? null : () => `${found} similar features` })
   }
 
   return { ...part, update }
-}
-
-/** Ranges of the contract from `0-3,5`; null where it is not written so. */
-export function layerRanges(text) {
-  if (text.trim() === '') return []
-  const parts = text.split(',').map((part) => /^\s*(\d{1,6})\s*(?:-\s*(\d{1,6})\s*)?$/.exec(part))
-  if (parts.includes(null)) return null
-  return parts.map(([, first, last]) => ({ first: Number(first), last: Number(last ?? first) }))
-}
-
-function refuse(layers) {
-  throw new Error(`layers: ${layers}; 2, 0-3 or 0-3,5 is expected`)
 }
 
 function drawn(answer, state, change) {
@@ -96,9 +76,4 @@ function drawn(answer, state, change) {
 function rests(one) {
   const interval = one.lower === undefined ? '' : `${one.lower.toFixed(2)}–${one.upper.toFixed(2)}`
   return el('div', { class: 'quiet' }, interval, interval && el('br'), `of ${whole(one.positions ?? 0)}`)
-}
-
-function select(options, onChoose) {
-  const made = el('select', { onchange: () => onChoose(made.value) }, options.map(([key, words]) => el('option', { value: key }, words)))
-  return made
 }
