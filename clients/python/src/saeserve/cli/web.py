@@ -75,6 +75,21 @@ def options(command: argparse.ArgumentParser) -> None:
     )
     who.add_argument("--tls-cert", metavar="FILE", type=text, help="PEM file with this gateway's certificate: https")
     who.add_argument("--tls-key", metavar="FILE", type=text, help="PEM file with its private key")
+    theirs = command.add_argument_group("Neuronpedia's web app as a caller")
+    theirs.add_argument(
+        "--neuronpedia", action="store_true", help="answer the calls of its inference server, at /v1/... and /health"
+    )
+    theirs.add_argument(
+        "--neuronpedia-secret-file", metavar="FILE", type=text, help="what callers must send in X-SECRET-KEY"
+    )
+    theirs.add_argument(
+        "--neuronpedia-snake-case",
+        action="store_true",
+        help="answer in snake_case: for its Python client, and web apps from before August 2026",
+    )
+    theirs.add_argument(
+        "--neuronpedia-token-limit", metavar="N", type=_number, help="tokens of a prompt with its BOS (200)"
+    )
     most = command.add_argument_group("limits")
     for option, what in (
         ("--max-body-bytes", "of a request, or a line of a stream (8388608)"),
@@ -148,10 +163,24 @@ def _settings(arguments: argparse.Namespace) -> Settings:
         "grace": arguments.grace,
         "tls_cert": arguments.tls_cert,
         "tls_key": arguments.tls_key,
+        "options": _neuronpedia(arguments),
     }
     settings = Settings(**{name: value for name, value in chosen.items() if value is not None})
     most = settings.max_timeout
     return _with_tls(settings.answering_within(min(arguments.timeout or most, most)))
+
+
+def _neuronpedia(arguments: argparse.Namespace) -> dict[str, Any]:
+    """How its calls are answered; nothing where they are not. Raises ValueError."""
+    from saeserve.web.neuronpedia.options import TOKEN_LIMIT, Options, secret_of
+
+    file, limit = arguments.neuronpedia_secret_file, arguments.neuronpedia_token_limit
+    if not arguments.neuronpedia:
+        if file or limit or arguments.neuronpedia_snake_case:
+            raise ValueError("--neuronpedia-... says how Neuronpedia's calls are answered, which --neuronpedia asks for")
+        return {}
+    secret = None if file is None else secret_of(file)
+    return {"neuronpedia": Options(secret, arguments.neuronpedia_snake_case, limit or TOKEN_LIMIT)}
 
 
 def _with_tls(settings: Settings) -> Settings:

@@ -15,6 +15,7 @@ from starlette.types import ASGIApp
 from saeserve.web import calls, docs, metrics, openapi
 from saeserve.web.gateway import Gateway
 from saeserve.web.guard import Errors, Guard
+from saeserve.web.neuronpedia import routes as neuronpedia
 from saeserve.web.page import Page
 from saeserve.web.readiness import Readiness
 from saeserve.web.stream import EncodeStream
@@ -23,6 +24,8 @@ from saeserve.web.stream import EncodeStream
 def build(gateway: Gateway) -> ASGIApp:
     """The ASGI application."""
     routes = [*_calls(gateway), *_about(gateway)]
+    if (options := gateway.settings.options.get("neuronpedia")) is not None:
+        routes += neuronpedia.routes(gateway, options)
     gateway.metrics.paths.update(route.path for route in routes if isinstance(route, Route))
     # No Starlette around it: its own middleware would answer errors, and log them with the texts that they quote.
     app: ASGIApp = Errors(Router(routes, redirect_slashes=False, default=Page()))

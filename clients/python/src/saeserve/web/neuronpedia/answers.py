@@ -1,4 +1,4 @@
-"""What Neuronpedia's calls answer: rows as its web app reads them. Names are camelCase here, and changed on the way out."""
+"""What Neuronpedia's calls answer: rows as its web app reads them, in camelCase, which `snake` changes."""
 
 from __future__ import annotations
 
