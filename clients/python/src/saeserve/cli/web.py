@@ -177,7 +177,9 @@ def _neuronpedia(arguments: argparse.Namespace) -> dict[str, Any]:
     file, limit = arguments.neuronpedia_secret_file, arguments.neuronpedia_token_limit
     if not arguments.neuronpedia:
         if file or limit or arguments.neuronpedia_snake_case:
-            raise ValueError("--neuronpedia-... says how Neuronpedia's calls are answered, which --neuronpedia asks for")
+            raise ValueError(
+                "--neuronpedia-... says how Neuronpedia's calls are answered, which --neuronpedia asks for"
+            )
         return {}
     secret = None if file is None else secret_of(file)
     return {"neuronpedia": Options(secret, arguments.neuronpedia_snake_case, limit or TOKEN_LIMIT)}
