@@ -6,6 +6,9 @@ import { value, whole } from '../format.js'
 const [WIDTH, HEIGHT] = [420, 150]
 const [LEFT, RIGHT, TOP, BOTTOM] = [46, 10, 22, 24]
 
+/** Marks nearer than this share a label. */
+const CLOSE = 14
+
 /**
  * Bars of the index's bins on an axis of powers of two. `mark([{label, value}])` shows where some activations lie in it.
  */
@@ -28,7 +31,7 @@ export function histogram({ histogram: bins, meanActivation, maxActivation, fire
     class: 'bar', x: x(bin.lower) + .5, width: Math.max(1, x(bin.upper) - x(bin.lower) - 1), y: y(Number(bin.count)),
     height: HEIGHT - BOTTOM - y(Number(bin.count)),
   }, svg('title', {}, `${between(bin)}: ${whole(bin.count)} tokens`))),
-  powers(low, high).map((power) => svg('text', { class: 'tick', x: x(2 ** power), y: HEIGHT - 7, 'text-anchor': 'middle' }, short(2 ** power))),
+  powers(low, high).map((power) => svg('text', { class: 'tick', x: x(2 ** power), y: HEIGHT - 7, 'text-anchor': 'middle' }, tick(2 ** power))),
   x(meanActivation) >= LEFT && [
     svg('line', { class: 'mean', x1: x(meanActivation), x2: x(meanActivation), y1: TOP - 4, y2: HEIGHT - BOTTOM }),
     svg('text', { class: 'tick', x: x(meanActivation), y: TOP - 9, 'text-anchor': 'middle' }, 'mean'),
@@ -37,13 +40,16 @@ export function histogram({ histogram: bins, meanActivation, maxActivation, fire
 
   function mark(places) {
     const shown = places.filter((one) => one.value > 0 && Math.log2(one.value) >= low)
-    fill(marks, shown.map((one) => {
-      const at = Math.min(WIDTH - RIGHT, x(one.value))
-      return svg('g', { class: 'mark' },
-        svg('title', {}, `${one.title}: ${value(one.value)}`),
-        svg('path', { d: `M${at} ${HEIGHT - BOTTOM} l-6 -9 h12 z` }),
-        svg('text', { x: at, y: HEIGHT - BOTTOM - 13, 'text-anchor': 'middle' }, one.label))
-    }))
+      .map((one) => ({ ...one, at: Math.min(WIDTH - RIGHT, x(one.value)) })).sort((one, other) => one.at - other.at)
+    const near = [] // of those that would cover one another one label
+    for (const one of shown) {
+      if (near.length && one.at - near.at(-1).at(-1).at < CLOSE) near.at(-1).push(one)
+      else near.push([one])
+    }
+    fill(marks, near.map((some) => svg('g', { class: 'mark' },
+      svg('title', {}, some.map((one) => `${one.title}: ${value(one.value)}`).join(', ')),
+      some.map(({ at }) => svg('path', { d: `M${at} ${HEIGHT - BOTTOM} l-6 -9 h12 z` })),
+      svg('text', { x: (some[0].at + some.at(-1).at) / 2, y: HEIGHT - BOTTOM - 13, 'text-anchor': 'middle' }, some.map((one) => one.label).join(', ')))))
   }
 
   const element = el('figure', { class: 'histogram-figure' }, drawing,
@@ -61,12 +67,16 @@ function between(bin) {
   return `from ${short(bin.lower)} to below ${short(bin.upper)}`
 }
 
-/** Powers of two between two logarithms, at most about eight of them. */
+/** Powers of two between two logarithms, at most about six of them. */
 function powers(low, high) {
-  const step = Math.max(1, Math.ceil((high - low) / 8))
+  const step = Math.max(1, Math.ceil((high - low) / 6))
   const found = []
   for (let power = Math.ceil(low); power <= high; power++) if (power % step === 0) found.push(power)
   return found.length ? found : [low]
+}
+
+function tick(number) {
+  return number < 0.01 ? number.toExponential(0) : String(Number(number.toPrecision(2)))
 }
 
 function short(number) {

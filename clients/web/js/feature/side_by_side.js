@@ -9,6 +9,9 @@ import { peak } from './encode.js'
 /** Tokens of a table that is open at first. */
 const SHORT = 16
 
+/** Tokens of a change that are all told. */
+const LONG = 8
+
 /** Activations that differ by less are the same: they move by about 1e-5 with what is computed beside them. */
 const SAME = 5e-4
 
@@ -69,8 +72,11 @@ function difference(texts, pieces, rows, place, column) {
   const [was, is] = [peak(old.columns[column]), peak(now.columns[column])]
   // Where both maxima stand on what was changed, its values have told them already.
   const told = found.length === 1 && found[0].before.includes(was?.place) && found[0].after.includes(is?.place)
+  const most = elsewhere(old, now, rows, place, column, pieces)
+  const stayed = most?.at === is?.place && most?.from === was?.place ? null : most // else the maxima have told it
   const more = found.length > 3 ? [`${found.length - 3} more places differ. `] : []
-  return [name, parts, more, told ? null : risen(was, is), elsewhere(old, now, rows, place, column, pieces)]
+  return [name, parts, more, told ? null : risen(was, is),
+    stayed && [' Of the tokens that stayed, ', chip(now.tokens[stayed.at]), ` changes most: ${value(stayed.is)}, before ${value(stayed.was)}.`]]
 }
 
 function replaced(old, now, change) {
@@ -80,14 +86,19 @@ function replaced(old, now, change) {
   return [after, ' in place of ', before]
 }
 
+/** Some tokens in a row, of many the first and the last. */
 function phrase(text, places) {
-  return places.length ? el('bdi', { class: 'chip' }, spaced(places.map((place) => text.tokens[place].display ?? '').join(''))) : null
+  if (!places.length) return null
+  const written = (part) => part.map((place) => text.tokens[place].display ?? '').join('')
+  const words = places.length > LONG ? `${written(places.slice(0, LONG - 3))} … ${written(places.slice(-2))}` : written(places)
+  return el('bdi', { class: 'chip' }, spaced(words))
 }
 
 function worth(old, now, change, column) {
-  const top = (text, places) => Math.max(...places.map((place) => text.columns[column][place]))
-  const before = change.before.length ? value(top(old, change.before)) : null
-  const after = change.after.length ? value(top(now, change.after)) : null
+  const top = (text, places) => value(Math.max(0, ...places.map((place) => text.columns[column][place])))
+  const before = change.before.length ? top(old, change.before) : null
+  const after = change.after.length ? top(now, change.after) : null
+  if (!Number(before) && !Number(after)) return ', where it does not fire. '
   if (before === null) return `, with ${after}. `
   if (after === null) return `, which had ${before}. `
   return before === after ? `: ${after} as before. ` : `: ${after}, before ${before}${byShare(Number(before), Number(after))}. `
@@ -114,9 +125,9 @@ function elsewhere(old, now, rows, place, column, pieces) {
     const [before, after] = [places[0], places[place]]
     if (before === null || after === null || pieces[0][before] !== pieces[place][after]) continue
     const [was, is] = [old.columns[column][before], now.columns[column][after]]
-    if (Math.abs(is - was) >= SAME && Math.abs(is - was) > Math.abs((most?.is ?? 0) - (most?.was ?? 0))) most = { was, is, at: after }
+    if (Math.abs(is - was) >= SAME && Math.abs(is - was) > Math.abs((most?.is ?? 0) - (most?.was ?? 0))) most = { was, is, at: after, from: before }
   }
-  return most && [' Of the tokens that stayed, ', chip(now.tokens[most.at]), ` changes most: ${value(most.is)}, before ${value(most.was)}.`]
+  return most
 }
 
 function table(texts, pieces, rows, column) {

@@ -32,7 +32,7 @@ function model({ model: one, version, device, deterministic, featureCount, sourc
     ['model', visible(one.name)], ['layers', whole(one.nLayers)], ['residual stream', `${whole(one.dModel)} wide`],
     ['vocabulary', whole(one.vocabulary)], ['longest sequence', `${whole(one.contextTokens)} tokens`],
     ['features', `${whole(featureCount)} of ${whole(sourceCount)} sources`], ['runs on', visible(device)], ['server', visible(version)],
-    ['the same bits whatever runs beside it', deterministic ? 'yes' : 'no'],
+    ['deterministic', deterministic ? 'to the bit' : 'up to rounding'],
   ]
 }
 
@@ -68,6 +68,6 @@ function listed(lines) {
 
 function table(label, head, rows) {
   return el('div', { class: 'wide', tabindex: '0', role: 'region', 'aria-label': label }, el('table', {},
-    el('thead', {}, el('tr', {}, head.map((words) => el('th', { scope: 'col' }, words)))),
-    el('tbody', {}, rows.map(([first, ...others]) => el('tr', {}, el('th', { scope: 'row' }, first), others.map((shown) => el('td', {}, shown)))))))
+    el('thead', {}, el('tr', {}, head.map((words, place) => el('th', { scope: 'col', class: rows.every((row) => /^[\d,–]+$/.test(row[place])) ? 'number' : null }, words)))),
+    el('tbody', {}, rows.map(([first, ...others]) => el('tr', {}, el('th', { scope: 'row' }, first), others.map((shown) => el('td', { class: /^[\d,]+$/.test(shown) ? 'number' : null }, shown)))))))
 }
