@@ -185,7 +185,7 @@ def test_a_word_is_edited_and_old_and_new_stand_side_by_side(
         "Variant 1: 8.191 on ·red. Variant 2: 6.034 on ·crimson. Variant 3: does not fire"
         in page.locator("#status").inner_text()
     )
-    assert texts(page, ".histogram .mark text") == ["1", "2"]
+    assert texts(page, ".histogram .mark text") == ["2", "1"]  # from weak to strong
 
     with somebody_else(browser, page.url) as theirs:
         assert boxes(theirs) == wanted
