@@ -21,7 +21,7 @@ export function labelled(words, control) {
 /** A field of layers, such as `0-3,5`. What is not written so is told at the field, and not handed on. */
 export function layersField(onChoose) {
   const field = el('input', {
-    type: 'text', placeholder: 'all', size: '8', autocomplete: 'off',
+    type: 'text', placeholder: 'all', size: '5', autocomplete: 'off',
     onchange: () => {
       field.setCustomValidity(parseLayers(field.value) ? '' : 'Layers as 2, 0-3 or 0-3,5')
       if (field.reportValidity()) onChoose(field.value.replace(/\s/g, ''))

@@ -103,7 +103,7 @@ export function recordsSection(feature, { change, onCopy }) {
   }
 
   function ended(state) {
-    return state.group === 'top' ? 'These are all that were kept.' : 'There are no more.'
+    return state.group === 'top' && state.diversity === 'none' ? 'These are all that were kept.' : 'There are no more.'
   }
 
   async function append(state) {

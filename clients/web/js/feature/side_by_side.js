@@ -71,7 +71,7 @@ function difference(texts, pieces, rows, place, column) {
   const parts = found.slice(0, 3).map((change) => [replaced(old, now, change), worth(old, now, change, column)])
   const [was, is] = [peak(old.columns[column]), peak(now.columns[column])]
   // Where both maxima stand on what was changed, its values have told them already.
-  const told = found.length === 1 && found[0].before.includes(was?.place) && found[0].after.includes(is?.place)
+  const told = found.length === 1 && (!was || found[0].before.includes(was.place)) && (!is || found[0].after.includes(is.place))
   const most = elsewhere(old, now, rows, place, column, pieces)
   const stayed = most?.at === is?.place && most?.from === was?.place ? null : most // else the maxima have told it
   const more = found.length > 3 ? [`${found.length - 3} more places differ. `] : []
@@ -94,14 +94,16 @@ function phrase(text, places) {
   return el('bdi', { class: 'chip' }, spaced(words))
 }
 
+/** What a change is worth: the largest activation on what is new, and on what stood there before. */
 function worth(old, now, change, column) {
-  const top = (text, places) => value(Math.max(0, ...places.map((place) => text.columns[column][place])))
-  const before = change.before.length ? top(old, change.before) : null
-  const after = change.after.length ? top(now, change.after) : null
-  if (!Number(before) && !Number(after)) return ', where it does not fire. '
-  if (before === null) return `, with ${after}. `
-  if (after === null) return `, which had ${before}. `
-  return before === after ? `: ${after} as before. ` : `: ${after}, before ${before}${byShare(Number(before), Number(after))}. `
+  const top = (text, places) => Math.max(0, ...places.map((place) => text.columns[column][place]))
+  const [before, after] = [top(old, change.before), top(now, change.after)]
+  if (!change.before.length) return after ? `, with ${value(after)}. ` : ', and it does not fire there. '
+  if (!change.after.length) return before ? `, which had ${value(before)}. ` : ', and it did not fire there. '
+  if (!before && !after) return '; it fires on neither. '
+  if (!after) return `; it does not fire there, before ${value(before)}. `
+  if (!before) return `: ${value(after)}, where it did not fire before. `
+  return value(before) === value(after) ? `: ${value(after)} as before. ` : `: ${value(after)}, before ${value(before)}${byShare(before, after)}. `
 }
 
 function risen(before, after) {
@@ -113,7 +115,6 @@ function risen(before, after) {
 }
 
 function byShare(before, after) {
-  if (before <= 0 || after < 0) return ''
   const change = (after / before - 1) * 100
   return ` (${change > 0 ? '+' : '−'}${Math.abs(change).toFixed(0)}%)`
 }
