@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import httpx
 import pytest
 
 import saeserve
@@ -15,3 +16,10 @@ def gateway(demo: saeserve.Client) -> Iterator[Running]:
     """`gateway.url` is its address."""
     with gateway_before(demo.target) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def http(gateway: Running) -> Iterator[httpx.Client]:
+    """Asks it, by paths."""
+    with httpx.Client(base_url=gateway.url, trust_env=False, timeout=30) as client:
+        yield client

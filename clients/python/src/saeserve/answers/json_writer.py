@@ -47,8 +47,7 @@ def pieces(message: Message) -> Iterator[str]:
 
 
 def _encoded(message: service.EncodeResponse) -> Iterator[str]:
-    rest = service.EncodeResponse(call_info=message.call_info, texts=message.texts, text_offsets=message.text_offsets)
-    yield _writer(rest.DESCRIPTOR)(rest).removesuffix('"sparse":[]}') + '"sparse":['
+    yield _begun(_writer(message.DESCRIPTOR, ("sparse", "dense"))(message)) + '"sparse":['
     for place, block in enumerate(message.sparse):
         yield "," if place else ""
         yield from _sparse(block)
@@ -62,20 +61,23 @@ def _encoded(message: service.EncodeResponse) -> Iterator[str]:
 def _chunk(message: service.EncodeStreamResponse) -> Iterator[str]:
     chunk = message.chunk
     which = chunk.WhichOneof("rows")
-    rest = service.EncodeChunk(row_start=chunk.row_start, last=chunk.last)
-    if chunk.HasField("text"):
-        rest.text.CopyFrom(chunk.text)
-    head = service.EncodeStreamResponse(sequence=message.sequence)
-    if message.HasField("call_info"):
-        head.call_info.CopyFrom(message.call_info)
-    yield _writer(head.DESCRIPTOR)(head)[:-1] + ',"chunk":' + _writer(rest.DESCRIPTOR)(rest)[:-1]
+    yield _begun(_writer(message.DESCRIPTOR, ("chunk",))(message)) + '"chunk":'
+    rest = _writer(chunk.DESCRIPTOR, ("sparse", "dense"))(chunk)
     if which == "sparse":
-        yield ',"sparse":'
+        yield _begun(rest) + '"sparse":'
         yield from _sparse(chunk.sparse)
+        yield "}}"
     elif which == "dense":
-        yield ',"dense":'
+        yield _begun(rest) + '"dense":'
         yield from _dense(chunk.dense)
-    yield "}}"
+        yield "}}"
+    else:
+        yield rest + "}"
+
+
+def _begun(written: str) -> str:
+    """An object to which more is added."""
+    return "{" if written == "{}" else written[:-1] + ","
 
 
 def _sparse(message: service.SparseActivations) -> Iterator[str]:
@@ -148,26 +150,27 @@ _SCALARS: dict[int, Write] = {
     **dict.fromkeys((_Field.TYPE_INT64, _Field.TYPE_SINT64, _Field.TYPE_SFIXED64), _int64),
     **dict.fromkeys((_Field.TYPE_UINT64, _Field.TYPE_FIXED64), _int64),
 }
-_writers: dict[str, Write] = {}
+_writers: dict[tuple[str, tuple[str, ...]], Write] = {}
 
 
-def _writer(kind: Any) -> Write:
-    """What writes a message of this type: one f-string, made from its fields and compiled."""
-    known = _writers.get(kind.full_name)
+def _writer(kind: Any, without: tuple[str, ...] = ()) -> Write:
+    """What writes a message of this type, but for some fields: one f-string, made from the fields and compiled."""
+    known = _writers.get((kind.full_name, without))
     if known is not None:
         return known
     if kind.full_name.startswith(_WELL_KNOWN):
         return _as_protobuf_does
     names: dict[str, Any] = {"quoted": quoted, "floats": _floats}
     parts = []
-    for field in kind.fields:
+    fields = [field for field in kind.fields if field.name not in without]
+    for field in fields:
         if field.has_presence and not field.is_repeated:
             names[f"o{field.number}"] = _compiled(f"{_part(field)} if m.HasField('{field.name}') else ''", names)
             parts.append(f"{{o{field.number}(m)}}")
         else:
             parts.append(_part(field)[2:-1])
-    made = _writers[kind.full_name] = _compiled(f"'{{' + f'{''.join(parts)}'[1:] + '}}'", names)
-    for field in kind.fields:  # now that it is known: a type may hold itself
+    made = _writers[kind.full_name, without] = _compiled(f"'{{' + f'{''.join(parts)}'[1:] + '}}'", names)
+    for field in fields:  # now that it is known: a type may hold itself
         names[f"w{field.number}"] = _value(_inner(field))
     return made
 

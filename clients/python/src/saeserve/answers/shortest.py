@@ -20,18 +20,19 @@ def shortest(values: Floats) -> list[float]:
     """
     exact = values.astype(np.float64)
     made = exact.copy()
+    left = exact != 0
     with np.errstate(all="ignore"):
         # A whole number of at most 9 digits over a power of ten that is exact: the nearest float64 to that decimal.
         power = 8 - np.floor(np.log10(np.abs(exact)))
-        left = np.isfinite(power) & (power <= 22) & (power >= -13)
+        plain = np.isfinite(power) & (power <= 22) & (power >= -13)
         for fewer in (2, 1, 0):
             places = power - fewer
             up, down = 10.0 ** np.maximum(places, 0), 10.0 ** np.maximum(-places, 0)
             tried = np.rint(exact * up / down) * down / up
-            fits = left & (tried.astype(np.float32) == values)
+            fits = left & plain & (tried.astype(np.float32) == values)
             made[fits] = tried[fits]
             left &= ~fits
-    for place in np.flatnonzero(left | ~np.isfinite(exact) | ((np.abs(exact) < 1e-13) & (exact != 0))):
+    for place in np.flatnonzero(left):
         made[place] = float(str(values[place]))
     found: list[float] = made.tolist()
     return found

@@ -92,7 +92,7 @@ def options(command: argparse.ArgumentParser) -> None:
     )
     most = command.add_argument_group("limits")
     for option, what in (
-        ("--max-body-bytes", "of a request, or a line of a stream (8388608)"),
+        ("--max-body-bytes", "of a request, or a line of a stream (4194304)"),
         ("--max-requests", "calls that are answered at a time (256)"),
         ("--max-streams", "of these, EncodeStreams (64)"),
         ("--max-connections", "connections that are open (1024)"),

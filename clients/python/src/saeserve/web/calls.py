@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
@@ -30,28 +31,34 @@ def unary(gateway: Gateway, rpc: str) -> Endpoint:
     """The endpoint of an RPC with one request, which is the body."""
     kind: type[Message] = GetMessageClass(RPCS[rpc].input_type)
 
-    async def endpoint(request: Request) -> Response:
-        head = asked(request.scope, gateway.settings)
-        with gateway.place():
-            found = parsing.parsed(await bodies.whole(request.scope, request.receive, gateway.settings))
-            message = parsing.message(found, kind())
-            return Answer(await while_there(request.receive, gateway.ask(head, rpc, message)))
+    def read(found: Any) -> Message:
+        return parsing.message(found, kind())
 
-    return endpoint
+    return _endpoint(gateway, rpc, read)
 
 
 def contrast(gateway: Gateway) -> Endpoint:
     """Contrast, whose messages stand in one body: `config`, and the texts as `items`."""
 
+    def read(found: Any) -> list[Message]:
+        config, items = config_and_items(found)
+        messages: list[Message] = [
+            service.ContrastRequest(config=parsing.message(config, service.ContrastConfig(), "config"))
+        ]
+        for place, item in enumerate(items):
+            text = parsing.message(item, service.ContrastItem(), f"items[{place}]")
+            messages.append(service.ContrastRequest(item=text))
+        return messages
+
+    return _endpoint(gateway, "Contrast", read)
+
+
+def _endpoint(gateway: Gateway, rpc: str, read: Callable[[Any], Message | list[Message]]) -> Endpoint:
     async def endpoint(request: Request) -> Response:
         head = asked(request.scope, gateway.settings)
         with gateway.place():
-            found = parsing.parsed(await bodies.whole(request.scope, request.receive, gateway.settings))
-            config, items = config_and_items(found)
-            messages = [service.ContrastRequest(config=parsing.message(config, service.ContrastConfig(), "config"))]
-            for place, item in enumerate(items):
-                read = parsing.message(item, service.ContrastItem(), f"items[{place}]")
-                messages.append(service.ContrastRequest(item=read))
-            return Answer(await while_there(request.receive, gateway.ask(head, "Contrast", messages)))
+            data = await bodies.whole(request.scope, request.receive, gateway.settings)
+            message = await parsing.aside(data, read)
+            return Answer(await while_there(request.receive, gateway.ask(head, rpc, message)))
 
     return endpoint

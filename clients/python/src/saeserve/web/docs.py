@@ -48,7 +48,8 @@ def _parts(url: str) -> Iterator[str]:
     yield (
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>saeserve: calls by HTTP</title>'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        '<link rel="stylesheet" href="docs.css"></head><body><main><h1>Calls by HTTP</h1>'
+        '<link rel="icon" href="favicon.svg"><link rel="stylesheet" href="docs.css">'
+        "</head><body><main><h1>Calls by HTTP</h1>"
     )
     yield _paragraphs(
         f"Of saeserve {__version__}. Every call is a `POST` of JSON, answered by JSON: the ProtoJSON of the contract. "
@@ -91,7 +92,7 @@ def _call(call: contract.Call, url: str) -> Iterator[str]:
 def _around() -> Iterator[str]:
     yield '<section id="head"><h2>Heads</h2>'
     heads = {"Authorization": "`Bearer TOKEN`, where the server asks for a token."} | contract.HEADERS
-    yield _rows(("header", ""), ((f"<code>{name}</code>", _words(words)) for name, words in heads.items()))
+    yield _rows(("header", "what it says"), ((f"<code>{name}</code>", _words(words)) for name, words in heads.items()))
     yield '</section><section id="errors"><h2>Errors</h2>'
     said = {
         "code": 404,
@@ -111,7 +112,7 @@ def _kind(name: str, kind: Any) -> Iterator[str]:
     yield f'<section id="{name}"><h3>{name}</h3><p>{_words(comment(kind.full_name))}</p>'
     if hasattr(kind, "values"):
         values = ((f"<code>{one.name}</code>", _words(comment(f"{kind.full_name}.{one.name}"))) for one in kind.values)
-        yield _rows(("value", ""), values)
+        yield _rows(("value", "what it means"), values)
     else:
         yield from _table(kind)
     yield "</section>"
@@ -123,7 +124,7 @@ def _table(kind: Any) -> Iterator[str]:
     rows = (
         (f"<code>{field.json_name}</code>", _type(field), _words(comment(field.full_name))) for field in kind.fields
     )
-    yield _rows(("field", "type", ""), rows)
+    yield _rows(("field", "type", "what it is"), rows)
 
 
 def _type(field: Any) -> str:

@@ -40,8 +40,8 @@ class Items:
     async def config(self) -> Any:
         """The configuration, as JSON. Raises Refused and ClientDisconnect."""
         if not self._by_line:
-            found = parsing.parsed(await bodies.whole(self._scope, self._receive, self._settings))
-            config, self._all = config_and_items(found)
+            data = await bodies.whole(self._scope, self._receive, self._settings)
+            config, self._all = await parsing.aside(data, config_and_items)
             self._ended.set()
             return config
         self._lines = bodies.lines(self._receive, self._settings)
@@ -87,10 +87,10 @@ def config_and_items(found: Any) -> tuple[Any, list[Any]]:
     """The two parts of a body that stands for a stream. Raises Refused."""
     if not isinstance(found, dict) or not found.keys() <= {"config", "items"}:
         raise malformed('the body is no object of "config" and "items"')
-    items = found.get("items") or []
+    items = found.get("items", [])
     if not isinstance(items, list):
         raise malformed("items: expected an array", "items")
-    return found.get("config") or {}, items
+    return found.get("config", {}), items
 
 
 def _inside(found: Any, name: str) -> Any:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import difflib
 import json
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 from google.protobuf import json_format
@@ -14,6 +16,10 @@ from google.protobuf.message_factory import GetMessageClass
 from saeserve.web.problems import Refused, malformed
 
 M = TypeVar("M", bound=Message)
+T = TypeVar("T")
+
+_SMALL = 64 * 1024
+"""Bytes that are read on the event loop, in some milliseconds."""
 
 _FAILURES = (json_format.ParseError, RecursionError, ValueError, TypeError, AttributeError, OverflowError)
 """What ParseDict raises, of kinds of values too that it does not expect."""
@@ -44,6 +50,13 @@ def parsed(data: bytes, what: str = "the body") -> Any:
         raise malformed(f"{what} is nested too deep") from None
     except ValueError as error:
         raise malformed(f"{what} is not JSON: {error}") from None
+
+
+async def aside(data: bytes, read: Callable[[Any], T]) -> T:
+    """What `read` makes of the JSON: large bodies, which take their time, in a thread. Raises Refused."""
+    if len(data) <= _SMALL:
+        return read(parsed(data))
+    return await asyncio.to_thread(lambda: read(parsed(data)))
 
 
 def message(found: Any, into: M, path: str = "") -> M:

@@ -25,7 +25,7 @@ class Settings:
     """For an answer where the request names no time."""
     max_timeout: float = 600.0
     """Most that a request may name."""
-    max_body: int = 8 * 2**20
+    max_body: int = 4 * 2**20
     """Of a request; of one that streams, of each line."""
     max_requests: int = 256
     """Calls that are answered at a time."""
