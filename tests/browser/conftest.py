@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import pytest
+
+from tests.web.conftest import gateway  # noqa: F401  # a fixture
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext, Page
@@ -51,21 +56,41 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def context(browser: Browser) -> Iterator[BrowserContext]:
-    """A profile of the test's own."""
-    made = browser.new_context(viewport={"width": 1280, "height": 900})
+    """A profile of the test's own. What asks another host than this machine's loopback fails the test."""
+    made = browser.new_context(viewport={"width": 1280, "height": 900}, reduced_motion="reduce")
     made.set_default_timeout(PATIENCE_MS)
+    asked: list[str] = []
+    made.on("request", lambda request: asked.append(request.url))
     yield made
     made.close()
+    elsewhere = [
+        url for url in asked if urlsplit(url).hostname != "127.0.0.1" and not url.startswith(("data:", "blob:"))
+    ]
+    assert not elsewhere, elsewhere
 
 
 @pytest.fixture
 def browser_page(context: BrowserContext) -> Iterator[Page]:
     """A page of it. A script that fails, or says so on the console, fails the test."""
     page = context.new_page()
+    with watched(page):
+        yield page
+
+
+@contextmanager
+def watched(page: Page) -> Iterator[None]:
+    """What fails in the page fails the test; so does a dialogue of the browser's, which no page of ours opens."""
     failures: list[str] = []
     page.on("pageerror", lambda error: failures.append(str(error)))
     page.on("console", lambda said: failures.append(said.text) if said.type == "error" else None)
-    page.console_failures = failures  # type: ignore[attr-defined]
-    yield page
+    page.on("dialog", lambda dialog: (failures.append(f"dialogue: {dialog.message}"), dialog.dismiss()))
+    yield
+    # An answer that is an error, or none, is said on the console too; the page's own words are tested.
     unexpected = [failure for failure in failures if "Failed to load resource" not in failure]
     assert not unexpected, unexpected
+
+
+@pytest.fixture
+def uncommon() -> str:
+    """A text that nobody asked for before."""
+    return f"The {random.randrange(10**9)} red apples fell."

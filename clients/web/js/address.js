@@ -33,6 +33,18 @@ export function go(to, { replace = false } = {}) {
   window.dispatchEvent(new HashChangeEvent('hashchange'))
 }
 
+/** Writes an address for what is shown already: nothing is shown anew. */
+export function note(to) {
+  history.replaceState(history.state, '', to)
+  shows(to)
+}
+
+/** What stands on the page now is what this address says: told to whoever looks from outside, tests first. */
+export function shows(hash) {
+  if (hash === null) delete document.body.dataset.shows
+  else document.body.dataset.shows = hash
+}
+
 function splitOnce(text, at) {
   const place = text.indexOf(at)
   return place < 0 ? [text] : [text.slice(0, place), text.slice(place + 1)]

@@ -1,6 +1,6 @@
 // The page: it reads its address and shows the view that stands there.
 
-import { address, read } from './address.js'
+import { address, read, shows } from './address.js'
 import { callOnce, onTokenNeeded } from './api.js'
 import { announce, el, fill } from './dom.js'
 import { visible, whole } from './format.js'
@@ -8,14 +8,16 @@ import { problem, progress } from './parts.js'
 import * as scrolling from './scrolling.js'
 import { askForToken } from './token_dialog.js'
 import * as compare from './views/compare.js'
+import * as explanations from './views/explanations.js'
 import * as feature from './views/feature.js'
 import * as match from './views/match.js'
 import * as search from './views/search.js'
+import * as sources from './views/sources.js'
 
 // Each view is `show({name, params, main, signal})`, which fills `main`, and a `title`. `signal` ends when another view is
 // shown: what is still awaited then is of no use.
-const VIEWS = { search, feature, compare, match }
-const LINKS = [['search', 'Search'], ['match', 'Match table'], ['compare', 'Compare']]
+const VIEWS = { search, feature, compare, match, explanations, sources }
+const LINKS = [['search', 'Search'], ['match', 'Match table'], ['compare', 'Compare'], ['explanations', 'Explanations'], ['sources', 'Served']]
 
 /** Longer than this an empty page says that it is asking. */
 const PATIENCE_MS = 300
@@ -28,6 +30,7 @@ async function show() {
   awaited.abort()
   awaited = new AbortController()
   const { signal } = awaited
+  shows(null)
   scrolling.leaving()
   const main = document.getElementById('main')
   const module = VIEWS[view]
@@ -39,6 +42,7 @@ async function show() {
     document.title = 'Not a page – saeserve'
     fill(main, el('h1', {}, 'Not a page'), el('p', {}, 'There is nothing at this address. ', el('a', { href: '#/search' }, 'Search')))
     shown = ''
+    shows(location.hash)
     return
   }
   document.title = `${module.title(name, params)} – saeserve`
@@ -57,7 +61,10 @@ async function show() {
     announce(error.message)
   } finally {
     clearTimeout(wait)
-    if (!signal.aborted) scrolling.placed({ restore: other })
+    if (!signal.aborted) {
+      scrolling.placed({ restore: other })
+      shows(location.hash)
+    }
   }
 }
 

@@ -1,6 +1,6 @@
 // Which features fire on a text? What is asked stands in the address; the page asks whenever that changes.
 
-import { go } from '../address.js'
+import { go, note } from '../address.js'
 import { call, callOnce } from '../api.js'
 import { announce, el, fill } from '../dom.js'
 import { visible } from '../format.js'
@@ -62,7 +62,7 @@ function build(served) {
   function setPick(pick) {
     state = { ...state, pick }
     // No search follows from it, so nothing else is told.
-    history.replaceState(history.state, '', stateAddress(state))
+    note(stateAddress(state))
     picked.show(state)
   }
 
