@@ -51,6 +51,8 @@ def test_vectors_are_arrays_with_their_hook_points(client, fake):
     assert fake.seen[1].request.side == service.VECTOR_SIDE_DECODER
     assert alone.encoder is None
     assert np.linalg.norm(alone.decoder.values) == 5
+    assert repr(alone) == f"<Vectors of 2:5: decoder at {HOOK} (7)>"
+    assert repr(alone.decoder) == f"<Direction at {HOOK}: 7 numbers, norm 5>"
     with pytest.raises(ValueError, match="side 'in' is none of both, encoder, decoder"):
         client.vectors("2:5", side="in")
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from saeserve.answers import convert
 from saeserve.answers.activations import Floats
 from saeserve.answers.names import FeatureName
 from saeserve.answers.types import CallInfo, Feature
+from saeserve.arguments.printable import printable
 from saeserve.v1 import feature_service_pb2 as service
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Direction:
     """A direction in the model's activations."""
 
@@ -20,8 +23,12 @@ class Direction:
     values: Floats
     """[width of the hook point], float32."""
 
+    def __repr__(self) -> str:
+        norm = float(np.linalg.norm(self.values))
+        return f"<Direction at {printable(self.hook_name)}: {len(self.values)} numbers, norm {norm:.4g}>"
 
-@dataclass(frozen=True, slots=True, eq=False)
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Vectors:
     """What a feature reads and writes, as its weights have it."""
 
@@ -38,6 +45,15 @@ class Vectors:
     def name(self) -> FeatureName:
         """The feature's name."""
         return self.feature.name
+
+    def __repr__(self) -> str:
+        given = {"encoder": self.encoder, "decoder": self.decoder}
+        sides = [
+            f"{name} at {printable(side.hook_name)} ({len(side.values)})"
+            for name, side in given.items()
+            if side is not None
+        ]
+        return f"<Vectors of {self.name}: {', '.join(sides)}>"
 
 
 def vectors(answer: service.GetVectorsResponse) -> Vectors:
