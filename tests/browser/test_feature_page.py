@@ -124,7 +124,7 @@ def test_diversity_and_groups(browser_page: Page, gateway: Running, demo: saeser
 
 def test_similar_features(browser_page: Page, gateway: Running, demo: saeserve.Client) -> None:
     page = browser_page
-    opened(page, gateway.url, "feature", "2-demo:875", text=RED)
+    opened(page, gateway.url, "feature", "2-demo:875")
     shown = cells(page, "Table of similar features")
     found = demo.similar("2-demo:875")
     assert [(row[0], row[2]) for row in shown] == [(str(one.name), f"{one.value:.3f}") for one in found]
@@ -153,6 +153,9 @@ def test_similar_features(browser_page: Page, gateway: Running, demo: saeserve.C
     page.keyboard.press("Tab")
     assert page.get_by_label("Layers").evaluate("one => one.validationMessage") == "Layers as 2, 0-3 or 0-3,5"
 
+    page.get_by_role("textbox", name="Variant 1").fill(RED)
+    page.get_by_role("button", name="Encode").click()
+    settled(page)
     page.get_by_role("link", name=f"side by side with {best.name}").click()
     settled(page)
     assert asked(page) == {"a": ["2-demo:875"], "b": [f"{best.name}".lower()], "text": [RED]}

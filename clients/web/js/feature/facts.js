@@ -55,7 +55,7 @@ export function firing({ tokens, fires, density, firesInTexts, texts, meanActiva
 export function usualTokens(tokens) {
   if (!tokens?.length) return el('p', { class: 'quiet' }, 'No usual tokens are known.')
   return el('ul', { class: 'usual-list', 'aria-label': 'Tokens on which it usually fires, with the number of records' }, tokens.map((one) =>
-    el('li', { title: `largest activation ${value(one.maxActivation)}` }, el('bdi', { class: 'chip' }, spaced(one.token.display ?? '')),
+    el('li', {}, el('bdi', { class: 'chip', title: `largest activation ${value(one.maxActivation)}` }, spaced(one.token.display ?? '')),
       el('span', { class: 'quiet number' }, ` ${whole(one.count)}`))))
 }
 

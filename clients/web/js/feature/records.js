@@ -51,7 +51,7 @@ export function recordsSection(feature, { change, onCopy }) {
   let held = null // the records that are shown
   let asked = false
 
-  function update(state) {
+  async function update(state) {
     group.value = state.group
     diversity.value = state.diversity
     threshold.value = state.threshold

@@ -58,7 +58,7 @@ function drawn(answer, state, change) {
     el('td', { class: 'number' }, one.value.toFixed(3), overlaps && rests(one)),
     state.by === 'firing' && el('td', { class: 'number' }, `${share(one.contained)} here`, el('br'), `${share(one.contains)} there`),
     el('td', { class: 'number' }, density(one.facts)),
-    el('td', {}, el('a', { href: address('compare', '', { a: asked, b: featureName(one.facts.feature), text: state.texts }),
+    el('td', {}, el('a', { href: address('compare', '', { a: asked, b: featureName(one.facts.feature) }),
       'aria-label': `side by side with ${one.facts.name}` }, 'side by side'))))
   const table = el('div', { class: 'wide', tabindex: '0', role: 'region', 'aria-label': 'Table of similar features' },
     el('table', {}, el('thead', {}, el('tr', {}, head.map((words, place) =>

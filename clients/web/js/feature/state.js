@@ -1,7 +1,7 @@
 // What the address of a feature's page says: which variants stand in the test box, which records and which similar
 // features are shown.
 
-import { address } from '../address.js'
+import { address, read } from '../address.js'
 
 /** `10` records are shown unless the address says another number. */
 export const PAGE = 10
@@ -36,6 +36,14 @@ export function addressOf(name, { texts, group, diversity, threshold, origin, re
     layers,
     similar: similar === PAGE ? '' : similar,
   })
+}
+
+/** Links to other features, and to the comparison with them, take these texts along: they are tested there too. */
+export function carry(texts, element) {
+  for (const link of element.querySelectorAll('a[href^="#/feature/"], a[href^="#/compare?"]')) {
+    const { view, name, params } = read(link.getAttribute('href'))
+    link.setAttribute('href', address(view, name, { ...Object.fromEntries(params), text: texts }))
+  }
 }
 
 /** A name of the contract from the one in an address: `near-misses` is RECORD_GROUP_NEAR_MISSES. */

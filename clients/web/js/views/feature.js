@@ -16,7 +16,7 @@ import { notThere } from '../feature/not_there.js'
 import { recordsSection } from '../feature/records.js'
 import { section } from '../feature/section.js'
 import { similarSection } from '../feature/similar.js'
-import { addressOf, state } from '../feature/state.js'
+import { addressOf, carry, state } from '../feature/state.js'
 import { testBox } from '../feature/test_box.js'
 
 export function title(name) {
@@ -49,13 +49,14 @@ function build(name, id, main) {
   let marks = () => {}
   const change = (part, options) => go(addressOf(name, { ...now, ...part }), options)
   const heading = el('h1', { class: 'feature-name' }, title(name))
+  const neighbours = el('nav', { class: 'neighbours', 'aria-label': 'Neighbours' }, beside(id))
   const about = section('About', { className: 'about' })
   const box = testBox(id, { change, onResult: (maxima) => marks(maxima) })
   const records = recordsSection(id, { change, onCopy: box.copy })
   const similar = similarSection(id, { change })
   const sections = [about, box, records, similar]
   const element = el('div', { class: 'feature-page' },
-    el('div', { class: 'feature-top' }, heading, neighbours(id), opener()),
+    el('div', { class: 'feature-top' }, heading, neighbours, opener()),
     about.element, box.element, el('div', { class: 'beside' }, records.element, similar.element))
 
   const known = new Promise((resolve) => {
@@ -70,6 +71,7 @@ function build(name, id, main) {
         throw error
       }).finally(() => resolve(null))
       heading.textContent = answer.facts.name
+      fill(neighbours, beside(answer.facts.feature, answer.source.nFeatures))
       resolve(answer)
       return aboutIt(answer)
     }, { words: 'Asking what is known …' })
@@ -99,16 +101,19 @@ function build(name, id, main) {
 
   function update(wanted) {
     now = wanted
-    return Promise.all([known, box.update(now, known.then((answer) => answer?.facts.indexMaxActivation ?? null)), records.update(now), similar.update(now)])
+    const most = known.then((answer) => answer?.facts.indexMaxActivation ?? null)
+    const drawn = [known, box.update(now, most), records.update(now), similar.update(now)]
+    carry(now.texts, element)
+    return Promise.all(drawn.map((one) => one.then(() => carry(now.texts, element))))
   }
 
   return { name, element, update, leave }
 }
 
-/** Links to the features before and after it in its source. */
-function neighbours({ source, index }) {
+/** Links to the features before and after it in its source, of so many. */
+function beside({ source, index }, many = 0) {
   const link = (to, words, mark) => el('a', { href: address('feature', `${source}:${to}`), 'aria-label': words, title: words }, mark)
-  return el('nav', { class: 'neighbours', 'aria-label': 'Neighbours' }, index > 0 && link(index - 1, 'Feature before', '←'), ' ', link(index + 1, 'Feature after', '→'))
+  return [index > 0 && link(index - 1, 'Feature before', '←'), ' ', index + 1 < many && link(index + 1, 'Feature after', '→')]
 }
 
 /** A field that opens a feature by its name. */
