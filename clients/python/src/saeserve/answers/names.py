@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias, TypeGuard
 
 from saeserve.arguments.numbers import MAX_UINT32, Number, is_number, number
+from saeserve.arguments.printable import printable
 from saeserve.arguments.shown import shown
 from saeserve.arguments.texts import text
 
@@ -69,7 +70,7 @@ class FeatureName:
         return f"{self.source.upper()}:{self.index}"
 
     def __repr__(self) -> str:
-        return str(self)
+        return printable(str(self))
 
 
 class Named(Protocol):

@@ -19,13 +19,16 @@ from saeserve.arguments.printable import printable
 
 _FIRST = 3
 """Of a list so many are named."""
+_LINE = 300
+"""Characters of a line."""
 _TEXT = 40
 """Characters of a text."""
 
 
 def brief(answer: Any) -> str:
-    """The line: the type's name, and what tells this one from others."""
-    return f"<{type(answer).__name__} {words(answer)}>"
+    """The line: the type's name, and what tells this one from others. What is not seen is spelled out."""
+    said = printable(words(answer))
+    return f"<{type(answer).__name__} {said if len(said) <= _LINE else said[: _LINE - 1] + '…'}>"
 
 
 @singledispatch
@@ -94,7 +97,7 @@ def _(statistics: types.Statistics) -> str:
 
 @words.register
 def _(record: types.Record) -> str:
-    if not record.tokens:
+    if record.max_position >= len(record.tokens):
         return number(record.max_activation)
     start = max(0, record.max_position - 4)
     around = quoted("".join(token.display for token in record.tokens[start : record.max_position + 5]), 60)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from saeserve.answers.activations import Floats
-from saeserve.answers.compare import Comparison, letter, shown
+from saeserve.answers.compare import Comparison, letter
 from saeserve.answers.names import FeatureLike
 from saeserve.answers.results import EncodedText, EncodeResult, StreamItem
 from saeserve.answers.wording import counted, number
@@ -21,6 +21,7 @@ _STRONGEST = 5
 """Of a whole source so many features are drawn, for each text."""
 _COLUMNS = 60
 """Aligned tokens of a comparison."""
+_VARIANTS = 12
 _FEATURES = 10
 _AROUND = 2
 """Tokens drawn either side of one in which variants differ, or on which the feature fires."""
@@ -52,6 +53,7 @@ def item(one: StreamItem) -> str:
 
 def _texts(texts: Sequence[EncodedText], numbers: Sequence[int]) -> Iterator[Html]:
     columns = texts[0].columns if texts else ()
+    left = 0
     if columns:
         lines = [
             _Line(name, number_, one, one.dense[:, place])
@@ -60,8 +62,11 @@ def _texts(texts: Sequence[EncodedText], numbers: Sequence[int]) -> Iterator[Htm
             if one.dense is not None
         ]
     else:
-        drawn = zip(numbers[:_ROWS], texts, strict=False)
-        lines = [line for number_, one in drawn for line in _strongest(number_, one)]
+        lines, drawn = [], 0
+        while drawn < len(texts) and len(lines) < _ROWS:
+            lines += _strongest(numbers[drawn], texts[drawn])
+            drawn += 1
+        left = len(texts) - drawn
         values = sum(csr.nnz for one in texts for csr in one.sparse.values())
         rows = sum(len(next(iter(one.sparse.values()), one.tokens)) for one in texts)
         yield note(f"{counted(values, 'value')} above 0 on {counted(rows, 'token')}; the strongest of each text:")
@@ -69,6 +74,8 @@ def _texts(texts: Sequence[EncodedText], numbers: Sequence[int]) -> Iterator[Htm
     for line in lines:
         scales[line.feature] = max(scales[line.feature], float(np.abs(line.activations).max(initial=0)))
     yield first(lines, _ROWS, "line", lambda some: _lines(some, scales))
+    if left:
+        yield note(f"{counted(left, 'text')} more not shown here")
     if any(one.truncated for one in texts):
         yield note("texts were cut to the token limit: see `truncated` of each")
 
@@ -121,7 +128,8 @@ def _compared(compared: Comparison, name: FeatureLike) -> Html:
     near = near[:_COLUMNS]
     gaps = {row for before, row in zip([-1, *near], near, strict=False) if row > before + 1}
     lines = []
-    for place, (one, peak) in enumerate(zip(compared.texts, compared.peaks(name), strict=True)):
+    variants = list(zip(compared.texts, compared.peaks(name), strict=True))
+    for place, (one, peak) in enumerate(variants[:_VARIANTS]):
         cells = [tag("th", letter(place), scope="row"), tag("td", number(peak.activation), class_="n")]
         for row in near:
             position = compared.rows[row][place]
@@ -131,8 +139,9 @@ def _compared(compared: Comparison, name: FeatureLike) -> Html:
                 cells.append(tag("td", class_=kind))
                 continue
             value = float(values[row, place])
-            token = isolated(shown(one.tokens[position])[:24])
+            token = shading.label(one.tokens[position])
             cells.append(tag("td", token, class_=kind, title=number(value), style=shading.shade(value, scale)))
         lines.append(tag("tr", *cells))
-    more = f"{counted(left, 'token')} more not shown here" if left > 0 else ""
-    return joined([tag("p", tag("b", isolated(name))), tag("table", tag("tbody", *lines)), note(more)])
+    counts = [(left, "token"), (len(variants) - _VARIANTS, "text")]
+    more = [note(f"{counted(count, what)} more not shown here") for count, what in counts if count > 0]
+    return joined([tag("p", tag("b", isolated(name))), tag("table", tag("tbody", *lines)), *more])

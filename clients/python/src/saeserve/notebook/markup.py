@@ -33,10 +33,9 @@ def joined(parts: Iterable[object], between: str = "") -> Html:
 
 
 def tag(name: str, *content: object, **attributes: str) -> Html:
-    """An element; an attribute without a value is left out, and `class_` is written without its underscore."""
-    written = "".join(
-        f' {key.rstrip("_")}="{escape(printable(value))}"' for key, value in attributes.items() if value != ""
-    )
+    """An element. An attribute without a value is left out; `class_` and `aria_label` are written as HTML has them."""
+    given = {key.rstrip("_").replace("_", "-"): value for key, value in attributes.items() if value != ""}
+    written = "".join(f' {key}="{escape(printable(value))}"' for key, value in given.items())
     return Html(f"<{name}{written}>{joined(content)}</{name}>")
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from saeserve.arguments import extras
+from saeserve.arguments.printable import printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,4 +29,4 @@ def label(ax: Axes, tokens: Sequence[str], features: Sequence[str]) -> None:
     step = -(-len(tokens) // _LABELS) or 1
     places = range(0, len(tokens), step)
     ax.set_xticks(places, [tokens[place] for place in places], rotation=90, fontsize=8, parse_math=False)
-    ax.set_yticks(range(len(features)), features, fontsize=8, parse_math=False)
+    ax.set_yticks(range(len(features)), list(map(printable, features)), fontsize=8, parse_math=False)

@@ -16,7 +16,7 @@ _UNEVEN = 100
 
 
 def histogram(answer: Any, ax: Axes | None) -> Axes:
-    """Tokens of the index by activation, whose axis is logarithmic, as its bins are; so is the tokens' where they differ
+    """Tokens of the index by activation, whose axis is logarithmic, as its bins are; so is theirs where they differ
     much. Raises ValueError where nothing was counted."""
     statistics, title = _counted(answer)
     bins = [one for one in statistics.histogram if one.count] if statistics is not None else []
@@ -51,4 +51,4 @@ def _(answer: Statistics) -> tuple[Statistics | None, str]:
 @_counted.register(FeatureInfo)
 @_counted.register(TopActivations)
 def _(answer: FeatureInfo | TopActivations) -> tuple[Statistics | None, str]:
-    return answer.statistics, str(answer.name)
+    return answer.statistics, repr(answer.name)

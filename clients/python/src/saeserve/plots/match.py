@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from saeserve.answers.match_table import MatchTable
 from saeserve.arguments import extras
+from saeserve.arguments.printable import printable
 from saeserve.plots.axes import axes
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def _panel(table: MatchTable, text: int, panel: Axes) -> None:
         shares = {row.layer: row.share for row in table if row.text == text and row.kind is kind}
         known = [(layer, 100 * share) for layer, share in sorted(shares.items()) if share is not None]
         panel.plot([layer for layer, _ in known], [share for _, share in known], marker="o", label=f"{kind.value}s")
-    panel.set_title(name if len(name) <= 32 else name[:31] + "…", fontsize=9, parse_math=False)
+    panel.set_title(printable(name) if len(name) <= 32 else printable(name[:31]) + "…", fontsize=9, parse_math=False)
     panel.set_xlabel("layer")
     panel.set_xticks(list(table.layers))
     panel.set_ylim(0, 104)

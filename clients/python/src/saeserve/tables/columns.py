@@ -230,7 +230,7 @@ def _(page: results.TopActivations) -> Columns:
             (
                 str(page.name),
                 record.max_activation,
-                record.tokens[record.max_position].display,
+                record.tokens[record.max_position].display if record.max_position < len(record.tokens) else None,
                 record.max_position,
                 record.text,
                 record.text_index,
