@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 SKIPPED = 5
 """Exit code of a run that is finished, and has left texts out."""
-FAILED = 1
+FAILED, USAGE = 1, 2
 SUFFIXES = (".parquet", ".npz")
 """Of outputs."""
 _OWN = ("output", "input_format", "text_field", "id_field", "on_error", "force", "kind")
@@ -71,7 +71,14 @@ def asked(arguments: argparse.Namespace) -> bool:
 
 
 def run(arguments: argparse.Namespace, connect: Callable[[], Client]) -> None:
-    """Raises ValueError, SaeserveError, KeyboardInterrupt, and Ended for what else is not as it should be."""
+    """Raises SaeserveError, KeyboardInterrupt, and Ended for what else is not as it should be."""
+    try:
+        _run(arguments, connect)
+    except ValueError as error:  # which speaks of files, and not of a request's fields
+        raise Ended(str(error), USAGE) from error
+
+
+def _run(arguments: argparse.Namespace, connect: Callable[[], Client]) -> None:
     from saeserve.cli.progress import Telling  # rich and what reads files are loaded only where they are needed
     from saeserve.files.encode import encode
     from saeserve.files.partial import Partial
@@ -110,7 +117,7 @@ def _output(arguments: argparse.Namespace) -> Path:
         raise ValueError("--input goes with --output, the file to write")
     chosen = [bool(arguments.arguments), arguments.sources is not None, arguments.kind is not None]
     if sum(chosen) != 1:
-        raise ValueError("say which features: either FEATURE,..., or --sources SOURCE,..., or --kind")
+        raise ValueError("either FEATURE,..., or --sources SOURCE,..., or --kind says which features are meant")
     output = Path(arguments.output)
     if output.suffix not in SUFFIXES:
         raise ValueError(f"--output {output} ends with none of {', '.join(SUFFIXES)}")
@@ -200,8 +207,9 @@ def _going_on(folder: Partial) -> Iterator[None]:
 
 
 def _kept(folder: Partial) -> str:
-    texts = f"{folder.texts:,} text{'s' if folder.texts != 1 else ''}"
-    return f"{texts} of it are kept in {folder.folder}: the same command goes on"
+    if not folder.texts:
+        return "no part of it was finished"
+    return f"the first {folder.texts:,} texts are kept in {folder.folder}: the same command goes on"
 
 
 def _say(summary: Summary, output: Path, arguments: argparse.Namespace) -> None:

@@ -75,10 +75,11 @@ def encode(
     for item in stream(reader.texts()):
         given, reached = reader.sent.popleft()
         if item.error is not None:
-            error = _named(item, given)
+            error = _without_number(item.error, item.sequence)
             if not skip or not isinstance(error, OF_ONE_TEXT):
+                error.message = f"{given.place}: {error.message}"
                 raise error
-            told.skips(given.place, str(item.error))
+            told.skips(given.place, str(error))
             gathering.refuse(reached)
         else:
             text = item.unwrap()
@@ -90,6 +91,8 @@ def encode(
         if gathering.enough:
             partial.add(gathering.finished())
             gathering = Gathering(partial.settings, reached.unread)
+    if reader.bad is not None:
+        raise ValueError(f"{reader.bad.place}: {reader.bad.why}")
     if len(gathering) or not partial.parts:
         partial.add(gathering.finished())
     check()
@@ -103,7 +106,7 @@ def _put_together(partial: Partial, reader: _Reader) -> Summary:
     about = About(partial.settings, texts=lengths["text_numbers"], skipped=skipped)
     with whole(partial.output, by=partial.result()) as file:
         if partial.output.suffix == ".npz":
-            npz.write(file, about, partial, lengths)
+            npz.write(file, about, partial.pieces, lengths)
         else:
             parquet.write(file, about, partial)
         size = file.tell()
@@ -124,6 +127,8 @@ class _Reader:
         """Texts that are not answered yet, in order; as many as a stream lets through."""
         self.consumed = 0
         self.unread = 0
+        self.bad: Bad | None = None
+        """What nothing is read behind, unless such is skipped."""
 
     def leave_behind(self, done: About, folder: str) -> None:
         """Read past what the finished parts stand for. Raises ValueError where it is something else."""
@@ -132,7 +137,7 @@ class _Reader:
             if one is None:
                 raise ValueError(
                     f"{self._name} has {self.consumed:,} texts, and in {folder} are the first {done.consumed:,} of a "
-                    "longer input: give that one to go on, or --force to begin anew"
+                    "longer one: give that to go on, or --force to begin anew"
                 )
             self._take(one)
         if done.consumed and self._digest.hexdigest() != done.digest:
@@ -148,11 +153,12 @@ class _Reader:
         self._digest.update(json.dumps(told, default=str).encode() + b"\n")
 
     def texts(self) -> Iterator[Any]:
-        """What is to be sent. Raises ValueError for what cannot be read, unless that is skipped."""
+        """What is to be sent: up to the first that cannot be read, unless that is skipped."""
         for one in self._each:
             if isinstance(one, Bad):
                 if not self._skip:
-                    raise ValueError(f"{one.place}: {one.why}")
+                    self.bad = one
+                    return
                 self._told.skips(one.place, one.why)
                 self._take(one)
                 continue
@@ -161,10 +167,7 @@ class _Reader:
             yield one.text
 
 
-def _named(item: StreamItem, given: Given) -> SaeserveError:
-    """The error of a text, which says which it is."""
-    error = item.error
-    if error is None:
-        raise ValueError(f"text {item.sequence} has no error")
-    error.message = f"{given.place}: {error.message.replace(f'texts[{item.sequence}]', 'the text')}"
+def _without_number(error: SaeserveError, sequence: int) -> SaeserveError:
+    """The client's own errors name a text by its place in the stream, which says nothing here."""
+    error.message = error.message.replace(f"texts[{sequence}]", "the text")
     return error

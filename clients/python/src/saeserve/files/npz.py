@@ -7,7 +7,7 @@ UTF-8 and offsets into them, and `about` is JSON.
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from os import PathLike
 from typing import IO, Any, BinaryIO
@@ -16,17 +16,17 @@ import numpy as np
 from numpy.lib import format as npy
 
 from saeserve.files.activations import Activations
-from saeserve.files.arrays import ARRAYS, Array, Following, activations, arrays, fixed, names
+from saeserve.files.arrays import ARRAYS, Array, Following, activations, fixed, names
 from saeserve.files.settings import About
 
 _DATE = (1980, 1, 1, 0, 0, 0)
 """The same bytes for the same contents."""
 
 
-def write(file: BinaryIO, about: About, parts: Iterable[Activations], lengths: Mapping[str, int]) -> None:
-    """All parts, which are read once for each array: only one is in memory at a time.
+def write(file: BinaryIO, about: About, pieces: Callable[[str], Iterable[Array]], lengths: Mapping[str, int]) -> None:
+    """One array after the other, a piece at a time.
 
-    parts: gives them anew each time it is iterated.
+    pieces: of an array those of all parts, in order.
     lengths: of each array as a whole.
     """
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
@@ -36,8 +36,8 @@ def write(file: BinaryIO, about: About, parts: Iterable[Activations], lengths: M
         for name in names(about):
             following = Following(name)
             with _member(archive, name, ARRAYS[name], (lengths[name],)) as member:
-                for part in parts:
-                    member.write(np.ascontiguousarray(following.next(arrays(part)[name])).data.cast("B"))
+                for piece in pieces(name):
+                    member.write(np.ascontiguousarray(following.next(piece)).data.cast("B"))
 
 
 def _member(archive: zipfile.ZipFile, name: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> IO[bytes]:
@@ -56,13 +56,19 @@ def described(path: str | PathLike[str]) -> About:
 def lengths(path: str | PathLike[str]) -> dict[str, int]:
     """How long its arrays are that grow with the texts, read from their headers."""
     made = {}
-    with zipfile.ZipFile(path) as archive:
+    with _opened(path), zipfile.ZipFile(path) as archive:
         for name in ARRAYS:
             if f"{name}.npy" in archive.namelist():
                 with archive.open(f"{name}.npy") as member:
                     npy.read_magic(member)
                     made[name] = int(npy.read_array_header_1_0(member)[0][0])
     return made
+
+
+def array(path: str | PathLike[str], name: str) -> Array:
+    """One of its arrays. Raises ValueError, as `read` does."""
+    with _opened(path) as given:
+        return given[name]
 
 
 def read(path: str | PathLike[str]) -> Activations:

@@ -17,7 +17,7 @@ from saeserve.files.settings import About
 if TYPE_CHECKING:
     import pyarrow as pa
 
-GROUP_BYTES = 2**26
+GROUP_BYTES = 2**25
 """A row group is closed once this much of it is in memory."""
 GROUP_ROWS = 2**20
 """Or so many rows."""

@@ -12,20 +12,22 @@ from __future__ import annotations
 
 import fcntl
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 import numpy as np
 
 from saeserve.files import npz
 from saeserve.files.activations import Activations
-from saeserve.files.arrays import OFFSETS, arrays, fixed
+from saeserve.files.arrays import OFFSETS, Array, arrays, fixed
 from saeserve.files.disk import UNFINISHED, settle, whole
 from saeserve.files.settings import FORMAT, About, Settings
 
+T = TypeVar("T")
 SUFFIX = ".partial"
 _SETTINGS, _LOCK, _RESULT = "settings.json", "lock", "result" + UNFINISHED
 
@@ -90,7 +92,7 @@ class Partial:
         self.parts = sorted(self.folder.glob("part-*.npz"))
         if [part.name for part in self.parts] != [_name(number) for number in range(len(self.parts))]:
             raise ValueError(f"{self.folder} lacks parts: --force begins anew")
-        self._abouts = [npz.described(part) for part in self.parts]
+        self._abouts = [_of(part, npz.described) for part in self.parts]
 
     def _check_settings(self, file: Path) -> None:
         try:
@@ -133,16 +135,18 @@ class Partial:
     def __iter__(self) -> Iterator[Activations]:
         """The parts, each read when it is its turn. Raises ValueError for one that is damaged."""
         for path in self.parts:
-            try:
-                yield npz.read(path)
-            except ValueError as error:
-                raise ValueError(f"{path}: {error}; --force begins anew") from error
+            yield _of(path, npz.read)
+
+    def pieces(self, name: str) -> Iterator[Array]:
+        """One array of each part, read when it is its turn."""
+        for path in self.parts:
+            yield _of(path, partial(npz.array, name=name))
 
     def lengths(self) -> dict[str, int]:
         """Of each array over all parts."""
         made: dict[str, int] = {}
         for path in self.parts:
-            for name, length in npz.lengths(path).items():
+            for name, length in _of(path, npz.lengths).items():
                 # Of what counts what comes before, the first entry stands once.
                 made[name] = made.get(name, 1 if name in OFFSETS else 0) + length - (1 if name in OFFSETS else 0)
         return made
@@ -157,6 +161,13 @@ class Partial:
         (self.folder / _LOCK).unlink()
         with suppress(OSError):
             self.folder.rmdir()
+
+
+def _of(path: Path, read: Callable[[Path], T]) -> T:
+    try:
+        return read(path)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}; --force begins anew") from error
 
 
 def _name(number: int) -> str:
