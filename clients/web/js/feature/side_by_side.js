@@ -35,10 +35,12 @@ export function sideBySide(texts, column, { most = null } = {}) {
     : null
   return [
     el('div', { class: 'side' }, lines),
-    texts.length > 1 && el('ul', { class: 'differences' }, texts.slice(1).map((_, place) =>
-      el('li', {}, difference(texts, pieces, rows, place + 1, column)))),
-    scale && el('p', { class: 'quiet' }, scale),
-    table(texts, pieces, rows, column),
+    el('div', { class: 'told-and-table' },
+      el('div', {},
+        texts.length > 1 && el('ul', { class: 'differences' }, texts.slice(1).map((_, place) =>
+          el('li', {}, difference(texts, pieces, rows, place + 1, column)))),
+        scale && el('p', { class: 'quiet' }, scale)),
+      table(texts, pieces, rows, column)),
   ]
 }
 

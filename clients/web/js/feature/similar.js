@@ -51,18 +51,18 @@ export function similarSection(feature, { change }) {
 function drawn(answer, state, change) {
   const overlaps = answer.space === ''
   const asked = featureName(answer.facts.feature)
-  const head = ['feature', 'usually on', overlaps ? 'overlap' : 'cosine', ...(state.by === 'firing' ? ['shared'] : []), 'density', 'compare']
+  const head = ['feature', 'usually on', overlaps ? 'overlap' : 'cosine', ...(state.by === 'firing' ? ['shared'] : []), 'density']
+  const beside = (one) => el('a', { class: 'small-link', href: address('compare', '', { a: asked, b: featureName(one.facts.feature) }),
+    'aria-label': `side by side with ${one.facts.name}` }, 'side by side')
   const rows = answer.similar.map((one) => el('tr', {},
-    el('th', { scope: 'row' }, featureLink(one.facts)),
+    el('th', { scope: 'row' }, featureLink(one.facts), el('br'), beside(one)),
     el('td', {}, usual(one.facts, 4)),
     el('td', { class: 'number' }, one.value.toFixed(3), overlaps && rests(one)),
     state.by === 'firing' && el('td', { class: 'number' }, `${share(one.contained)} here`, el('br'), `${share(one.contains)} there`),
-    el('td', { class: 'number' }, density(one.facts)),
-    el('td', {}, el('a', { href: address('compare', '', { a: asked, b: featureName(one.facts.feature) }),
-      'aria-label': `side by side with ${one.facts.name}` }, 'side by side'))))
+    el('td', { class: 'number' }, density(one.facts))))
   const table = el('div', { class: 'wide', tabindex: '0', role: 'region', 'aria-label': 'Table of similar features' },
     el('table', {}, el('thead', {}, el('tr', {}, head.map((words, place) =>
-      el('th', { scope: 'col', class: place > 1 && place < head.length - 1 ? 'number' : null }, words)))), el('tbody', {}, rows)))
+      el('th', { scope: 'col', class: place > 1 ? 'number' : null }, words)))), el('tbody', {}, rows)))
   return [
     rows.length ? table : el('p', {}, 'No feature has anything in common with it.'),
     answer.similar.length === state.similar && el('div', { class: 'actions' },
