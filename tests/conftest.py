@@ -15,6 +15,8 @@ from tests import slow
 
 DEVICE = os.environ.get("SAESERVE_TEST_DEVICE", "cpu")
 START_TIMEOUT = 240.0
+CACHE = os.environ.get("SAESERVE_TEST_CACHE")
+"""A cache folder that several runs share, each on the same code: the index of the demo is built once for all."""
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # processes that each take all cores would wait for each other
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -49,8 +51,9 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A cache of the tests' own: the demo's index is built in it once, by the first server that needs it."""
     base = tmp_path_factory.getbasetemp()
-    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cache"  # one for all processes
-    folder.mkdir(exist_ok=True)
+    own = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cache"  # one for all processes
+    folder = Path(CACHE) if CACHE else own
+    folder.mkdir(parents=True, exist_ok=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(folder))
         patch.setenv("HF_HUB_OFFLINE", "1")
