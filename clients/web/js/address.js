@@ -1,5 +1,5 @@
-// What the page shows is what its address says: `#/view/name?key=value`. All of it stands in the fragment, which no browser
-// sends to a server, so that texts reach no log.
+// What the page shows is what its address says: `#/view/name?key=value`. All of it stands in the fragment, which no
+// browser sends to a server, so that texts reach no log.
 
 /**
  * The view that the address names: `{view, name, params}`. `params` is a URLSearchParams: keys may repeat.

@@ -6,7 +6,15 @@ const BASE = 'api/v1/'
 /** What the service, or the way to it, did not answer. */
 export class ApiError extends Error {
   /** `http` is the status, 0 where there is no gateway. */
-  constructor({ http, status = '', reason = '', message, fieldViolations = [], retryDelaySeconds = null, requestId = '' }) {
+  constructor({
+    http,
+    status = '',
+    reason = '',
+    message,
+    fieldViolations = [],
+    retryDelaySeconds = null,
+    requestId = '',
+  }) {
     super(message)
     Object.assign(this, { http, status, reason, violations: fieldViolations, retryDelay: retryDelaySeconds, requestId })
   }
@@ -25,8 +33,8 @@ export function forgetToken() {
 }
 
 /**
- * One call, `search` or `top-activations`. `body` is the request as the contract has it. Resolves to the answer; rejects
- * with an ApiError, or with the AbortError of `signal`.
+ * One call, `search` or `top-activations`. `body` is the request as the contract has it. Resolves to the answer;
+ * rejects with an ApiError, or with the AbortError of `signal`.
  */
 export async function call(name, body = {}, { signal } = {}) {
   for (let asked = false; ; asked = true) {
@@ -62,7 +70,11 @@ async function read(answer) {
     if (failure.name === 'AbortError') throw failure
   }
   if (answer.ok && said !== null) return said
-  throw new ApiError({ http: answer.status, message: `no answer that can be read (HTTP ${answer.status})`, ...said?.error })
+  throw new ApiError({
+    http: answer.status,
+    message: `no answer that can be read (HTTP ${answer.status})`,
+    ...said?.error,
+  })
 }
 
 // What is served does not change while a server runs, and the page asks often.

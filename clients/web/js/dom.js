@@ -2,8 +2,8 @@
 
 /**
  * An element. `attributes`: `class`, `aria-…`, `data-…` and others as strings; true for one without a value; null,
- * undefined and false leave it out; functions under `on…` are listeners. Children are elements, texts, numbers, lists of
- * them; null and false are left out.
+ * undefined and false leave it out; functions under `on…` are listeners. Children are elements, texts, numbers, lists
+ * of them; null and false are left out.
  */
 export function el(tag, attributes = {}, ...children) {
   const made = document.createElement(tag)
@@ -33,7 +33,9 @@ export function fill(element, ...children) {
 }
 
 function shown(children) {
-  return children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false)
+  return children
+    .flat(Infinity)
+    .filter((child) => child !== null && child !== undefined && child !== false)
     .map((child) => (child instanceof Node ? child : String(child)))
 }
 

@@ -14,10 +14,16 @@ import * as match from './views/match.js'
 import * as search from './views/search.js'
 import * as sources from './views/sources.js'
 
-// Each view is `show({name, params, main, signal})`, which fills `main`, and a `title`. `signal` ends when another view is
-// shown: what is still awaited then is of no use.
+// Each view is `show({name, params, main, signal})`, which fills `main`, and a `title`. `signal` ends when another view
+// is shown: what is still awaited then is of no use.
 const VIEWS = { search, feature, compare, match, explanations, sources }
-const LINKS = [['search', 'Search'], ['match', 'Match table'], ['compare', 'Compare'], ['explanations', 'Explanations'], ['sources', 'Served']]
+const LINKS = [
+  ['search', 'Search'],
+  ['match', 'Match table'],
+  ['compare', 'Compare'],
+  ['explanations', 'Explanations'],
+  ['sources', 'Served'],
+]
 
 /** Longer than this an empty page says that it is asking. */
 const PATIENCE_MS = 300
@@ -36,11 +42,19 @@ async function show() {
   const module = VIEWS[view]
   // A text goes along from view to view.
   const text = params.get('text')
-  fill(document.getElementById('views'), LINKS.map(([key, words]) =>
-    el('a', { href: address(key, '', { text }), 'aria-current': key === view ? 'page' : null }, words)))
+  fill(
+    document.getElementById('views'),
+    LINKS.map(([key, words]) =>
+      el('a', { href: address(key, '', { text }), 'aria-current': key === view ? 'page' : null }, words),
+    ),
+  )
   if (!module) {
     document.title = 'Not a page – saeserve'
-    fill(main, el('h1', {}, 'Not a page'), el('p', {}, 'There is nothing at this address. ', el('a', { href: '#/search' }, 'Search')))
+    fill(
+      main,
+      el('h1', {}, 'Not a page'),
+      el('p', {}, 'There is nothing at this address. ', el('a', { href: '#/search' }, 'Search')),
+    )
     shown = ''
     shows(location.hash)
     return
@@ -52,7 +66,9 @@ async function show() {
     main.focus({ preventScroll: true })
   }
   shown = `${view}/${name}`
-  const wait = setTimeout(() => { if (!main.hasChildNodes()) fill(main, progress('Asking the server…')) }, PATIENCE_MS)
+  const wait = setTimeout(() => {
+    if (!main.hasChildNodes()) fill(main, progress('Asking the server…'))
+  }, PATIENCE_MS)
   try {
     await module.show({ name, params, main, signal })
   } catch (error) {
@@ -72,7 +88,11 @@ async function tell() {
   const where = document.getElementById('served')
   try {
     const info = await callOnce('get-server-info')
-    fill(where, el('bdi', {}, visible(info.model.name)), ` · ${whole(info.featureCount)} features of ${info.sourceCount} sources · ${info.device}`)
+    fill(
+      where,
+      el('bdi', {}, visible(info.model.name)),
+      ` · ${whole(info.featureCount)} features of ${info.sourceCount} sources · ${info.device}`,
+    )
   } catch {
     fill(where, 'the server does not answer')
   }

@@ -23,8 +23,15 @@ export function featureLink(facts, params = {}) {
 
 /** Share of tokens on which a feature fires, and by whose word. */
 export function density(facts) {
-  const origins = { DENSITY_ORIGIN_INDEX: 'in the index', DENSITY_ORIGIN_FILE: "by the SAE's file", DENSITY_ORIGIN_IMPORT: 'as imported' }
-  const words = facts.density === undefined ? 'not known' : `fires on ${share(facts.density)} of tokens ${origins[facts.densityOrigin] ?? ''}`
+  const origins = {
+    DENSITY_ORIGIN_INDEX: 'in the index',
+    DENSITY_ORIGIN_FILE: "by the SAE's file",
+    DENSITY_ORIGIN_IMPORT: 'as imported',
+  }
+  const words =
+    facts.density === undefined
+      ? 'not known'
+      : `fires on ${share(facts.density)} of tokens ${origins[facts.densityOrigin] ?? ''}`
   return el('span', { class: 'density', title: words }, share(facts.density))
 }
 
@@ -32,7 +39,13 @@ export function density(facts) {
 export function usual(facts, most = 5) {
   const tokens = (facts.usualTokens ?? []).slice(0, most)
   if (!tokens.length) return el('span', { class: 'quiet' }, '–')
-  return el('span', { class: 'usual' }, tokens.map((one) => el('bdi', { class: 'chip', title: `peaks on it in ${one.count} records` }, spaced(one.token.display ?? ''))))
+  return el(
+    'span',
+    { class: 'usual' },
+    tokens.map((one) =>
+      el('bdi', { class: 'chip', title: `peaks on it in ${one.count} records` }, spaced(one.token.display ?? '')),
+    ),
+  )
 }
 
 /** The best explanation of a feature, if it has one. */
@@ -47,16 +60,33 @@ export function explained(facts) {
 export function problem(error, again = null) {
   const parts = [el('p', {}, el('strong', {}, titled(error)), ' ', el('bdi', {}, visible(error.message)))]
   const extra = (error.violations ?? []).filter((one) => !error.message.includes(one.description))
-  if (extra.length) parts.push(el('ul', {}, extra.map((one) => el('li', {}, el('code', {}, one.field), ': ', visible(one.description)))))
-  if (error.retryDelay) parts.push(el('p', { class: 'quiet' }, `It can be tried again in ${Number(error.retryDelay).toFixed(1)} s.`))
+  if (extra.length)
+    parts.push(
+      el(
+        'ul',
+        {},
+        extra.map((one) => el('li', {}, el('code', {}, one.field), ': ', visible(one.description))),
+      ),
+    )
+  if (error.retryDelay)
+    parts.push(el('p', { class: 'quiet' }, `It can be tried again in ${Number(error.retryDelay).toFixed(1)} s.`))
   if (error.requestId) parts.push(el('p', { class: 'quiet' }, 'request ', el('code', {}, error.requestId)))
   if (again) parts.push(el('button', { type: 'button', onclick: again }, 'Try again'))
   return el('div', { class: 'problem', role: 'alert' }, parts)
 }
 
 function titled(error) {
-  return { UNAVAILABLE: 'No answer.', RESOURCE_EXHAUSTED: 'Busy.', DEADLINE_EXCEEDED: 'It took too long.', NOT_FOUND: 'Not there.',
-    UNAUTHENTICATED: 'A token is needed.', FAILED_PRECONDITION: 'Not possible here.', INVALID_ARGUMENT: 'Not understood.' }[error.status] ?? 'It failed.'
+  return (
+    {
+      UNAVAILABLE: 'No answer.',
+      RESOURCE_EXHAUSTED: 'Busy.',
+      DEADLINE_EXCEEDED: 'It took too long.',
+      NOT_FOUND: 'Not there.',
+      UNAUTHENTICATED: 'A token is needed.',
+      FAILED_PRECONDITION: 'Not possible here.',
+      INVALID_ARGUMENT: 'Not understood.',
+    }[error.status] ?? 'It failed.'
+  )
 }
 
 /** Words and a bar while something is awaited. `done` of `all`, or neither for work of unknown length. */

@@ -20,9 +20,13 @@ export function placed({ restore }) {
   resting = true
 }
 
-window.addEventListener('scroll', () => {
-  if (resting) places.set(entry(), window.scrollY)
-}, { passive: true })
+window.addEventListener(
+  'scroll',
+  () => {
+    if (resting) places.set(entry(), window.scrollY)
+  },
+  { passive: true },
+)
 
 // For a reload.
 window.addEventListener('pagehide', () => history.replaceState({ ...history.state, scrolled: window.scrollY }, ''))

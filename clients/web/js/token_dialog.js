@@ -6,21 +6,33 @@ let open = null
 
 /** Resolves to the token that was typed, or to null. `again`: one was given before, and refused. */
 export function askForToken(again) {
-  open ??= ask(again).finally(() => { open = null })
+  open ??= ask(again).finally(() => {
+    open = null
+  })
   return open
 }
 
 function ask(again) {
   return new Promise((resolve) => {
     const input = el('input', { type: 'password', autocomplete: 'off', id: 'token', required: true })
-    const dialog = el('dialog', { 'aria-labelledby': 'token-title' },
-      el('form', { method: 'dialog' },
+    const dialog = el(
+      'dialog',
+      { 'aria-labelledby': 'token-title' },
+      el(
+        'form',
+        { method: 'dialog' },
         el('h2', { id: 'token-title' }, 'This server asks for a token'),
         again && el('p', { class: 'problem' }, 'It did not accept the one before.'),
-        el('label', { for: 'token' }, 'Token, kept for this tab'), input,
-        el('div', { class: 'actions' },
+        el('label', { for: 'token' }, 'Token, kept for this tab'),
+        input,
+        el(
+          'div',
+          { class: 'actions' },
           el('button', { value: 'give', class: 'primary' }, 'Use it'),
-          el('button', { value: 'leave', formnovalidate: true }, 'Leave'))))
+          el('button', { value: 'leave', formnovalidate: true }, 'Leave'),
+        ),
+      ),
+    )
     dialog.addEventListener('close', () => {
       dialog.remove()
       resolve(dialog.returnValue === 'give' ? input.value.trim() : null)

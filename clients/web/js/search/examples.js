@@ -25,6 +25,6 @@ export const EXAMPLES = {
     '"Did you lock the door?" he asked.\n"I thought you had."\n"I never had the key."\n"Then who," she said, ' +
     'putting down her cup, "is walking about upstairs?"',
   odyssey:
-    'In \'The Odyssey\', Homer takes us on an epic journey with Odysseus, whose adventures and trials on his way ' +
+    "In 'The Odyssey', Homer takes us on an epic journey with Odysseus, whose adventures and trials on his way " +
     'back to Ithaca after the Trojan War offer timeless insights into the human condition and the quest for home.',
 }

@@ -3,7 +3,10 @@
 /** The layers of a written list, ascending; null where it is none. */
 export function parseLayers(text) {
   const layers = new Set()
-  for (const part of text.split(',').map((one) => one.trim()).filter(Boolean)) {
+  for (const part of text
+    .split(',')
+    .map((one) => one.trim())
+    .filter(Boolean)) {
     const found = /^(\d{1,4})(?:-(\d{1,4}))?$/.exec(part)
     if (!found || Number(found[2] ?? found[1]) < Number(found[1])) return null
     for (let layer = Number(found[1]); layer <= Number(found[2] ?? found[1]); layer++) layers.add(layer)
@@ -24,5 +27,7 @@ export function layerRanges(layers) {
 
 /** `1-3,5`. */
 export function writeLayers(layers) {
-  return layerRanges(layers).map(({ first, last }) => (first === last ? `${first}` : `${first}-${last}`)).join(',')
+  return layerRanges(layers)
+    .map(({ first, last }) => (first === last ? `${first}` : `${first}-${last}`))
+    .join(',')
 }

@@ -1,5 +1,5 @@
-// How many of the features that fire most on a text do so on a token on which they usually fire: one search for each layer
-// and kind. The model reads the text for the first; the others are ranked from what the server kept.
+// How many of the features that fire most on a text do so on a token on which they usually fire: one search for each
+// layer and kind. The model reads the text for the first; the others are ranked from what the server kept.
 
 import { call } from '../api.js'
 import { requestOf } from './state.js'
@@ -12,22 +12,31 @@ export const KIND_NAMES = { latent: 'FEATURE_KIND_LATENT', neuron: 'FEATURE_KIND
 /** Every layer and kind that is served: `[{layer, kind}]`, by layer, latents first. */
 export function parts(sources) {
   const layers = [...new Set(sources.map((one) => one.layer))].sort((a, b) => a - b)
-  return layers.flatMap((layer) => Object.keys(KIND_NAMES)
-    .filter((kind) => sources.some((one) => one.layer === layer && one.kind === KIND_NAMES[kind]))
-    .map((kind) => ({ layer, kind })))
+  return layers.flatMap((layer) =>
+    Object.keys(KIND_NAMES)
+      .filter((kind) => sources.some((one) => one.layer === layer && one.kind === KIND_NAMES[kind]))
+      .map((kind) => ({ layer, kind })),
+  )
 }
 
 /**
- * Counts one answer: `{layer, kind, features, exact, folded, unknown, matched, truncated, tokens}`. `features` is how many
- * fire at all, at most the limit; `matched` those on a usual token whatever its case and the space around it; `unknown`
- * those of which no usual token is known.
+ * Counts one answer: `{layer, kind, features, exact, folded, unknown, matched, truncated, tokens}`. `features` is how
+ * many fire at all, at most the limit; `matched` those on a usual token whatever its case and the space around it;
+ * `unknown` those of which no usual token is known.
  */
 export function count({ layer, kind }, answer) {
   const of = (match) => answer.results.filter((one) => one.match === match).length
   const [exact, folded] = [of('MATCH_EXACT'), of('MATCH_FOLDED')]
   return {
-    layer, kind, features: answer.results.length, exact, folded, unknown: of('MATCH_UNKNOWN'), matched: exact + folded,
-    truncated: answer.truncated, tokens: answer.tokens.length,
+    layer,
+    kind,
+    features: answer.results.length,
+    exact,
+    folded,
+    unknown: of('MATCH_UNKNOWN'),
+    matched: exact + folded,
+    truncated: answer.truncated,
+    tokens: answer.tokens.length,
   }
 }
 

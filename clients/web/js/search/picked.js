@@ -11,11 +11,14 @@ export function pickedBar(choose) {
     root.hidden = pick.length === 0
     if (root.hidden) return
     const [a, b] = pick
-    fill(root, pick.map((name) => el('span', { class: 'feature' }, name.toUpperCase())),
+    fill(
+      root,
+      pick.map((name) => el('span', { class: 'feature' }, name.toUpperCase())),
       b
         ? el('a', { class: 'button primary', href: address('compare', '', { a, b, text }) }, 'Compare them')
         : el('span', { class: 'quiet' }, 'Choose another to compare.'),
-      el('button', { type: 'button', class: 'link', onclick: () => choose([]) }, 'clear'))
+      el('button', { type: 'button', class: 'link', onclick: () => choose([]) }, 'clear'),
+    )
   }
 
   return { root, show }

@@ -4,7 +4,11 @@ import { address } from '../address.js'
 import { featureId } from '../format.js'
 import { layerRanges, parseLayers, writeLayers } from './layers.js'
 
-export const KINDS = { latent: ['FEATURE_KIND_LATENT'], neuron: ['FEATURE_KIND_NEURON'], both: ['FEATURE_KIND_LATENT', 'FEATURE_KIND_NEURON'] }
+export const KINDS = {
+  latent: ['FEATURE_KIND_LATENT'],
+  neuron: ['FEATURE_KIND_NEURON'],
+  both: ['FEATURE_KIND_LATENT', 'FEATURE_KIND_NEURON'],
+}
 export const RANKINGS = { raw: 'RANKING_RAW', relative: 'RANKING_RELATIVE_TO_MAX', surprisal: 'RANKING_SURPRISAL' }
 
 /** How many features are asked for where the address does not say: of a text, and of each token. */
@@ -13,7 +17,8 @@ export const LIMITS = { text: 25, token: 5 }
 const whole = (text) => (/^\d{1,7}$/.test(text) ? Number(text) : null)
 const share = (text) => (text.trim() !== '' && Number.isFinite(Number(text)) ? Number(text) : null)
 const oneOf = (known) => (text) => (text in known ? text : null)
-const rows = (text) => (/^\d{1,7}(,\d{1,7})*$/.test(text) ? [...new Set(text.split(',').map(Number))].sort((a, b) => a - b) : null)
+const rows = (text) =>
+  /^\d{1,7}(,\d{1,7})*$/.test(text) ? [...new Set(text.split(',').map(Number))].sort((a, b) => a - b) : null
 
 // Key of the address: what it is read with, null for what cannot be read, and what it is where it is left out.
 const READ = {
@@ -31,9 +36,9 @@ const READ = {
 const LISTS = ['set', 'not', 'pick']
 
 /**
- * The state that an address names: `text`, `kind` (empty: the server's default), `layers`, `set` (names of sets), `min` and
- * `max` (density, 0 to 1), `ranking`, `fires`, `limit`, `by`, `sort` (rows), `whole` (texts are shown whole), `not` (features
- * left out), `pick` (features chosen to compare). `unread`: parts of the address that say nothing that can be read.
+ * The state that an address names: `text`, `kind` (empty: the server's default), `layers`, `set` (names of sets), `min`
+ * and `max` (density, 0 to 1), `ranking`, `fires`, `limit`, `by`, `sort` (rows), `whole` (texts are shown whole), `not`
+ * (features left out), `pick` (features chosen to compare). `unread`: parts of the address that cannot be read.
  */
 export function readState(params) {
   const state = { text: params.get('text') ?? '', unread: [] }

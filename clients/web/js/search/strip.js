@@ -7,19 +7,49 @@ import { shaded } from '../tokens.js'
 const KEYS = { ArrowRight: 1, ArrowLeft: -1 }
 
 /**
- * The strip: `{root, show(tokens, rows, {byToken, first}), refuse(words)}`. `choose(rows)` is called with the rows to sort
+ * The strip: `{root, show(tokens, rows, {byToken}), hide()}`. `choose(rows)` is called with the rows to sort
  * by. The whole strip is one stop of the Tab key: arrows, Home and End move in it.
  */
 export function tokenStrip(choose) {
   const several = el('input', { type: 'checkbox', id: 'several' })
   const said = el('span', { class: 'strip-said', id: 'strip-said' })
-  const unsort = el('button', { class: 'link', type: 'button', hidden: true, onclick: () => { choose([]); focusOn(at) } }, 'unsort')
-  const refused = el('p', { class: 'refused', role: 'alert' })
-  const tokens = el('div', { role: 'toolbar', 'aria-label': 'Tokens of the text', 'aria-describedby': 'strip-said', onkeydown: moved, class: 'strip-tokens' })
-  const root = el('section', { class: 'strip', 'aria-label': 'Sort by a token', hidden: true },
-    el('div', { class: 'strip-head' }, said, unsort,
-      el('label', { class: 'check', title: 'A click adds a token instead of choosing it alone; so does Shift with a click' }, several, ' several')),
-    refused, tokens)
+  const unsort = el(
+    'button',
+    {
+      class: 'link',
+      type: 'button',
+      hidden: true,
+      onclick: () => {
+        choose([])
+        focusOn(at)
+      },
+    },
+    'unsort',
+  )
+  const tokens = el('div', {
+    role: 'toolbar',
+    'aria-label': 'Tokens of the text',
+    'aria-describedby': 'strip-said',
+    onkeydown: moved,
+    class: 'strip-tokens',
+  })
+  const root = el(
+    'section',
+    { class: 'strip', 'aria-label': 'Sort by a token', hidden: true },
+    el(
+      'div',
+      { class: 'strip-head' },
+      said,
+      unsort,
+      el(
+        'label',
+        { class: 'check', title: 'A click adds a token instead of choosing it alone; so does Shift with a click' },
+        several,
+        ' several',
+      ),
+    ),
+    tokens,
+  )
   let shown = null // the tokens for which buttons stand there
   let chosen = new Set()
   let at = 0 // the token that the Tab key reaches
@@ -57,7 +87,9 @@ export function tokenStrip(choose) {
     // A line of the text is a line here.
     for (const button of row.querySelectorAll('button')) {
       if (breaks(all[Number(button.dataset.row)])) button.after(el('br'))
-      button.addEventListener('focus', () => { at = Number(button.dataset.row) })
+      button.addEventListener('focus', () => {
+        at = Number(button.dataset.row)
+      })
     }
     fill(tokens, row)
     at = 0
@@ -73,20 +105,28 @@ export function tokenStrip(choose) {
       button.setAttribute('aria-pressed', String(chosen.has(row)))
       button.setAttribute('tabindex', row === Math.min(at, all.length - 1) ? '0' : '-1')
     })
-    const names = rows.filter((row) => row < all.length).map((row) => el('bdi', { class: 'chip' }, spaced(all[row].display ?? '')))
+    const names = rows
+      .filter((row) => row < all.length)
+      .map((row) => el('bdi', { class: 'chip' }, spaced(all[row].display ?? '')))
     const begin = byToken ? 'Only of ' : rows.length > 1 ? 'Sorted by the sum over ' : 'Sorted by '
-    fill(said, rows.length ? [begin, names] : byToken ? 'Click a token to see it alone.' : 'Click a token to sort by it.')
+    fill(
+      said,
+      rows.length
+        ? [begin, names]
+        : `Click a token to ${byToken ? 'see it alone' : 'sort by it'}; with Shift, several.`,
+    )
     fill(unsort, byToken ? 'show all' : 'unsort')
     unsort.hidden = rows.length === 0
     root.hidden = false
-    refuse(null)
   }
 
-  function refuse(words) {
-    fill(refused, words)
+  return {
+    root,
+    show,
+    hide: () => {
+      root.hidden = true
+    },
   }
-
-  return { root, show, refuse, hide: () => { root.hidden = true } }
 }
 
 // Pieces are bytes in base64: a line break is byte 10.

@@ -18,8 +18,18 @@ import { nothing, told } from '../search/told.js'
 const PATIENCE_MS = 200
 
 // The control that a field of the request belongs to.
-const FIELDS = [['input', 'text'], ['sort_tokens', 'strip'], ['limit', 'limit'], ['ranking', 'ranking'], ['min_fires', 'fires'], ['filter.min_density', 'density'],
-  ['filter.max_density', 'density'], ['filter.include.layers', 'layers'], ['filter.include.sets', 'set'], ['filter.exclude', 'not']]
+const FIELDS = [
+  ['input', 'text'],
+  ['sort_tokens', 'strip'],
+  ['limit', 'limit'],
+  ['ranking', 'ranking'],
+  ['min_fires', 'fires'],
+  ['filter.min_density', 'density'],
+  ['filter.max_density', 'density'],
+  ['filter.include.layers', 'layers'],
+  ['filter.include.sets', 'set'],
+  ['filter.exclude', 'not'],
+]
 
 export function title(name, params) {
   const text = params.get('text') ?? ''
@@ -41,16 +51,34 @@ function build(served) {
   let state = readState(new URLSearchParams())
   let goFrom = null // the row from which "show more" went on
 
-  const box = textBox({ label: 'A text: which features fire on it?', words: 'Search', send: (text) => change({ text }) })
+  const box = textBox({
+    label: 'A text: which features fire on it?',
+    words: 'Search',
+    send: (text) => change({ text }),
+  })
   const strip = tokenStrip((sort) => change({ sort }))
   const controls = options(served, (part) => change({ text: box.text(), ...part }))
   const unread = el('div')
   const above = el('div', { class: 'above' })
   const found = el('div', { class: 'found' })
   const below = el('div', { class: 'below' })
-  const picked = pickedBar((pick) => { setPick(pick); for (const one of found.querySelectorAll('td.pick input')) one.checked = pick.includes(one.closest('tr').dataset.feature) })
+  const picked = pickedBar((pick) => {
+    setPick(pick)
+    for (const one of found.querySelectorAll('td.pick input'))
+      one.checked = pick.includes(one.closest('tr').dataset.feature)
+  })
   const results = el('section', { 'aria-label': 'Results', class: 'answer' }, above, found, below)
-  const root = el('div', { class: 'search' }, el('h1', { class: 'unseen' }, 'Search'), box.root, controls.root, unread, strip.root, results, picked.root)
+  const root = el(
+    'div',
+    { class: 'search' },
+    el('h1', { class: 'unseen' }, 'Search'),
+    box.root,
+    controls.root,
+    unread,
+    strip.root,
+    results,
+    picked.root,
+  )
 
   function change(part, { replace = false } = {}) {
     const next = { ...state, ...part }
@@ -70,7 +98,8 @@ function build(served) {
     const others = state.pick.filter((one) => one !== name)
     const next = on ? [...others.slice(-1), name] : others
     setPick(next)
-    for (const one of found.querySelectorAll('td.pick input')) one.checked = next.includes(one.closest('tr').dataset.feature)
+    for (const one of found.querySelectorAll('td.pick input'))
+      one.checked = next.includes(one.closest('tr').dataset.feature)
   }
 
   async function showState(next, signal) {
@@ -79,7 +108,17 @@ function build(served) {
     box.set(state.text)
     controls.sync(state)
     picked.show(state)
-    fill(unread, state.unread.length > 0 && el('p', { class: 'note' }, 'This part of the address cannot be read, and says nothing: ', el('code', {}, visible(state.unread.join(', '))), '.'))
+    fill(
+      unread,
+      state.unread.length > 0 &&
+        el(
+          'p',
+          { class: 'note' },
+          'This part of the address cannot be read, and says nothing: ',
+          el('code', {}, visible(state.unread.join(', '))),
+          '.',
+        ),
+    )
     if (!sameText) strip.hide()
     if (state.text === '') return welcome()
     const long = tooLong(state.text, info.limits)
@@ -98,17 +137,51 @@ function build(served) {
 
   function welcome() {
     clear()
-    fill(found, el('div', { class: 'welcome' },
-      el('p', {}, 'A feature is one direction in the activations of the model ', el('bdi', {}, visible(info.model.name)), ': a latent of a sparse autoencoder, or an MLP neuron. Type a text to see which of them fire on it, and how strongly on each token.'),
-      el('p', {}, 'Then click a token to sort by it, open a feature to see on what else it fires, and change a word there to test it.')))
+    // Who has just come here is about to type, unless that opens a keyboard over half of the page.
+    if (document.activeElement === document.body && matchMedia('(pointer: fine)').matches) box.input.focus()
+    fill(
+      found,
+      el(
+        'div',
+        { class: 'welcome' },
+        el(
+          'p',
+          {},
+          'A feature is one direction in the activations of the model ',
+          el('bdi', {}, visible(info.model.name)),
+          ': a latent of a sparse autoencoder, or an MLP neuron. ',
+          'Type a text to see which of them fire on it, and how strongly on each token.',
+        ),
+        el(
+          'p',
+          {},
+          'Then click a token to sort by it, open a feature to see on what else it fires, ',
+          'and change a word there to test it.',
+        ),
+      ),
+    )
   }
 
   async function search(signal) {
     const stopped = new AbortController()
-    const wait = setTimeout(() => fill(above, el('div', { class: 'actions' }, progress('Searching…'), el('button', { type: 'button', onclick: () => stopped.abort() }, 'Stop'))), PATIENCE_MS)
+    const wait = setTimeout(
+      () =>
+        fill(
+          above,
+          el(
+            'div',
+            { class: 'actions' },
+            progress('Searching…'),
+            el('button', { type: 'button', onclick: () => stopped.abort() }, 'Stop'),
+          ),
+        ),
+      PATIENCE_MS,
+    )
     results.setAttribute('aria-busy', 'true')
     try {
-      const answer = await call('search', requestOf(state, sources), { signal: AbortSignal.any([signal, stopped.signal]) })
+      const answer = await call('search', requestOf(state, sources), {
+        signal: AbortSignal.any([signal, stopped.signal]),
+      })
       if (signal.aborted) return
       draw(answer)
     } catch (error) {
@@ -134,7 +207,16 @@ function build(served) {
       said.forEach((one, index) => {
         const words = visible(one.description)
         if (places[index] === 'text') box.refuse(words)
-        else if (places[index] === 'strip') fill(above, el('p', { class: 'note', role: 'alert' }, `The token to sort by: ${words}. `, el('button', { type: 'button', onclick: () => change({ sort: [] }) }, 'Unsort')))
+        else if (places[index] === 'strip')
+          fill(
+            above,
+            el(
+              'p',
+              { class: 'note', role: 'alert' },
+              `The token to sort by: ${words}. `,
+              el('button', { type: 'button', onclick: () => change({ sort: [] }) }, 'Unsort'),
+            ),
+          )
         else controls.refuse(places[index], words)
       })
     }
@@ -144,13 +226,35 @@ function build(served) {
     strip.show(answer.tokens, answer.sortPositions, { byToken: state.by === 'token' })
     const rows = state.by === 'token' ? answer.tokenResults.length : answer.results.length
     const any = state.by === 'token' ? answer.features.length : rows
-    fill(above, told(answer, info), state.by === 'text' && rows > 0 && isLong(answer.tokens) && el('label', { class: 'check' },
-      el('input', { type: 'checkbox', id: 'whole', checked: Boolean(state.whole), onchange: (event) => change({ whole: event.target.checked ? '1' : '' }, { replace: true }) }), ' whole texts'))
-    fill(found, any === 0
-      ? nothing(answer, state)
-      : state.by === 'token'
-        ? tokenTable(answer, state, { choose: (row) => change({ sort: [row] }) })
-        : resultTable(answer, state, { pick, leaveOut: (name) => change({ not: [...new Set([...state.not, name])] }) }))
+    fill(
+      above,
+      told(answer, info),
+      state.by === 'text' &&
+        rows > 0 &&
+        isLong(answer.tokens) &&
+        el(
+          'label',
+          { class: 'check' },
+          el('input', {
+            type: 'checkbox',
+            id: 'whole',
+            checked: Boolean(state.whole),
+            onchange: (event) => change({ whole: event.target.checked ? '1' : '' }, { replace: true }),
+          }),
+          ' whole texts',
+        ),
+    )
+    fill(
+      found,
+      any === 0
+        ? nothing(answer, state)
+        : state.by === 'token'
+          ? tokenTable(answer, state, { choose: (row) => change({ sort: [row] }) })
+          : resultTable(answer, state, {
+              pick,
+              leaveOut: (name) => change({ not: [...new Set([...state.not, name])] }),
+            }),
+    )
     fill(below, any > 0 && legend(answer), more(answer))
     announce(inWords(answer, state))
     if (goFrom !== null) found.querySelectorAll('tbody tr')[goFrom]?.querySelector('a')?.focus()
@@ -160,11 +264,24 @@ function build(served) {
   function more(answer) {
     const limit = limitOf(state)
     const most = info.limits.maxLimit
-    const full = state.by === 'token' ? answer.tokenResults.some((one) => one.features.length >= limit) : answer.results.length >= limit
+    const full =
+      state.by === 'token'
+        ? answer.tokenResults.some((one) => one.features.length >= limit)
+        : answer.results.length >= limit
     if (!full || limit >= most) return null
     const next = Math.min(most, limit + (state.by === 'token' ? 5 : 25))
-    return el('button', { type: 'button', class: 'show-more', onclick: () => { goFrom = state.by === 'token' ? null : limit; change({ limit: next }, { replace: true }) } },
-      state.by === 'token' ? `Show ${next} of each token` : `Show ${next - limit} more`)
+    return el(
+      'button',
+      {
+        type: 'button',
+        class: 'show-more',
+        onclick: () => {
+          goFrom = state.by === 'token' ? null : limit
+          change({ limit: next }, { replace: true })
+        },
+      },
+      state.by === 'token' ? `Show ${next} of each token` : `Show ${next - limit} more`,
+    )
   }
 
   return { root, show: showState }
