@@ -122,8 +122,9 @@ def _texts(values: Any) -> list[str]:
 
 def _floats(values: Any) -> str:
     """Of a repeated field."""
-    many = len(values) >= _FEW
-    return ",".join(_texts(np.fromiter(values, np.float32, len(values))) if many else map(float32, values))
+    if len(values) < _FEW:
+        return ",".join(map(float32, values))
+    return "".join(_listed(np.fromiter(values, np.float32, len(values))))
 
 
 def _bool(value: bool) -> str:
