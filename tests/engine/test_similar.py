@@ -17,7 +17,15 @@ from saeserve_server.engine.runner import BatchRunner
 from saeserve_server.engine.work import Abandoned
 from saeserve_server.kernels.cosines import product_for
 from saeserve_server.models.load import load_model
-from saeserve_server.ranking.similar import Preparing, Side, SimilarDone, SimilarWork
+from saeserve_server.ranking.similar import (
+    Direction,
+    Preparing,
+    Side,
+    SimilarDone,
+    SimilarWork,
+    VectorsDone,
+    VectorsWork,
+)
 from saeserve_server.ranking.work import SourceFilter
 from tests.reference import MODEL
 
@@ -129,6 +137,36 @@ def test_a_vector_is_compared_with_every_feature(
             assert list(zip(answer.source.tolist(), answer.index.tolist(), strict=True)) == [
                 entry[1:] for entry in best
             ]
+
+
+def test_vectors_are_those_of_the_files_at_their_own_hook_points(
+    runner: BatchRunner, zoo_config: tuple[Path, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An encoder as it is applied, folded too; a decoder row as it is stored."""
+    paths = {str(table.set).lower(): Path(str(table.path)) for table in load_config(zoo_config[0], {}, {}).sources}
+    asked = {
+        rank: VectorsWork(rank, 5, (Side.ENCODER, Side.DECODER))
+        for rank, info in enumerate(runner.catalog.sources)
+        if info.kind is Kind.LATENT
+    }
+    for (rank, _), done in zip(asked.items(), runner.run(list(asked.values())).done, strict=True):
+        info = runner.catalog.sources[rank]
+        W_enc, W_dec = weights(paths[info.set])
+        scale = W_dec[5].norm() if info.fold_decoder_norm else 1.0
+        assert isinstance(done, VectorsDone)
+        read, written = done.found
+        assert isinstance(read, Direction)
+        assert isinstance(written, Direction)
+        assert read.hook_name == written.hook_name == info.hook_name
+        np.testing.assert_allclose(read.values, W_enc[5] * scale, rtol=1e-6)
+        np.testing.assert_allclose(written.values, W_dec[5], rtol=1e-6)
+    assert {runner.catalog.sources[rank].fold_decoder_norm for rank in asked} == {True, False}
+    source = runner.sources[next(iter(asked))]
+    monkeypatch.setattr(source, "decoder", None)
+    [done] = runner.run([next(iter(asked.values()))]).done
+    assert isinstance(done, VectorsDone)
+    assert isinstance(done.found[0], Direction)
+    assert done.found[1] == "their files hold no decoder of their own"
 
 
 def test_so_do_those_without_integers(

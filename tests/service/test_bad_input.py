@@ -388,7 +388,7 @@ BAD = [
         INVALID,
         "INVALID_REQUEST",
         "sort_tokens[1]",
-        ("position or text",),
+        ("position, text or bos",),
     ),
     Bad(
         "too many sort tokens",

@@ -6,6 +6,7 @@ The worker is a thread, see tests/inside.py.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -44,6 +45,31 @@ def test_every_golden_sae_is_served_as_its_own_code_gives_it(client: saeserve.Cl
         acts = expected(entry)
         ours = result.sparse[source].toarray()
         assert np.abs(ours - acts).max() <= 1e-5 * acts.max(), entry["name"]
+
+
+def test_vectors_are_given_where_files_hold_them_and_refused_where_not(client: saeserve.Client) -> None:
+    """A transcoder writes elsewhere than it reads; of one that crosses layers the decoders are not read."""
+    refused = []
+    for source in client.list_sources():
+        feature = f"{source.name}:1"
+        read = client.vectors(feature, side="encoder").encoder
+        assert (read.hook_name, len(read.values)) == (source.hook_name, source.d_in)
+        if client.get_feature(feature).decoder_norm is None or "cross_layer" in source.architecture:
+            refused.append(source)
+            continue
+        written = client.vectors(feature).decoder
+        scale = re.search(r"times ([\d.]+)", source.normalization)  # its norm is that of what is written, unscaled
+        norm = client.get_feature(feature).decoder_norm * (float(scale[1]) if scale else 1)
+        assert np.linalg.norm(written.values) == pytest.approx(norm, rel=1e-4)
+        writes = "blocks.2.hook_mlp_out" if "transcoder" in source.architecture else source.hook_name
+        assert written.hook_name == writes
+    assert len(refused) > 1
+    for source in refused:
+        for side in ("decoder", "both"):
+            with pytest.raises(saeserve.FailedPrecondition, match=f"{source.name}:1 has no decoder direction: ") as no:
+                client.vectors(f"{source.name}:1", side=side)
+            assert no.value.reason == "NO_DIRECTION"
+            assert no.value.message.endswith("its encoder can be asked for alone") == (side == "both")
 
 
 def test_a_source_of_another_model_says_so(client: saeserve.Client) -> None:

@@ -38,8 +38,8 @@ class Vectors:
     """What it reads: a latent's encoder column as it is applied (with `Source.fold_decoder_norm` times the norm of its
     decoder row), a neuron's column of W_in. None where the decoder alone was asked for."""
     decoder: Direction | None
-    """What it writes: a latent's decoder row as its file has it, not scaled; a neuron's row of W_out. None where the
-    encoder alone was asked for."""
+    """What it writes: a latent's decoder row as its file has it, not scaled in any way; a neuron's row of W_out. None
+    where the encoder alone was asked for."""
 
     @property
     def name(self) -> FeatureName:
