@@ -21,7 +21,8 @@ def python(code):
 def test_the_client_never_imports_torch_or_the_server(statement):
     done = python(
         f"import sys; {statement}\n"
-        "assert not {'torch', 'transformers', 'transformer_lens', 'saeserve_server'} & set(sys.modules)"
+        "assert not {'torch', 'transformers', 'transformer_lens', 'saeserve_server'} & set(sys.modules)\n"
+        "assert not {'pandas', 'polars', 'pyarrow', 'scipy', 'matplotlib', 'saeserve.notebook'} & set(sys.modules)"
     )
     assert (done.returncode, done.stderr) == (0, "")
 

@@ -198,7 +198,7 @@ def test_a_search_shows_where_its_features_fire():
     page = Page(PLAIN["SearchResult"]._repr_html_())
     assert "My favorite color is red." in page.text
     assert {"4.250", "1.500", "0.500", "-0.170"} <= set(page.titles)
-    assert page.styles[:2] == ["background:#e625", "background:#e62b"]  # by strength
+    assert page.styles[:2] == ["background:#e625", "background:#e62a"]  # by strength
     assert "background:#48f5" in page.styles  # negative
     assert "✓" in page.text
     assert "“colours” (o, t, m, score 0.50)" in page.text

@@ -75,7 +75,7 @@ def test_what_lines_say():
     assert said["Token"] == "<Token 'My' id 100>"
     assert said["EncodeResult"] == "<EncodeResult 2 texts, 12 tokens × 2 features: 0-DEMO:7, 2:8>"
     assert repr(PLAIN["sparse"]) == "<EncodeResult 2 texts, 12 tokens × '0-DEMO'>"
-    assert said["Csr"] == "<Csr 12 tokens × 8 features, 4 values > 0>"
+    assert said["Csr"] == "<Csr 6 tokens × 8 features, 2 values > 0>"
     assert said["Record"] == "<Record 4.500 on ' red\\\\n' in ' the red\\\\n door'>".replace("\\\\", "\\")
     assert repr(PLAIN["failed StreamItem"]) == "<StreamItem 0 failed: 'INVALID_ARGUMENT: too long'>"
     assert said["Similar"] == "<Similar 0-DEMO:1633 0.500>"

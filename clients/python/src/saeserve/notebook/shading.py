@@ -14,9 +14,9 @@ from saeserve.answers.types import Token
 from saeserve.answers.wording import counted, number
 from saeserve.notebook.markup import Html, escaped, isolated, joined, tag
 
-# One hexadecimal digit of opacity. Stronger than b, white text on a dark page is no longer 4.5 times as bright.
+# One hexadecimal digit of opacity. Stronger than a, white text on a dark page is no longer 4.5 times as bright.
 _POSITIVE, _NEGATIVE = "#e62", "#48f"
-_WEAKEST, _STRONGEST = 2, 11
+_WEAKEST, _STRONGEST = 2, 10
 _LABEL = 24
 """Characters of a token in a column."""
 WINDOW = 48
