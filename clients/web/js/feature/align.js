@@ -1,9 +1,9 @@
 // Variants of a text, token by token: which tokens stand opposite one another, as the Python client's `compare` has it.
 
 /**
- * Rows that hold every token of every text once, in order: `rows[i][text]` is a place in that text, or null where it has
- * none there. `texts` are lists of pieces. Each is aligned with the first by its longest common runs; what has nothing
- * opposite there stands in rows of its own, which the texts share.
+ * Rows that hold every token of every text once, in order: `rows[i][text]` is a place in that text, or null where it
+ * has none there. `texts` are lists of pieces. Each is aligned with the first by its longest common runs; what has
+ * nothing opposite there stands in rows of its own, which the texts share.
  */
 export function align(texts) {
   const first = texts[0]
@@ -29,7 +29,7 @@ export function align(texts) {
   return rows
 }
 
-/** Rows in which a text differs from the first, each run of them as one change: `{rows, before, after}`, places of both. */
+/** Rows in which a text differs from the first, each run of them as one change: `{rows, before, after}`, places. */
 export function changes(rows, texts, text) {
   const found = []
   let open = null
@@ -40,7 +40,7 @@ export function changes(rows, texts, text) {
       if (before !== null) open = null // a row that neither has is a third text's, and separates nothing
       return
     }
-    if (open === null) found.push(open = { rows: [], before: [], after: [] })
+    if (open === null) found.push((open = { rows: [], before: [], after: [] }))
     open.rows.push(row)
     if (before !== null) open.before.push(before)
     if (after !== null) open.after.push(after)
@@ -60,10 +60,10 @@ function steps(a, b) {
   return found
 }
 
-/** Runs that both have, longest first and then either side of it, by place: Ratcliff and Obershelp, as Python's difflib. */
+/** Runs that both have, longest first and then either side of it, by place: as Python's difflib finds them. */
 function common(a, b) {
   const where = new Map()
-  b.forEach((piece, place) => where.has(piece) ? where.get(piece).push(place) : where.set(piece, [place]))
+  b.forEach((piece, place) => (where.has(piece) ? where.get(piece).push(place) : where.set(piece, [place])))
   const found = []
   const open = [[0, a.length, 0, b.length]]
   while (open.length) {

@@ -5,11 +5,19 @@ import { layerRanges, parseLayers } from '../search/layers.js'
 import { enumName } from './state.js'
 
 /** Which kinds of features are looked among, for `select`. */
-export const KINDS = [['', 'latents and neurons'], ['latent', 'latents'], ['neuron', 'neurons']]
+export const KINDS = [
+  ['', 'latents and neurons'],
+  ['latent', 'latents'],
+  ['neuron', 'neurons'],
+]
 
 /** A choice of `[value, words]`. `onChoose(value)` is called when another is chosen. */
 export function select(options, onChoose) {
-  const made = el('select', { onchange: () => onChoose(made.value) }, options.map(([key, words]) => el('option', { value: key }, words)))
+  const made = el(
+    'select',
+    { onchange: () => onChoose(made.value) },
+    options.map(([key, words]) => el('option', { value: key }, words)),
+  )
   return made
 }
 
@@ -21,7 +29,10 @@ export function labelled(words, control) {
 /** A field of layers, such as `0-3,5`. What is not written so is told at the field, and not handed on. */
 export function layersField(onChoose) {
   const field = el('input', {
-    type: 'text', placeholder: 'all', size: '5', autocomplete: 'off',
+    type: 'text',
+    placeholder: 'all',
+    size: '5',
+    autocomplete: 'off',
     onchange: () => {
       field.setCustomValidity(parseLayers(field.value) ? '' : 'Layers as 2, 0-3 or 0-3,5')
       if (field.reportValidity()) onChoose(field.value.replace(/\s/g, ''))

@@ -3,21 +3,27 @@
 import { call } from '../api.js'
 
 /**
- * `features` are FeatureIds. Resolves to a list, for each text `{tokens, truncated, columns}`: `columns[feature][token]`
- * are activations. Texts over the limit are cut, and say so.
+ * `features` are FeatureIds. Resolves to a list, for each text `{tokens, truncated, columns}`:
+ * `columns[feature][token]` are activations. Texts over the limit are cut, and say so.
  */
 export async function encode(texts, features, { signal } = {}) {
   const answer = await call('encode', { inputs: texts.map((text) => ({ text })), features, truncate: true }, { signal })
   return answer.texts.map((text, place) => {
     const rows = answer.dense.data.slice(answer.textOffsets[place], answer.textOffsets[place + 1])
-    return { tokens: text.tokens, truncated: text.truncated, columns: features.map((_, column) => rows.map((row) => row[column])) }
+    return {
+      tokens: text.tokens,
+      truncated: text.truncated,
+      columns: features.map((_, column) => rows.map((row) => row[column])),
+    }
   })
 }
 
 /** Where activations are largest: `{value, place}`; null where none is above 0. */
 export function peak(activations) {
   let place = -1
-  activations.forEach((value, at) => { if (value > 0 && (place < 0 || value > activations[place])) place = at })
+  activations.forEach((value, at) => {
+    if (value > 0 && (place < 0 || value > activations[place])) place = at
+  })
   return place < 0 ? null : { value: activations[place], place }
 }
 

@@ -7,16 +7,27 @@ import { problem } from '../parts.js'
 
 /** The error, and links to the features nearest to the one asked for. */
 export async function notThere(error, { source, index }) {
-  const nearest = await callOnce('list-sources').then(({ sources }) => near(sources, error.message, source, index), () => [])
+  const nearest = await callOnce('list-sources').then(
+    ({ sources }) => near(sources, error.message, source, index),
+    () => [],
+  )
   return [
     el('h1', {}, 'No such feature'),
     problem(error),
-    nearest.length > 0 && el('p', {}, 'Nearest: ', nearest.map((one, place) => [place > 0 && ', ',
-      el('a', { class: 'feature', href: address('feature', `${one.id}:${one.index}`) }, `${one.name}:${one.index}`)])),
+    nearest.length > 0 &&
+      el(
+        'p',
+        {},
+        'Nearest: ',
+        nearest.map((one, place) => [
+          place > 0 && ', ',
+          el('a', { class: 'feature', href: address('feature', `${one.id}:${one.index}`) }, `${one.name}:${one.index}`),
+        ]),
+      ),
   ]
 }
 
-/** Of the same source the last feature; of sources that the error names as near, the same one, as far as they have it. */
+/** Of the same source the last feature; of sources that the error names as near, the same, as far as they have it. */
 function near(sources, message, source, index) {
   const called = sources.filter((one) => [one.id, ...one.aliases].includes(source.toLowerCase()))
   const words = message.split('did you mean')[1]?.split(/[\s,?]+/) ?? []

@@ -15,18 +15,53 @@ export function record(one, { rank, scale, source, group, diversity, onCopy }) {
   const missed = group === 'near-misses'
   const peak = one.tokens[one.maxPosition]
   const head = missed
-    ? ['does not fire on ', chip(peak), el('span', { class: 'quiet' }, Number(one.maxActivation) > 0
-      ? ` at most ${value(one.maxActivation)} elsewhere in the block` : ' nor elsewhere in the block')]
+    ? [
+        'does not fire on ',
+        chip(peak),
+        el(
+          'span',
+          { class: 'quiet' },
+          Number(one.maxActivation) > 0
+            ? ` at most ${value(one.maxActivation)} elsewhere in the block`
+            : ' nor elsewhere in the block',
+        ),
+      ]
     : [el('strong', { class: 'number' }, value(one.maxActivation)), ' on ', chip(peak)]
-  return el('li', { class: 'record' },
-    el('div', { class: 'record-head' },
+  return el(
+    'li',
+    { class: 'record' },
+    el(
+      'div',
+      { class: 'record-head' },
       el('p', {}, el('span', { class: 'quiet rank' }, `${rank} `), head, stands(one, group, diversity)),
-      el('button', { type: 'button', class: 'small', 'aria-label': `Copy into the test box: record ${rank}`, onclick: () => onCopy(written(one.tokens)) },
-        'Copy into the test box')),
+      el(
+        'button',
+        {
+          type: 'button',
+          class: 'small',
+          'aria-label': `Copy into the test box: record ${rank}`,
+          onclick: () => onCopy(written(one.tokens)),
+        },
+        'Copy into the test box',
+      ),
+    ),
     shaded(one.tokens, one.activations, { peak: scale, marked: one.maxPosition }),
-    one.examples?.length > 0 && el('ul', { class: 'examples', 'aria-label': 'Some of the others' }, one.examples.map((example) =>
-      el('li', {}, el('span', { class: 'number' }, value(example.activation)), ' ', el('bdi', {}, `…${visible(example.text)}…`)))),
-    where(one, source))
+    one.examples?.length > 0 &&
+      el(
+        'ul',
+        { class: 'examples', 'aria-label': 'Some of the others' },
+        one.examples.map((example) =>
+          el(
+            'li',
+            {},
+            el('span', { class: 'number' }, value(example.activation)),
+            ' ',
+            el('bdi', {}, `…${visible(example.text)}…`),
+          ),
+        ),
+      ),
+    where(one, source),
+  )
 }
 
 /** For how many blocks a record stands, and between which activations. */
@@ -41,13 +76,25 @@ function stands(one, group, diversity) {
 
 /** Where it is from, and what else of the same source fires on its peak token. */
 function where(one, source) {
-  const from = one.origin === 'RECORD_ORIGIN_IMPORT'
-    ? ['imported, ', el('bdi', {}, visible(one.importName))]
-    : `text ${whole(one.textIndex)}, from token ${whole(one.textPosition)}`
+  const from =
+    one.origin === 'RECORD_ORIGIN_IMPORT'
+      ? ['imported, ', el('bdi', {}, visible(one.importName))]
+      : `text ${whole(one.textIndex)}, from token ${whole(one.textPosition)}`
   const active = one.activeFeatures ?? []
-  return el('details', { class: 'where quiet' }, el('summary', {}, from),
+  return el(
+    'details',
+    { class: 'where quiet' },
+    el('summary', {}, from),
     active.length
-      ? el('p', {}, 'Fire most on the peak token, of the same source: ', active.map((index) =>
-        [featureLink({ feature: { source: source.id, index }, name: `${source.name}:${index}` }), ' ']))
-      : el('p', {}, 'What else fires there is not known.'))
+      ? el(
+          'p',
+          {},
+          'Fire most on the peak token, of the same source: ',
+          active.map((index) => [
+            featureLink({ feature: { source: source.id, index }, name: `${source.name}:${index}` }),
+            ' ',
+          ]),
+        )
+      : el('p', {}, 'What else fires there is not known.'),
+  )
 }

@@ -10,8 +10,16 @@ import { enumName, PAGE } from './state.js'
 
 const GROUPS = [
   ['top', 'strongest', 'Where it fires most.'],
-  ['quantiles', 'from strong to weak', 'A sample of each power of two of the activation, the strongest first; each stands for the blocks of its power that are not shown.'],
-  ['random', 'at random', 'The same sample in an order drawn by what each stands for: the first is any block in which it fires, all with the same chance.'],
+  [
+    'quantiles',
+    'from strong to weak',
+    'A sample of each power of two of the activation, the strongest first; each stands for a number of blocks.',
+  ],
+  [
+    'random',
+    'at random',
+    'The same sample, drawn by what each stands for: first any block in which it fires, all with the same chance.',
+  ],
   ['near-misses', 'near misses', 'Usual tokens on which it does not fire.'],
 ]
 const LEVELS = [
@@ -23,30 +31,54 @@ const LEVELS = [
   ['text', 'text', true],
   ['semantic', 'what else is active', true],
 ]
-const ORIGINS = [['', 'the index, else imported'], ['index', 'the index'], ['import', 'imported']]
+const ORIGINS = [
+  ['', 'the index, else imported'],
+  ['index', 'the index'],
+  ['import', 'imported'],
+]
 
 /** Largest page of the contract. */
 const MOST = 100
 
 /**
- * `change(part)` shows another part of the state; `onCopy(text)` puts a text into the test box. `update(state)` shows what
- * the state says.
+ * `change(part)` shows another part of the state; `onCopy(text)` puts a text into the test box. `update(state)` shows
+ * what the state says.
  */
 export function recordsSection(feature, { change, onCopy }) {
-  const group = select(GROUPS, (chosen) => change({ group: chosen, records: PAGE, ...(chosen === 'top' ? {} : { diversity: 'none', threshold: '' }) }))
-  const diversity = select(LEVELS, (chosen) => change({ diversity: chosen, records: PAGE, ...(takesThreshold(chosen) ? {} : { threshold: '' }) }))
+  const group = select(GROUPS, (chosen) =>
+    change({ group: chosen, records: PAGE, ...(chosen === 'top' ? {} : { diversity: 'none', threshold: '' }) }),
+  )
+  const diversity = select(LEVELS, (chosen) =>
+    change({ diversity: chosen, records: PAGE, ...(takesThreshold(chosen) ? {} : { threshold: '' }) }),
+  )
   const origin = select(ORIGINS, (chosen) => change({ origin: chosen, records: PAGE }))
   const threshold = el('input', {
-    type: 'number', min: '0.05', max: '1', step: '0.05', placeholder: '0.5', inputmode: 'decimal',
+    type: 'number',
+    min: '0.05',
+    max: '1',
+    step: '0.05',
+    placeholder: '0.5',
+    inputmode: 'decimal',
     onchange: () => threshold.reportValidity() && change({ threshold: threshold.value, records: PAGE }),
   })
   const thresholdLabel = labelled('Alike from', threshold)
   const originLabel = labelled('From', origin)
   originLabel.hidden = true
-  callOnce('get-server-info').then((info) => { originLabel.hidden = !info.imports.length }, () => {})
+  callOnce('get-server-info').then(
+    (info) => {
+      originLabel.hidden = !info.imports.length
+    },
+    () => {},
+  )
   const about = el('p', { class: 'quiet' })
-  const controls = el('form', { class: 'controls', 'aria-label': 'Which texts', onsubmit: (event) => event.preventDefault() },
-    labelled('Show', group), labelled('One for each', diversity), thresholdLabel, originLabel)
+  const controls = el(
+    'form',
+    { class: 'controls', 'aria-label': 'Which texts', onsubmit: (event) => event.preventDefault() },
+    labelled('Show', group),
+    labelled('One for each', diversity),
+    thresholdLabel,
+    originLabel,
+  )
   const part = section('Texts', { className: 'records', controls: [controls, about] })
   let held = null // the records that are shown
   let asked = false
@@ -68,13 +100,21 @@ export function recordsSection(feature, { change, onCopy }) {
     const first = !asked
     asked = true
     return part.load(JSON.stringify([query, state.records]), (signal) => begin(query, state, signal), {
-      words: 'Fetching texts …', say: first ? null : () => `${held.count} texts`,
+      words: 'Fetching texts …',
+      say: first ? null : () => `${held.count} texts`,
     })
   }
 
   async function begin(query, state, signal) {
     held = null
-    const mine = { query, asked: state.records, count: 0, token: '', statistics: null, list: el('ol', { class: 'record-list' }) }
+    const mine = {
+      query,
+      asked: state.records,
+      count: 0,
+      token: '',
+      statistics: null,
+      list: el('ol', { class: 'record-list' }),
+    }
     do await fetchInto(mine, state, signal)
     while (mine.token && mine.count < state.records)
     held = mine
@@ -82,7 +122,12 @@ export function recordsSection(feature, { change, onCopy }) {
   }
 
   async function fetchInto(mine, state, signal) {
-    const body = { feature, pageSize: Math.min(MOST, state.records - mine.count), pageToken: mine.token, group: enumName('RECORD_GROUP', state.group) }
+    const body = {
+      feature,
+      pageSize: Math.min(MOST, state.records - mine.count),
+      pageToken: mine.token,
+      group: enumName('RECORD_GROUP', state.group),
+    }
     if (state.diversity !== 'none') body.diversity = enumName('DIVERSITY', state.diversity)
     if (state.threshold !== '') body.threshold = Number(state.threshold)
     if (state.origin !== '') body.origin = enumName('RECORD_ORIGIN', state.origin)
@@ -92,13 +137,19 @@ export function recordsSection(feature, { change, onCopy }) {
     for (const one of answer.records) {
       mine.count += 1
       const scale = Math.max(answer.statistics?.maxActivation ?? 0, one.maxActivation)
-      mine.list.append(record(one, { rank: mine.count, scale, source, group: state.group, diversity: state.diversity, onCopy }))
+      mine.list.append(
+        record(one, { rank: mine.count, scale, source, group: state.group, diversity: state.diversity, onCopy }),
+      )
     }
     mine.token = answer.nextPageToken
   }
 
   function foot(state) {
-    const button = el('button', { type: 'button', onclick: () => change({ records: held.count + PAGE }, { replace: true }) }, 'More texts')
+    const button = el(
+      'button',
+      { type: 'button', onclick: () => change({ records: held.count + PAGE }, { replace: true }) },
+      'More texts',
+    )
     return el('div', { class: 'actions more' }, held.token ? button : el('span', { class: 'quiet' }, ended(state)))
   }
 
@@ -112,23 +163,33 @@ export function recordsSection(feature, { change, onCopy }) {
     mine.asked = state.records
     const place = part.body.querySelector('.more')
     place.querySelector('button').disabled = true
-    await part.extend(async (signal) => {
-      do await fetchInto(mine, state, signal)
-      while (mine.token && mine.count < state.records)
-      announce(`${mine.count - before} more texts`)
-      const next = foot(state)
-      place.replaceWith(next)
-      next.querySelector('button')?.focus({ preventScroll: true })
-    }, (error) => {
-      held = null
-      place.replaceWith(error.reason === 'STORE_CHANGED' ? storeChanged(state) : problem(error, () => update(state)))
-    })
+    await part.extend(
+      async (signal) => {
+        do await fetchInto(mine, state, signal)
+        while (mine.token && mine.count < state.records)
+        announce(`${mine.count - before} more texts`)
+        const next = foot(state)
+        place.replaceWith(next)
+        next.querySelector('button')?.focus({ preventScroll: true })
+      },
+      (error) => {
+        held = null
+        place.replaceWith(error.reason === 'STORE_CHANGED' ? storeChanged(state) : problem(error, () => update(state)))
+      },
+    )
   }
 
   function storeChanged(state) {
-    return el('div', { class: 'problem', role: 'alert' },
-      el('p', {}, 'The server has other records now than when these texts were fetched: the next page would not go on from them.'),
-      el('button', { type: 'button', onclick: () => update(state) }, 'Fetch the texts anew'))
+    return el(
+      'div',
+      { class: 'problem', role: 'alert' },
+      el(
+        'p',
+        {},
+        'The server has other records now than when these texts were fetched: the next page would not go on from them.',
+      ),
+      el('button', { type: 'button', onclick: () => update(state) }, 'Fetch the texts anew'),
+    )
   }
 
   return { ...part, update }

@@ -9,9 +9,9 @@ const SOON = 150
 /**
  * A section with a heading, controls that stay, and a body that is loaded.
  *
- * `load(key, work, {words, say})`: `work(signal)` resolves to what the body shows; `load` resolves when it stands there, or
- * why it does not. The same key again does nothing, unless the last time failed; another one ends what is still under
- * way. `words` tell what is awaited; `say`, if given, makes of the answer what is announced to those who do not see it.
+ * `load(key, work, {words, say})`: `work(signal)` resolves to what the body shows; `load` resolves when that stands
+ * there, or why it does not. The same key again does nothing, unless the last time failed; another one ends what is
+ * still under way. `words` tell what is awaited; `say`, if given, makes what is announced to those who do not see it.
  * `extend(work, failed)` fetches more into the body as it stands. `leave()` ends what is under way.
  */
 export function section(title, { level = 2, className = '', controls = null } = {}) {
@@ -26,12 +26,12 @@ export function section(title, { level = 2, className = '', controls = null } = 
   function load(key, work, options = {}) {
     if (shown === key) return running
     shown = key
-    return running = loaded(key, work, options)
+    return (running = loaded(key, work, options))
   }
 
   async function loaded(key, work, { words = 'Asking …', say = null }) {
     underWay?.abort()
-    const mine = underWay = new AbortController()
+    const mine = (underWay = new AbortController())
     element.setAttribute('aria-busy', 'true')
     const later = setTimeout(() => fill(body, progress(words)), SOON)
     try {
@@ -42,7 +42,10 @@ export function section(title, { level = 2, className = '', controls = null } = 
     } catch (error) {
       if (mine.signal.aborted) return
       shown = null
-      fill(body, problem(error, () => load(key, work, { words, say })))
+      fill(
+        body,
+        problem(error, () => load(key, work, { words, say })),
+      )
     } finally {
       clearTimeout(later)
       if (underWay === mine) element.removeAttribute('aria-busy')
@@ -52,7 +55,7 @@ export function section(title, { level = 2, className = '', controls = null } = 
   async function extend(work, failed) {
     shown = null
     underWay?.abort()
-    const mine = underWay = new AbortController()
+    const mine = (underWay = new AbortController())
     element.setAttribute('aria-busy', 'true')
     try {
       await work(mine.signal)

@@ -25,22 +25,38 @@ export function sideBySide(texts, column, { most = null } = {}) {
   const largest = Math.max(0, ...texts.flatMap((text) => text.columns[column]))
   const lines = texts.map((text, place) => {
     const differing = place === 0 ? new Set() : new Set(changes(rows, pieces, place).flatMap((change) => change.after))
-    return el('div', { class: 'variant-result', role: 'group', 'aria-label': `Variant ${place + 1}` },
+    return el(
+      'div',
+      { class: 'variant-result', role: 'group', 'aria-label': `Variant ${place + 1}` },
       el('p', { class: 'variant-head' }, el('strong', {}, `Variant ${place + 1}`), ' ', maximum(text, column)),
       shaded(text.tokens, text.columns[column], { peak: largest, chosen: differing }),
-      text.truncated && el('p', { class: 'quiet' }, `Cut to the limit of ${text.tokens.length} tokens.`))
+      text.truncated && el('p', { class: 'quiet' }, `Cut to the limit of ${text.tokens.length} tokens.`),
+    )
   })
-  const scale = largest > 0
-    ? `The darkest shade is ${value(largest)}, the largest here${most ? `; in the index it is at most ${value(most)}` : ''}. Underlined: other than in variant 1.`
-    : null
+  const scale =
+    largest > 0
+      ? `The darkest shade is ${value(largest)}, the largest here` +
+        `${most ? `; in the index it is at most ${value(most)}` : ''}.` +
+        ' Underlined: other than in variant 1.'
+      : null
   return [
     el('div', { class: 'side' }, lines),
-    el('div', { class: 'told-and-table' },
-      el('div', {},
-        texts.length > 1 && el('ul', { class: 'differences' }, texts.slice(1).map((_, place) =>
-          el('li', {}, difference(texts, pieces, rows, place + 1, column)))),
-        scale && el('p', { class: 'quiet' }, scale)),
-      table(texts, pieces, rows, column)),
+    el(
+      'div',
+      { class: 'told-and-table' },
+      el(
+        'div',
+        {},
+        texts.length > 1 &&
+          el(
+            'ul',
+            { class: 'differences' },
+            texts.slice(1).map((_, place) => el('li', {}, difference(texts, pieces, rows, place + 1, column))),
+          ),
+        scale && el('p', { class: 'quiet' }, scale),
+      ),
+      table(texts, pieces, rows, column),
+    ),
   ]
 }
 
@@ -53,11 +69,13 @@ export function maximum(text, column) {
 
 /** The same as a sentence, for those who hear it. */
 export function told(texts, column) {
-  return texts.map((text, place) => {
-    const top = peak(text.columns[column])
-    const words = top === null ? 'does not fire' : `${value(top.value)} on ${spaced(text.tokens[top.place].display)}`
-    return `Variant ${place + 1}: ${words}`
-  }).join('. ')
+  return texts
+    .map((text, place) => {
+      const top = peak(text.columns[column])
+      const words = top === null ? 'does not fire' : `${value(top.value)} on ${spaced(text.tokens[top.place].display)}`
+      return `Variant ${place + 1}: ${words}`
+    })
+    .join('. ')
 }
 
 export function chip(token) {
@@ -73,12 +91,22 @@ function difference(texts, pieces, rows, place, column) {
   const parts = found.slice(0, 3).map((change) => [replaced(old, now, change), worth(old, now, change, column)])
   const [was, is] = [peak(old.columns[column]), peak(now.columns[column])]
   // Where both maxima stand on what was changed, its values have told them already.
-  const told = found.length === 1 && (!was || found[0].before.includes(was.place)) && (!is || found[0].after.includes(is.place))
+  const told =
+    found.length === 1 && (!was || found[0].before.includes(was.place)) && (!is || found[0].after.includes(is.place))
   const most = elsewhere(old, now, rows, place, column, pieces)
   const stayed = most?.at === is?.place && most?.from === was?.place ? null : most // else the maxima have told it
   const more = found.length > 3 ? [`${found.length - 3} more places differ. `] : []
-  return [name, parts, more, told ? null : risen(was, is),
-    stayed && [' Of the tokens that stayed, ', chip(now.tokens[stayed.at]), ` changes most: ${value(stayed.is)}, before ${value(stayed.was)}.`]]
+  return [
+    name,
+    parts,
+    more,
+    told ? null : risen(was, is),
+    stayed && [
+      ' Of the tokens that stayed, ',
+      chip(now.tokens[stayed.at]),
+      ` changes most: ${value(stayed.is)}, before ${value(stayed.was)}.`,
+    ],
+  ]
 }
 
 function replaced(old, now, change) {
@@ -92,7 +120,8 @@ function replaced(old, now, change) {
 function phrase(text, places) {
   if (!places.length) return null
   const written = (part) => part.map((place) => text.tokens[place].display ?? '').join('')
-  const words = places.length > LONG ? `${written(places.slice(0, LONG - 3))} … ${written(places.slice(-2))}` : written(places)
+  const words =
+    places.length > LONG ? `${written(places.slice(0, LONG - 3))} … ${written(places.slice(-2))}` : written(places)
   return el('bdi', { class: 'chip' }, spaced(words))
 }
 
@@ -105,7 +134,9 @@ function worth(old, now, change, column) {
   if (!before && !after) return '; it fires on neither. '
   if (!after) return `; it does not fire there, before ${value(before)}. `
   if (!before) return `: ${value(after)}, where it did not fire before. `
-  return value(before) === value(after) ? `: ${value(after)} as before. ` : `: ${value(after)}, before ${value(before)}${byShare(before, after)}. `
+  return value(before) === value(after)
+    ? `: ${value(after)} as before. `
+    : `: ${value(after)}, before ${value(before)}${byShare(before, after)}. `
 }
 
 function risen(before, after) {
@@ -113,7 +144,9 @@ function risen(before, after) {
   if (before === null) return `The feature now fires: max ${value(after.value)}.`
   if (after === null) return `The feature no longer fires; it had ${value(before.value)}.`
   if (Math.abs(after.value - before.value) < SAME) return 'The maximum stays.'
-  return `The maximum ${after.value > before.value ? 'rises' : 'falls'} from ${value(before.value)} to ${value(after.value)}${byShare(before.value, after.value)}.`
+  const way = after.value > before.value ? 'rises' : 'falls'
+  const share = byShare(before.value, after.value)
+  return `The maximum ${way} from ${value(before.value)} to ${value(after.value)}${share}.`
 }
 
 function byShare(before, after) {
@@ -128,28 +161,52 @@ function elsewhere(old, now, rows, place, column, pieces) {
     const [before, after] = [places[0], places[place]]
     if (before === null || after === null || pieces[0][before] !== pieces[place][after]) continue
     const [was, is] = [old.columns[column][before], now.columns[column][after]]
-    if (Math.abs(is - was) >= SAME && Math.abs(is - was) > Math.abs((most?.is ?? 0) - (most?.was ?? 0))) most = { was, is, at: after, from: before }
+    if (Math.abs(is - was) >= SAME && Math.abs(is - was) > Math.abs((most?.is ?? 0) - (most?.was ?? 0)))
+      most = { was, is, at: after, from: before }
   }
   return most
 }
 
 function table(texts, pieces, rows, column) {
-  const differs = (places) => new Set(places.map((place, text) => (place === null ? null : pieces[text][place]))).size > 1
-  const head = el('tr', {}, el('th', { scope: 'col' }, 'row'), texts.map((_, place) =>
-    [el('th', { scope: 'col' }, `Variant ${place + 1}`), el('th', { scope: 'col', class: 'number' }, 'activation')]))
-  const body = rows.map((places, row) => el('tr', { class: differs(places) ? 'differs' : null },
-    el('th', { scope: 'row' }, row, differs(places) && el('abbr', { title: 'the variants differ here' }, ' ≠')),
-    places.map((place, text) => place === null
-      ? [el('td', {}), el('td', {})]
-      : [el('td', {}, chip(texts[text].tokens[place])), el('td', { class: 'number' }, fires(texts[text].columns[column][place]))])))
-  return el('details', { class: 'values', open: texts.length > 1 && rows.length <= SHORT },
+  const differs = (places) =>
+    new Set(places.map((place, text) => (place === null ? null : pieces[text][place]))).size > 1
+  const head = el(
+    'tr',
+    {},
+    el('th', { scope: 'col' }, 'row'),
+    texts.map((_, place) => [
+      el('th', { scope: 'col' }, `Variant ${place + 1}`),
+      el('th', { scope: 'col', class: 'number' }, 'activation'),
+    ]),
+  )
+  const body = rows.map((places, row) =>
+    el(
+      'tr',
+      { class: differs(places) ? 'differs' : null },
+      el('th', { scope: 'row' }, row, differs(places) && el('abbr', { title: 'the variants differ here' }, ' ≠')),
+      places.map((place, text) =>
+        place === null
+          ? [el('td', {}), el('td', {})]
+          : [
+              el('td', {}, chip(texts[text].tokens[place])),
+              el('td', { class: 'number' }, fires(texts[text].columns[column][place])),
+            ],
+      ),
+    ),
+  )
+  return el(
+    'details',
+    { class: 'values', open: texts.length > 1 && rows.length <= SHORT },
     el('summary', {}, 'Token by token'),
-    el('div', { class: 'wide', tabindex: '0', role: 'region', 'aria-label': 'Activations token by token' },
-      el('table', {}, el('thead', {}, head), el('tbody', {}, body))))
+    el(
+      'div',
+      { class: 'wide', tabindex: '0', role: 'region', 'aria-label': 'Activations token by token' },
+      el('table', {}, el('thead', {}, head), el('tbody', {}, body)),
+    ),
+  )
 }
 
 /** An activation, quiet where there is none. */
 export function fires(activation) {
   return activation === 0 ? el('span', { class: 'quiet' }, '0.000') : value(activation)
 }
-

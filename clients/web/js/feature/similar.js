@@ -12,7 +12,12 @@ import { enumName, PAGE } from './state.js'
 const WAYS = [
   ['decoder', 'what they write', 'Cosine of the directions that they write to the residual stream.'],
   ['encoder', 'what they read', 'Cosine of the directions that they read.'],
-  ['firing', 'where they fire', 'Overlap of the places of the index on which they fire, from a sample, with its interval of 95%. Shared: here, of the places of this feature those on which the other fires too; there, of the other\'s those on which this one does.'],
+  [
+    'firing',
+    'where they fire',
+    'Overlap of the places of the index on which they fire, from a sample, with its interval of 95%. Shared: here, ' +
+      'of the places of this feature those on which the other fires too; there, the other way round.',
+  ],
   ['records', 'where they fire most', 'Overlap of the blocks in which they fire most.'],
 ]
 
@@ -22,8 +27,13 @@ export function similarSection(feature, { change }) {
   const kind = select(KINDS, (chosen) => change({ kind: chosen, similar: PAGE }))
   const layers = layersField((chosen) => change({ layers: chosen, similar: PAGE }))
   const about = el('p', { class: 'quiet' })
-  const controls = el('form', { class: 'controls', 'aria-label': 'Which similar features', onsubmit: (event) => event.preventDefault() },
-    labelled('Alike in', by), labelled('Among', kind), labelled('Layers', layers))
+  const controls = el(
+    'form',
+    { class: 'controls', 'aria-label': 'Which similar features', onsubmit: (event) => event.preventDefault() },
+    labelled('Alike in', by),
+    labelled('Among', kind),
+    labelled('Layers', layers),
+  )
   const part = section('Similar features', { className: 'similar', controls: [controls, about] })
   let asked = false
 
@@ -36,13 +46,24 @@ export function similarSection(feature, { change }) {
     asked = true
     const key = JSON.stringify([state.by, state.kind, state.layers, state.similar])
     let found = 0
-    return part.load(key, async (signal) => {
-      const answer = await call('similar-features', {
-        feature, by: enumName('SIMILARITY', state.by), filter: among(state), limit: state.similar,
-      }, { signal })
-      found = answer.similar.length
-      return drawn(answer, state, change)
-    }, { words: 'Comparing …', say: first ? null : () => `${found} similar features` })
+    return part.load(
+      key,
+      async (signal) => {
+        const answer = await call(
+          'similar-features',
+          {
+            feature,
+            by: enumName('SIMILARITY', state.by),
+            filter: among(state),
+            limit: state.similar,
+          },
+          { signal },
+        )
+        found = answer.similar.length
+        return drawn(answer, state, change)
+      },
+      { words: 'Comparing …', say: first ? null : () => `${found} similar features` },
+    )
   }
 
   return { ...part, update }
@@ -51,25 +72,78 @@ export function similarSection(feature, { change }) {
 function drawn(answer, state, change) {
   const overlaps = answer.space === ''
   const asked = featureName(answer.facts.feature)
-  const head = ['feature', 'usually on', overlaps ? 'overlap' : 'cosine', ...(state.by === 'firing' ? ['shared'] : []), 'density']
-  const beside = (one) => el('a', { class: 'small-link', href: address('compare', '', { a: asked, b: featureName(one.facts.feature) }),
-    'aria-label': `side by side with ${one.facts.name}` }, 'side by side')
-  const rows = answer.similar.map((one) => el('tr', {},
-    el('th', { scope: 'row' }, featureLink(one.facts), el('br'), beside(one)),
-    el('td', {}, usual(one.facts, 4)),
-    el('td', { class: 'number' }, one.value.toFixed(3), overlaps && rests(one)),
-    state.by === 'firing' && el('td', { class: 'number' }, `${share(one.contained)} here`, el('br'), `${share(one.contains)} there`),
-    el('td', { class: 'number' }, density(one.facts))))
-  const table = el('div', { class: 'wide', tabindex: '0', role: 'region', 'aria-label': 'Table of similar features' },
-    el('table', {}, el('thead', {}, el('tr', {}, head.map((words, place) =>
-      el('th', { scope: 'col', class: place > 1 ? 'number' : null }, words)))), el('tbody', {}, rows)))
+  const head = [
+    'feature',
+    'usually on',
+    overlaps ? 'overlap' : 'cosine',
+    ...(state.by === 'firing' ? ['shared'] : []),
+    'density',
+  ]
+  const beside = (one) =>
+    el(
+      'a',
+      {
+        class: 'small-link',
+        href: address('compare', '', { a: asked, b: featureName(one.facts.feature) }),
+        'aria-label': `side by side with ${one.facts.name}`,
+      },
+      'side by side',
+    )
+  const rows = answer.similar.map((one) =>
+    el(
+      'tr',
+      {},
+      el('th', { scope: 'row' }, featureLink(one.facts), el('br'), beside(one)),
+      el('td', {}, usual(one.facts, 4)),
+      el('td', { class: 'number' }, one.value.toFixed(3), overlaps && rests(one)),
+      state.by === 'firing' &&
+        el('td', { class: 'number' }, `${share(one.contained)} here`, el('br'), `${share(one.contains)} there`),
+      el('td', { class: 'number' }, density(one.facts)),
+    ),
+  )
+  const table = el(
+    'div',
+    { class: 'wide', tabindex: '0', role: 'region', 'aria-label': 'Table of similar features' },
+    el(
+      'table',
+      {},
+      el(
+        'thead',
+        {},
+        el(
+          'tr',
+          {},
+          head.map((words, place) => el('th', { scope: 'col', class: place > 1 ? 'number' : null }, words)),
+        ),
+      ),
+      el('tbody', {}, rows),
+    ),
+  )
   return [
     rows.length ? table : el('p', {}, 'No feature has anything in common with it.'),
-    answer.similar.length === state.similar && el('div', { class: 'actions' },
-      el('button', { type: 'button', onclick: () => change({ similar: state.similar + PAGE }, { replace: true }) }, 'More similar features')),
-    answer.leftOut.length > 0 && el('ul', { class: 'quiet left-out', 'aria-label': 'Not compared' }, answer.leftOut.map((one) =>
-      el('li', {}, `Not compared: ${one.sources.join(', ')}: ${visible(one.reason)}`))),
-    el('p', { class: 'quiet' }, `${whole(answer.featuresCompared)} features compared${answer.space ? ` in the ${answer.space}` : ''}, ${millis(answer.callInfo.totalMicros)}`),
+    answer.similar.length === state.similar &&
+      el(
+        'div',
+        { class: 'actions' },
+        el(
+          'button',
+          { type: 'button', onclick: () => change({ similar: state.similar + PAGE }, { replace: true }) },
+          'More similar features',
+        ),
+      ),
+    answer.leftOut.length > 0 &&
+      el(
+        'ul',
+        { class: 'quiet left-out', 'aria-label': 'Not compared' },
+        answer.leftOut.map((one) => el('li', {}, `Not compared: ${one.sources.join(', ')}: ${visible(one.reason)}`)),
+      ),
+    el(
+      'p',
+      { class: 'quiet' },
+      `${whole(answer.featuresCompared)} features compared`,
+      answer.space && ` in the ${answer.space}`,
+      `, ${millis(answer.callInfo.totalMicros)}`,
+    ),
   ]
 }
 

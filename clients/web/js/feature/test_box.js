@@ -9,11 +9,17 @@ import { variantsForm } from './variants_form.js'
 
 /**
  * `change(part)` shows another part of the state; `onResult([{label, title, value}])` is told each variant's maximum.
- * `update(state, most)` shows what the state says, `copy(text)` puts a text twice into the box, the second to be edited.
+ * `update(state, most)` shows what the state says; `copy(text)` puts a text twice into the box, the second to be
+ * edited.
  */
 export function testBox(feature, { change, onResult }) {
   let limit = 64
-  callOnce('get-server-info').then((info) => { limit = info.limits.maxInputs }, () => {})
+  callOnce('get-server-info').then(
+    (info) => {
+      limit = info.limits.maxInputs
+    },
+    () => {},
+  )
   const form = variantsForm({
     onEncode: (texts) => change({ texts }),
     most: () => limit,
@@ -30,13 +36,23 @@ export function testBox(feature, { change, onResult }) {
     const quiet = first
     first = false
     let texts = []
-    return part.load(JSON.stringify(state.texts), async (signal) => {
-      onResult([])
-      if (!state.texts.length) return el('p', { class: 'quiet' }, 'Type a text, or copy one of those below.')
-      texts = await encode(state.texts, [feature], { signal })
-      onResult(texts.map((text, place) => ({ label: place + 1, title: `Variant ${place + 1}`, value: peak(text.columns[0])?.value ?? 0 })))
-      return sideBySide(texts, 0, { most: await most })
-    }, { words: 'Encoding …', say: quiet ? null : () => (texts.length ? told(texts, 0) : 'The test box is empty') })
+    return part.load(
+      JSON.stringify(state.texts),
+      async (signal) => {
+        onResult([])
+        if (!state.texts.length) return el('p', { class: 'quiet' }, 'Type a text, or copy one of those below.')
+        texts = await encode(state.texts, [feature], { signal })
+        onResult(
+          texts.map((text, place) => ({
+            label: place + 1,
+            title: `Variant ${place + 1}`,
+            value: peak(text.columns[0])?.value ?? 0,
+          })),
+        )
+        return sideBySide(texts, 0, { most: await most })
+      },
+      { words: 'Encoding …', say: quiet ? null : () => (texts.length ? told(texts, 0) : 'The test box is empty') },
+    )
   }
 
   function copy(text) {

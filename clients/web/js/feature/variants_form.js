@@ -3,31 +3,58 @@
 import { announce, el, fill } from '../dom.js'
 
 /**
- * A form of text areas "Variant 1", "Variant 2", …, or of another `noun`. `onEncode(texts)` is called with those that are not empty. `most()`
- * tells how many texts one call takes. `before` stands above the boxes; `none`: it may be done without a text.
+ * A form of text areas "Variant 1", "Variant 2", …, or of another `noun`. `onEncode(texts)` is called with those that
+ * are not empty. `most()` tells how many texts one call takes. `before` stands above the boxes; `none`: it may be done
+ * without a text.
  *
- * `set(texts)` shows other texts; boxes that hold the same already stay as they are. `edit(place)` puts the cursor there.
+ * `set(texts)` shows other texts; boxes that hold the same already stay as they are. `edit(place)` puts the cursor
+ * there.
  */
-export function variantsForm({ onEncode, most, hint = '', before = null, action = 'Encode', none = false, noun = 'variant' }) {
+export function variantsForm({
+  onEncode,
+  most,
+  hint = '',
+  before = null,
+  action = 'Encode',
+  none = false,
+  noun = 'variant',
+}) {
   const named = noun[0].toUpperCase() + noun.slice(1)
   const boxes = el('div', { class: 'variants' })
   const add = el('button', { type: 'button', onclick: () => more() }, `Add a ${noun}`)
-  const form = el('form', {
-    class: 'variants-form',
-    onsubmit: (event) => {
-      event.preventDefault()
-      const texts = areas().map((area) => area.value).filter((text) => text !== '')
-      if (texts.length || none) return onEncode(texts)
-      announce('Type a text first')
-      areas()[0].focus()
+  const form = el(
+    'form',
+    {
+      class: 'variants-form',
+      onsubmit: (event) => {
+        event.preventDefault()
+        const texts = areas()
+          .map((area) => area.value)
+          .filter((text) => text !== '')
+        if (texts.length || none) return onEncode(texts)
+        announce('Type a text first')
+        areas()[0].focus()
+      },
     },
-  }, before, boxes, el('div', { class: 'actions' }, el('button', { class: 'primary' }, action), add, el('span', { class: 'quiet hint' }, hint)))
+    before,
+    boxes,
+    el(
+      'div',
+      { class: 'actions' },
+      el('button', { class: 'primary' }, action),
+      add,
+      el('span', { class: 'quiet hint' }, hint),
+    ),
+  )
 
   const areas = () => [...boxes.querySelectorAll('textarea')]
 
   function box(text) {
     const area = el('textarea', {
-      rows: '2', spellcheck: 'false', autocomplete: 'off', dir: 'auto',
+      rows: '2',
+      spellcheck: 'false',
+      autocomplete: 'off',
+      dir: 'auto',
       onkeydown: (event) => {
         if (event.key === 'Enter' && (event.ctrlKey || event.metaKey)) form.requestSubmit()
       },
@@ -68,7 +95,11 @@ export function variantsForm({ onEncode, most, hint = '', before = null, action 
   function set(texts) {
     const wanted = texts.length ? texts : ['']
     const now = areas()
-    if (now.length === wanted.length && now.every((area, place) => area.value === wanted[place].replace(/\r\n?/g, '\n'))) return
+    if (
+      now.length === wanted.length &&
+      now.every((area, place) => area.value === wanted[place].replace(/\r\n?/g, '\n'))
+    )
+      return
     fill(boxes, wanted.map(box))
     number()
   }

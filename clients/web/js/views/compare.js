@@ -1,8 +1,9 @@
 // Two features or more side by side: on the same texts, in what is known of them, and in how alike they are.
 //
-// Accessible names that stay: fields "Feature A", "Feature B", …; text boxes "Text 1", …; buttons "Compare", "Swap A and
-// B", "Add a feature", "Remove feature C", "Add a text", "Remove text 2"; headings "On the same text", "What is known", "How alike";
-// groups "Feature A on text 1", …; regions "Activations token by token, text 1", "Table of what is known", "Table of how alike they are".
+// Accessible names that stay: fields "Feature A", "Feature B", …; text boxes "Text 1", …; buttons "Compare", "Swap A
+// and B", "Add a feature", "Remove feature C", "Add a text", "Remove text 2"; headings "On the same text", "What is
+// known", "How alike"; groups "Feature A on text 1", …; regions "Activations token by token, text 1", "Table of what
+// is known", "Table of how alike they are".
 
 import { address, go, read } from '../address.js'
 import { call, callOnce } from '../api.js'
@@ -34,24 +35,51 @@ export async function show({ params, main, signal }) {
     fill(main, page.element)
   }
   const mine = page
-  signal.addEventListener('abort', () => { if (read().view !== 'compare') mine.leave() }, { once: true })
+  signal.addEventListener(
+    'abort',
+    () => {
+      if (read().view !== 'compare') mine.leave()
+    },
+    { once: true },
+  )
   await page.update(state(params))
 }
 
 function state(params) {
-  return { names: LETTERS.map((letter) => trimmed(params.get(letter) ?? '')).filter(Boolean), texts: params.getAll('text').filter((text) => text !== '') }
+  return {
+    names: LETTERS.map((letter) => trimmed(params.get(letter) ?? '')).filter(Boolean),
+    texts: params.getAll('text').filter((text) => text !== ''),
+  }
 }
 
 function addressOf({ names, texts }) {
-  return address('compare', '', { ...Object.fromEntries(names.map((name, place) => [LETTERS[place], name])), text: texts })
+  return address('compare', '', {
+    ...Object.fromEntries(names.map((name, place) => [LETTERS[place], name])),
+    text: texts,
+  })
 }
 
 function build() {
   let limit = 64
-  callOnce('get-server-info').then((info) => { limit = info.limits.maxInputs }, () => {})
+  callOnce('get-server-info').then(
+    (info) => {
+      limit = info.limits.maxInputs
+    },
+    () => {},
+  )
   const fields = el('div', { class: 'compared' })
   const swap = el('button', { type: 'button', onclick: () => swapped() }, 'Swap A and B')
-  const add = el('button', { type: 'button', onclick: () => { number([...typed(), '']); inputs().at(-1).focus() } }, 'Add a feature')
+  const add = el(
+    'button',
+    {
+      type: 'button',
+      onclick: () => {
+        number([...typed(), ''])
+        inputs().at(-1).focus()
+      },
+    },
+    'Add a feature',
+  )
   const form = variantsForm({
     onEncode: (texts) => go(addressOf({ names: typed().map(trimmed).filter(Boolean), texts })),
     most: () => limit,
@@ -66,26 +94,60 @@ function build() {
   const sections = [same, known, alike]
   const refusal = el('div', {})
   const results = el('div', {}, same.element, el('div', { class: 'beside' }, known.element, alike.element))
-  const element = el('div', { class: 'compare-page' }, el('h1', {}, 'Compare features'), el('div', { class: 'panel' }, form.element), refusal, results)
+  const element = el(
+    'div',
+    { class: 'compare-page' },
+    el('h1', {}, 'Compare features'),
+    el('div', { class: 'panel' }, form.element),
+    refusal,
+    results,
+  )
   let first = true
 
   const inputs = () => [...fields.querySelectorAll('input')]
   const typed = () => inputs().map((input) => input.value)
 
   function number(names) {
-    fill(fields, names.map((name, place) => {
-      const letter = LETTERS[place].toUpperCase()
-      const input = el('input', { type: 'text', id: `feature-${letter}`, placeholder: 'source:index', autocomplete: 'off', spellcheck: 'false', required: place < 2 })
-      input.value = name
-      return el('div', {}, el('label', { for: input.id }, `Feature ${letter}`), el('div', { class: 'compared-field' }, input, place > 1 && el('button', {
-        type: 'button', class: 'small', 'aria-label': `Remove feature ${letter}`,
-        onclick: () => {
-          number(typed().filter((_, other) => other !== place))
-          announce(`Feature ${letter} removed`)
-          inputs().at(-1).focus()
-        },
-      }, 'Remove')))
-    }))
+    fill(
+      fields,
+      names.map((name, place) => {
+        const letter = LETTERS[place].toUpperCase()
+        const input = el('input', {
+          type: 'text',
+          id: `feature-${letter}`,
+          placeholder: 'source:index',
+          autocomplete: 'off',
+          spellcheck: 'false',
+          required: place < 2,
+        })
+        input.value = name
+        return el(
+          'div',
+          {},
+          el('label', { for: input.id }, `Feature ${letter}`),
+          el(
+            'div',
+            { class: 'compared-field' },
+            input,
+            place > 1 &&
+              el(
+                'button',
+                {
+                  type: 'button',
+                  class: 'small',
+                  'aria-label': `Remove feature ${letter}`,
+                  onclick: () => {
+                    number(typed().filter((_, other) => other !== place))
+                    announce(`Feature ${letter} removed`)
+                    inputs().at(-1).focus()
+                  },
+                },
+                'Remove',
+              ),
+          ),
+        )
+      }),
+    )
     add.disabled = names.length >= LETTERS.length
   }
 
@@ -96,22 +158,42 @@ function build() {
   }
 
   function update({ names, texts }) {
-    if (typed().map(trimmed).join() !== names.join() || inputs().length < 2) number([...names, '', ''].slice(0, Math.max(2, names.length)))
+    if (typed().map(trimmed).join() !== names.join() || inputs().length < 2)
+      number([...names, '', ''].slice(0, Math.max(2, names.length)))
     form.set(texts)
     const quiet = first
     first = false
-    const features = names.map((name, place) => ({ letter: LETTERS[place].toUpperCase(), id: featureId(name), name: name.toUpperCase() }))
+    const features = names.map((name, place) => ({
+      letter: LETTERS[place].toUpperCase(),
+      id: featureId(name),
+      name: name.toUpperCase(),
+    }))
     const wrong = refused(features)
     fill(refusal, wrong)
     results.hidden = wrong !== null
     if (wrong !== null) return
     const key = names.join()
-    const shown = same.load(JSON.stringify([names, texts]), async (signal) => {
-      if (!texts.length) return el('p', { class: 'quiet' }, 'Type a text above to see where each fires.')
-      return sameText(await encode(texts, features.map((one) => one.id), { signal }), features, texts)
-    }, { words: 'Encoding …', say: quiet ? null : () => `${features.length} features on ${texts.length} texts` })
-    return Promise.all([shown, known.load(key, (signal) => knownTable(features, texts, signal)),
-      alike.load(key, (signal) => pairsTable(features, { signal }), { words: 'Comparing …' })])
+    const shown = same.load(
+      JSON.stringify([names, texts]),
+      async (signal) => {
+        if (!texts.length) return el('p', { class: 'quiet' }, 'Type a text above to see where each fires.')
+        return sameText(
+          await encode(
+            texts,
+            features.map((one) => one.id),
+            { signal },
+          ),
+          features,
+          texts,
+        )
+      },
+      { words: 'Encoding …', say: quiet ? null : () => `${features.length} features on ${texts.length} texts` },
+    )
+    return Promise.all([
+      shown,
+      known.load(key, (signal) => knownTable(features, texts, signal)),
+      alike.load(key, (signal) => pairsTable(features, { signal }), { words: 'Comparing …' }),
+    ])
   }
 
   return { element, update, leave: () => sections.forEach((one) => one.leave()) }
@@ -124,14 +206,29 @@ function trimmed(name) {
 /** Why these cannot be compared; null where they can. */
 function refused(features) {
   if (features.length < 2) {
-    return el('p', {}, features.length
-      ? 'Name a second feature to compare it with.'
-      : 'Name two features, such as 0-demo:1633, and a text: each is shown with a scale of its own, their values token by token, and how alike they are.')
+    return el(
+      'p',
+      {},
+      features.length
+        ? 'Name a second feature to compare it with.'
+        : 'Name two features, such as 0-demo:1633, and a text: each is shown with a scale of its own, their values ' +
+            'token by token, and how alike they are.',
+    )
   }
   const unnamed = features.find((one) => one.id === null)
-  if (unnamed) return problem({ status: 'INVALID_ARGUMENT', message: `Feature ${unnamed.letter}: ${unnamed.name} is no name of a feature; source and index are expected, such as 0-demo:1633.` })
-  const twice = features.find((one, place) => features.findIndex((other) => featureName(other.id) === featureName(one.id)) < place)
-  return twice ? problem({ status: 'INVALID_ARGUMENT', message: `Feature ${twice.letter}: ${twice.name} is already among them.` }) : null
+  if (unnamed)
+    return problem({
+      status: 'INVALID_ARGUMENT',
+      message:
+        `Feature ${unnamed.letter}: ${unnamed.name} is no name of a feature; ` +
+        'source and index are expected, such as 0-demo:1633.',
+    })
+  const twice = features.find(
+    (one, place) => features.findIndex((other) => featureName(other.id) === featureName(one.id)) < place,
+  )
+  return twice
+    ? problem({ status: 'INVALID_ARGUMENT', message: `Feature ${twice.letter}: ${twice.name} is already among them.` })
+    : null
 }
 
 /** Facts, a column for each feature. One that cannot be told says why above, and does not take the others with it. */
@@ -139,14 +236,49 @@ async function knownTable(features, texts, signal) {
   const asked = await Promise.allSettled(features.map((one) => call('get-feature', { feature: one.id }, { signal })))
   signal.throwIfAborted()
   const failed = asked.flatMap(({ reason }) => (reason ? [problem(reason)] : []))
-  const told = asked.flatMap(({ value }, place) => (value ? [{ ...features[place], answer: value, lines: factLines(value) }] : []))
+  const told = asked.flatMap(({ value }, place) =>
+    value ? [{ ...features[place], answer: value, lines: factLines(value) }] : [],
+  )
   if (!told.length) return failed
-  const rows = told[0].lines.map(([name], row) => [name, told.map((one) => one.lines[row][1])])
+  const rows = told[0].lines
+    .map(([name], row) => [name, told.map((one) => one.lines[row][1])])
     .filter(([, cells]) => cells.some((shown) => shown !== null))
   rows.unshift(['usually on', told.map((one) => usual(one.answer.facts))])
-  if (told.some((one) => one.answer.facts.explanations.length)) rows.unshift(['explanations', told.map((one) => explanations(one.answer.facts) ?? '–')])
-  return [failed, el('div', { class: 'wide', tabindex: '0', role: 'region', 'aria-label': 'Table of what is known' },
-    el('table', { class: 'known' },
-      el('thead', {}, el('tr', {}, el('td', {}), told.map((one) => el('th', { scope: 'col' }, `${one.letter} `, featureLink(one.answer.facts, { text: texts }))))),
-      el('tbody', {}, rows.map(([name, cells]) => el('tr', {}, el('th', { scope: 'row' }, name), cells.map((shown) => el('td', {}, shown ?? '–')))))))]
+  if (told.some((one) => one.answer.facts.explanations.length))
+    rows.unshift(['explanations', told.map((one) => explanations(one.answer.facts) ?? '–')])
+  return [
+    failed,
+    el(
+      'div',
+      { class: 'wide', tabindex: '0', role: 'region', 'aria-label': 'Table of what is known' },
+      el(
+        'table',
+        { class: 'known' },
+        el(
+          'thead',
+          {},
+          el(
+            'tr',
+            {},
+            el('td', {}),
+            told.map((one) =>
+              el('th', { scope: 'col' }, `${one.letter} `, featureLink(one.answer.facts, { text: texts })),
+            ),
+          ),
+        ),
+        el(
+          'tbody',
+          {},
+          rows.map(([name, cells]) =>
+            el(
+              'tr',
+              {},
+              el('th', { scope: 'row' }, name),
+              cells.map((shown) => el('td', {}, shown ?? '–')),
+            ),
+          ),
+        ),
+      ),
+    ),
+  ]
 }

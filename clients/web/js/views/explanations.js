@@ -1,6 +1,7 @@
 // Words, and the features that were explained in them. Explanations are imported, never made here.
 //
-// Accessible names that stay: search box "Words", selects "Among", field "Layers", buttons "Search", "More explanations".
+// Accessible names that stay: search box "Words", selects "Among", field "Layers", buttons "Search", "More
+// explanations".
 
 import { address, go } from '../address.js'
 import { call } from '../api.js'
@@ -22,7 +23,9 @@ export function title(name, params) {
 
 export async function show({ params, main, signal }) {
   const state = {
-    q: params.get('q') ?? '', kind: params.get('kind') ?? '', layers: params.get('layers') ?? '',
+    q: params.get('q') ?? '',
+    kind: params.get('kind') ?? '',
+    layers: params.get('layers') ?? '',
     n: Math.max(1, Number.parseInt(params.get('n'), 10) || PAGE),
   }
   const results = main.querySelector('.explanations-found') ?? frame(main)
@@ -31,7 +34,14 @@ export async function show({ params, main, signal }) {
   form.elements.kind.value = state.kind
   form.elements.layers.value = state.layers
   if (!state.q) {
-    fill(results, el('p', { class: 'quiet' }, 'Words, whatever their case or ending; all of them are to be in the explanation. "In quotes" they are a phrase.'))
+    fill(
+      results,
+      el(
+        'p',
+        { class: 'quiet' },
+        'Words, whatever their case or ending; all of them are to be in it. "In quotes" they are a phrase.',
+      ),
+    )
     return
   }
   const later = setTimeout(() => fill(results, progress('Searching …')), 200)
@@ -41,7 +51,10 @@ export async function show({ params, main, signal }) {
     announce(`${found.results.length} explanations`)
   } catch (error) {
     if (signal.aborted) return
-    fill(results, error.reason === 'RECORDS_REQUIRED' ? nothingImported() : problem(error, () => show({ params, main, signal })))
+    fill(
+      results,
+      error.reason === 'RECORDS_REQUIRED' ? nothingImported() : problem(error, () => show({ params, main, signal })),
+    )
   } finally {
     clearTimeout(later)
   }
@@ -52,9 +65,16 @@ async function fetched(state, signal) {
   const results = []
   let answer
   do {
-    answer = await call('search-explanations', {
-      query: state.q, filter: among(state), pageSize: Math.min(MOST, state.n - results.length), pageToken: answer?.nextPageToken ?? '',
-    }, { signal })
+    answer = await call(
+      'search-explanations',
+      {
+        query: state.q,
+        filter: among(state),
+        pageSize: Math.min(MOST, state.n - results.length),
+        pageToken: answer?.nextPageToken ?? '',
+      },
+      { signal },
+    )
     results.push(...answer.results)
   } while (answer.nextPageToken && results.length < state.n)
   return { results, more: answer.nextPageToken !== '', callInfo: answer.callInfo }
@@ -68,8 +88,21 @@ function frame(main) {
   kind.name = 'kind'
   const layers = layersField(changed)
   layers.name = 'layers'
-  const form = el('form', { class: 'controls', role: 'search', onsubmit: (event) => { event.preventDefault(); changed() } },
-    labelled('Words', words), labelled('Among', kind), labelled('Layers', layers), el('button', { class: 'primary' }, 'Search'))
+  const form = el(
+    'form',
+    {
+      class: 'controls',
+      role: 'search',
+      onsubmit: (event) => {
+        event.preventDefault()
+        changed()
+      },
+    },
+    labelled('Words', words),
+    labelled('Among', kind),
+    labelled('Layers', layers),
+    el('button', { class: 'primary' }, 'Search'),
+  )
   const results = el('div', { class: 'explanations-found' })
   fill(main, el('h1', {}, 'Explanations'), form, results)
   return results
@@ -78,24 +111,56 @@ function frame(main) {
 function drawn({ results, more, callInfo }, state) {
   if (!results.length) return el('p', {}, 'No explanation holds all of these words.')
   return [
-    el('ol', { class: 'record-list' }, results.map(({ facts, explanation }) => el('li', { class: 'record' },
-      el('div', { class: 'record-head' },
-        el('p', {}, featureLink(facts), ' ', el('bdi', { class: 'explanation' }, visible(explanation.text))),
-        el('span', { class: 'quiet' }, by(explanation))),
-      el('p', { class: 'quiet' }, density(facts), ' of tokens, usually on ', usual(facts))))),
-    more && el('div', { class: 'actions' }, el('button', {
-      type: 'button', onclick: () => go(address('explanations', '', { ...state, n: state.n + PAGE }), { replace: true }),
-    }, 'More explanations')),
+    el(
+      'ol',
+      { class: 'record-list' },
+      results.map(({ facts, explanation }) =>
+        el(
+          'li',
+          { class: 'record' },
+          el(
+            'div',
+            { class: 'record-head' },
+            el('p', {}, featureLink(facts), ' ', el('bdi', { class: 'explanation' }, visible(explanation.text))),
+            el('span', { class: 'quiet' }, by(explanation)),
+          ),
+          el('p', { class: 'quiet' }, density(facts), ' of tokens, usually on ', usual(facts)),
+        ),
+      ),
+    ),
+    more &&
+      el(
+        'div',
+        { class: 'actions' },
+        el(
+          'button',
+          {
+            type: 'button',
+            onclick: () => go(address('explanations', '', { ...state, n: state.n + PAGE }), { replace: true }),
+          },
+          'More explanations',
+        ),
+      ),
     el('p', { class: 'quiet' }, millis(callInfo.totalMicros)),
   ]
 }
 
 function by({ score, type, model, origin }) {
-  return visible([score === undefined ? '' : `score ${score.toFixed(2)}`, type, model, origin && `from ${origin}`].filter(Boolean).join(', '))
+  return visible(
+    [score === undefined ? '' : `score ${score.toFixed(2)}`, type, model, origin && `from ${origin}`]
+      .filter(Boolean)
+      .join(', '),
+  )
 }
 
 function nothingImported() {
-  return el('p', {}, 'No explanations were imported into this server, and none are made here. ', el('code', {}, 'saeserve-server records import'),
-    ' makes a store of others\' explanations, and the setting ', el('code', {}, 'imports'), ' serves it.')
+  return el(
+    'p',
+    {},
+    'No explanations were imported into this server, and none are made here. ',
+    el('code', {}, 'saeserve-server records import'),
+    " makes a store of others' explanations, and the setting ",
+    el('code', {}, 'imports'),
+    ' serves it.',
+  )
 }
-

@@ -1,9 +1,9 @@
 // One feature: what it is, on which texts it fires, which others are like it; and a box to test it in.
 //
-// Accessible names that stay: headings "Test box", "Texts", "Similar features"; text boxes "Variant 1", "Variant 2", …;
-// buttons "Encode", "Add a variant", "Remove variant 2", "Copy into the test box: record 1", "More texts", "More similar
-// features"; groups "Variant 1", … hold what came of each; selects "Show", "One for each", "Alike in", "Among"; fields
-// "Alike from" and "Layers"; regions "Table of similar features", "Activations token by token".
+// Accessible names that stay: headings "Test box", "Texts", "Similar features"; text boxes "Variant 1", "Variant 2",
+// …; buttons "Encode", "Add a variant", "Remove variant 2", "Copy into the test box: record 1", "More texts", "More
+// similar features"; groups "Variant 1", … hold what came of each; selects "Show", "One for each", "Alike in",
+// "Among"; fields "Alike from" and "Layers"; regions "Table of similar features", "Activations token by token".
 
 import { address, go, read } from '../address.js'
 import { call, callOnce } from '../api.js'
@@ -35,12 +35,16 @@ export async function show({ name, params, main, signal }) {
     fill(main, page.element)
   }
   const mine = page
-  signal.addEventListener('abort', () => {
-    const now = read()
-    if (now.view === 'feature' && now.name === name) return
-    mine.leave()
-    if (page === mine) page = null
-  }, { once: true })
+  signal.addEventListener(
+    'abort',
+    () => {
+      const now = read()
+      if (now.view === 'feature' && now.name === name) return
+      mine.leave()
+      if (page === mine) page = null
+    },
+    { once: true },
+  )
   await page.update(state(params))
 }
 
@@ -55,39 +59,60 @@ function build(name, id, main) {
   const records = recordsSection(id, { change, onCopy: box.copy })
   const similar = similarSection(id, { change })
   const sections = [about, box, records, similar]
-  const element = el('div', { class: 'feature-page' },
+  const element = el(
+    'div',
+    { class: 'feature-page' },
     el('div', { class: 'feature-top' }, heading, neighbours, opener()),
-    about.element, box.element, el('div', { class: 'beside' }, records.element, similar.element))
+    about.element,
+    box.element,
+    el('div', { class: 'beside' }, records.element, similar.element),
+  )
 
   const known = new Promise((resolve) => {
-    about.load('facts', async (signal) => {
-      const answer = await call('get-feature', { feature: id }, { signal }).catch(async (error) => {
-        if (error.status === 'NOT_FOUND') {
-          leave()
-          page = null
-          fill(main, await notThere(error, id))
-          announce(error.message)
-        }
-        throw error
-      }).finally(() => resolve(null))
-      heading.textContent = answer.facts.name
-      fill(neighbours, beside(answer.facts.feature, answer.source.nFeatures))
-      resolve(answer)
-      return aboutIt(answer)
-    }, { words: 'Asking what is known …' })
+    about.load(
+      'facts',
+      async (signal) => {
+        const answer = await call('get-feature', { feature: id }, { signal })
+          .catch(async (error) => {
+            if (error.status === 'NOT_FOUND') {
+              leave()
+              page = null
+              fill(main, await notThere(error, id))
+              announce(error.message)
+            }
+            throw error
+          })
+          .finally(() => resolve(null))
+        heading.textContent = answer.facts.name
+        fill(neighbours, beside(answer.facts.feature, answer.source.nFeatures))
+        resolve(answer)
+        return aboutIt(answer)
+      },
+      { words: 'Asking what is known …' },
+    )
   })
 
   function aboutIt(answer) {
     const { facts, source, statistics } = answer
     const drawn = statistics?.histogram?.length ? histogram(statistics) : null
     return [
-      explanations(facts) ?? el('p', { class: 'quiet' }, `A ${kind(facts)} of layer ${facts.layer}; no explanation of it was imported.`),
-      el('div', { class: 'about-columns' },
-        el('div', {},
-          statistics ? firing(statistics) : el('p', { class: 'quiet' }, 'The server has no index of this source: how often it fires is not known.'),
+      explanations(facts) ??
+        el('p', { class: 'quiet' }, `A ${kind(facts)} of layer ${facts.layer}; no explanation of it was imported.`),
+      el(
+        'div',
+        { class: 'about-columns' },
+        el(
+          'div',
+          {},
+          statistics
+            ? firing(statistics)
+            : el('p', { class: 'quiet' }, 'The server has no index of this source: how often it fires is not known.'),
           usualTokens(statistics?.topTokens ?? facts.usualTokens),
-          factList(answer), warnings(source)),
-        drawn && show(drawn)),
+          factList(answer),
+          warnings(source),
+        ),
+        drawn && show(drawn),
+      ),
     ]
     function show({ element: figure, mark }) {
       marks = mark
@@ -112,28 +137,57 @@ function build(name, id, main) {
 
 /** Links to the features before and after it in its source, of so many. */
 function beside({ source, index }, many = 0) {
-  const link = (to, words, mark) => el('a', { href: address('feature', `${source}:${to}`), 'aria-label': words, title: words }, mark)
-  return [index > 0 && link(index - 1, 'Feature before', '←'), ' ', index + 1 < many && link(index + 1, 'Feature after', '→')]
+  const link = (to, words, mark) =>
+    el('a', { href: address('feature', `${source}:${to}`), 'aria-label': words, title: words }, mark)
+  return [
+    index > 0 && link(index - 1, 'Feature before', '←'),
+    ' ',
+    index + 1 < many && link(index + 1, 'Feature after', '→'),
+  ]
 }
 
 /** A field that opens a feature by its name. */
 function opener() {
-  const input = el('input', { type: 'text', 'aria-label': 'Open a feature by name', placeholder: 'source:index', size: '14', autocomplete: 'off', required: true })
-  return el('form', {
-    class: 'opener',
-    onsubmit: (event) => {
-      event.preventDefault()
-      go(address('feature', input.value.trim().toLowerCase()))
+  const input = el('input', {
+    type: 'text',
+    'aria-label': 'Open a feature by name',
+    placeholder: 'source:index',
+    size: '14',
+    autocomplete: 'off',
+    required: true,
+  })
+  return el(
+    'form',
+    {
+      class: 'opener',
+      onsubmit: (event) => {
+        event.preventDefault()
+        go(address('feature', input.value.trim().toLowerCase()))
+      },
     },
-  }, input, ' ', el('button', {}, 'Open'))
+    input,
+    ' ',
+    el('button', {}, 'Open'),
+  )
 }
 
 async function choose(name, main) {
   page = null
-  const words = name ? problem({ status: 'INVALID_ARGUMENT', message: `${name} is no name of a feature: source and index are expected, such as 0-demo:1633.` })
+  const words = name
+    ? problem({
+        status: 'INVALID_ARGUMENT',
+        message: `${name} is no name of a feature: source and index are expected, such as 0-demo:1633.`,
+      })
     : el('p', {}, 'Which one? A source and an index, joined by a colon.')
   const sources = el('p', { class: 'quiet' })
   fill(main, el('h1', {}, 'A feature'), words, opener(), sources)
   const { sources: served } = await callOnce('list-sources')
-  fill(sources, 'Sources: ', served.map((one, place) => [place > 0 && ', ', el('a', { class: 'feature', href: address('feature', `${one.id}:0`) }, one.name)]))
+  fill(
+    sources,
+    'Sources: ',
+    served.map((one, place) => [
+      place > 0 && ', ',
+      el('a', { class: 'feature', href: address('feature', `${one.id}:0`) }, one.name),
+    ]),
+  )
 }
