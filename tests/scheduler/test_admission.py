@@ -7,7 +7,8 @@ from itertools import pairwise
 import pytest
 
 from saeserve_server.errors import InvalidArgument, Overloaded
-from saeserve_server.ranking.work import Aggregate, EncodeWork, Ranking, SearchWork, SourceFilter
+from saeserve_server.ranking.similar import Side, VectorsWork
+from saeserve_server.ranking.work import Aggregate, EncodeWork, Projection, Ranking, SearchWork, SourceFilter
 from saeserve_server.scheduler.admission import LEAST_DELAY, MOST_DELAY, Admission
 from saeserve_server.scheduler.cost import Cost, CostModel
 from saeserve_server.scheduler.queue import Priority
@@ -261,3 +262,19 @@ def test_an_answer_takes_no_more_than_it_was_taken_to() -> None:
     cost = CostModel(CATALOG).of(EncodeWork(tuple(range(99)), False, (), ((1, 3), (1, 5), (0, 2))))
     assert cost.bytes >= 99 * 3 * 4
     assert cost.items == 1
+
+
+def test_projections_cost_their_vectors_and_the_model_even_without_a_source() -> None:
+    ids, one = tuple(range(9)), Projection("hook", bytes(4 * 16), b"")
+    alone, four = (COSTS.of(EncodeWork(ids, False, projections=(one,) * count)) for count in (1, 4))
+    assert alone.work == 10 * (2 * 12 * 4**2 + 2 * 16)
+    assert four.work - alone.work == 3 * 10 * 2 * 16
+    assert four.bytes - alone.bytes == 3 * (4 * 16 + 4 * 9)
+    beside = COSTS.of(EncodeWork(ids, False, (), ((0, 3),), (one,)))
+    assert beside.work == COSTS.of(EncodeWork(ids, False, (), ((0, 3),))).work + 10 * 2 * 16
+
+
+def test_to_look_vectors_up_is_cheap_and_runs_nothing() -> None:
+    asked = VectorsWork(0, 3, (Side.DECODER,))
+    assert COSTS.runs(asked) == frozenset()
+    assert 0 < COSTS.of(asked).work < COSTS.of(EncodeWork((5,), False, (0,))).work

@@ -72,12 +72,19 @@ class Knowing:
     async def served(self, asked: Asked) -> Served:
         """What is served. Raises SaeserveError where the server does not answer."""
         if self._known is None or time.monotonic() >= self._until:
-            info = await self._gateway.ask(asked, "GetServerInfo", service.GetServerInfoRequest())
-            listed = await self._gateway.ask(asked, "ListSources", service.ListSourcesRequest())
-            named = {name.lower(): source for source in listed.sources for name in (source.id, *source.aliases)}
-            self._known = Served(info, named, await self._bos(asked, info.model))
-            self._until = time.monotonic() + FRESH
+            self._until = time.monotonic() + FRESH  # meanwhile others go on with what is known
+            try:
+                self._known = await self._ask(asked)
+            except BaseException:
+                self._until = 0.0
+                raise
         return self._known
+
+    async def _ask(self, asked: Asked) -> Served:
+        info = await self._gateway.ask(asked, "GetServerInfo", service.GetServerInfoRequest())
+        listed = await self._gateway.ask(asked, "ListSources", service.ListSourcesRequest())
+        named = {name.lower(): source for source in listed.sources for name in (source.id, *source.aliases)}
+        return Served(info, named, await self._bos(asked, info.model))
 
     async def _bos(self, asked: Asked, model: service.Model) -> types.Token | None:
         if not model.HasField("bos_id"):
