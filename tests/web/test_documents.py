@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import html
 import re
+from pathlib import Path
 
 import jsonschema
 import pytest
 
 from saeserve.answers.as_json import as_json
+from saeserve.cli.options import parser
 from saeserve.v1 import feature_service_pb2 as service
 from saeserve.web import contract, openapi
 from saeserve.web.calls import RPCS
 from tests.web.test_calls import UNARY, message
 
+README = Path(__file__).parents[2] / "clients" / "web" / "README.md"
 DOCUMENT = openapi.document()
 
 
@@ -100,3 +103,15 @@ def test_the_page_has_every_call_type_and_field_and_no_script(http):
             for field in kind.fields:
                 assert field.json_name in words
     assert http.get("/docs.css").headers["content-type"].startswith("text/css")
+
+
+def test_the_readme_has_every_option_and_metric_and_path(http):
+    text = README.read_text() + README.with_name("neuronpedia.md").read_text()
+    own = parser()._subparsers._group_actions[0].choices["web"]
+    common = {option for action in parser()._actions for option in action.option_strings}
+    options = {option for action in own._actions for option in action.option_strings if option not in common}
+    assert sorted(option for option in options if f"`{option}" not in text) == []
+    found = re.findall(r"^# TYPE (saeserve_web_\w+) \w+$", http.get("/metrics").text, re.MULTILINE)
+    assert sorted(name for name in found if not name.endswith("_created") and f"`{name}`" not in text) == []
+    for call in contract.calls():
+        assert call.path.rpartition("/")[2] in text

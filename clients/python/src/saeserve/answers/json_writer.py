@@ -6,7 +6,7 @@ they say is kept as a function that writes one.
 
 from __future__ import annotations
 
-import base64
+from binascii import b2a_base64
 from collections.abc import Callable, Iterator
 from json.encoder import encode_basestring as quoted  # of json.dumps, in C
 from typing import Any
@@ -136,20 +136,26 @@ def _int64(value: int) -> str:
 
 
 def _bytes(value: bytes) -> str:
-    return f'"{base64.b64encode(value).decode()}"'
+    return f'"{b2a_base64(value, newline=False).decode()}"'
 
 
 _Field = FieldDescriptor
+_WHOLE = (
+    *(_Field.TYPE_INT32, _Field.TYPE_SINT32, _Field.TYPE_SFIXED32),
+    *(_Field.TYPE_UINT32, _Field.TYPE_FIXED32),
+)
+_LONG = (
+    *(_Field.TYPE_INT64, _Field.TYPE_SINT64, _Field.TYPE_SFIXED64),
+    *(_Field.TYPE_UINT64, _Field.TYPE_FIXED64),
+)
 _SCALARS: dict[int, Write] = {
     _Field.TYPE_DOUBLE: float64,
     _Field.TYPE_FLOAT: float32,
     _Field.TYPE_BOOL: _bool,
     _Field.TYPE_STRING: quoted,
     _Field.TYPE_BYTES: _bytes,
-    **dict.fromkeys((_Field.TYPE_INT32, _Field.TYPE_SINT32, _Field.TYPE_SFIXED32), repr),
-    **dict.fromkeys((_Field.TYPE_UINT32, _Field.TYPE_FIXED32), repr),
-    **dict.fromkeys((_Field.TYPE_INT64, _Field.TYPE_SINT64, _Field.TYPE_SFIXED64), _int64),
-    **dict.fromkeys((_Field.TYPE_UINT64, _Field.TYPE_FIXED64), _int64),
+    **dict.fromkeys(_WHOLE, repr),
+    **dict.fromkeys(_LONG, _int64),
 }
 _writers: dict[tuple[str, tuple[str, ...]], Write] = {}
 
@@ -191,6 +197,10 @@ def _part(field: FieldDescriptor) -> str:
         value = f"[{{floats({own})}}]"
     elif field.is_repeated:
         value = f'[{{",".join(map({write}, {own}))}}]'
+    elif field.enum_type is None and field.type in _WHOLE:
+        value = f"{{{own}}}"  # without a call: an answer has hundreds
+    elif field.type in _LONG:
+        value = f'"{{{own}}}"'
     else:
         value = f"{{{write}({own})}}"
     return f"f',\"{field.json_name}\":{value}'"
