@@ -167,6 +167,7 @@ def test_a_word_is_edited_and_old_and_new_stand_side_by_side(
     page = browser_page
     opened(page, gateway.url, "feature", NAME, text=RED)
     assert "max 8.191 on ·red" in page.get_by_role("group", name="Variant 1").inner_text()
+    assert "8.191, the largest here; in the index it is at most 9.952." in page.locator(".test-box").inner_text()
     page.get_by_role("button", name="Add a variant").click()
     page.get_by_role("textbox", name="Variant 2").fill(CRIMSON)
     page.get_by_role("button", name="Add a variant").click()

@@ -16,7 +16,7 @@ export function kind(facts) {
 }
 
 /** A density, or a largest activation, and by whose word. */
-export function byWhom(shown, origin) {
+function byWhom(shown, origin) {
   const words = WORDS[origin]
   return words ? [shown, ' ', el('span', { class: 'quiet' }, words)] : [shown]
 }

@@ -37,7 +37,7 @@ export function sideBySide(texts, column, { most = null } = {}) {
     largest > 0
       ? `The darkest shade is ${value(largest)}, the largest here` +
         `${most ? `; in the index it is at most ${value(most)}` : ''}.` +
-        ' Underlined: other than in variant 1.'
+        `${texts.length > 1 ? ' Underlined: other than in variant 1.' : ''}`
       : null
   return [
     el('div', { class: 'side' }, lines),

@@ -54,6 +54,7 @@ function build(name, id, main) {
   const change = (part, options) => go(addressOf(name, { ...now, ...part }), options)
   const heading = el('h1', { class: 'feature-name' }, title(name))
   const neighbours = el('nav', { class: 'neighbours', 'aria-label': 'Neighbours' }, beside(id))
+  const withAnother = el('a', { href: address('compare', '', { a: name }) }, 'side by side with another')
   const about = section('About', { className: 'about' })
   const box = testBox(id, { change, onResult: (maxima) => marks(maxima) })
   const records = recordsSection(id, { change, onCopy: box.copy })
@@ -62,35 +63,30 @@ function build(name, id, main) {
   const element = el(
     'div',
     { class: 'feature-page' },
-    el('div', { class: 'feature-top' }, heading, neighbours, opener()),
+    el('div', { class: 'feature-top' }, heading, neighbours, withAnother, opener()),
     about.element,
     box.element,
     el('div', { class: 'beside' }, records.element, similar.element),
   )
 
-  const known = new Promise((resolve) => {
-    about.load(
-      'facts',
-      async (signal) => {
-        const answer = await call('get-feature', { feature: id }, { signal })
-          .catch(async (error) => {
-            if (error.status === 'NOT_FOUND') {
-              leave()
-              page = null
-              fill(main, await notThere(error, id))
-              announce(error.message)
-            }
-            throw error
-          })
-          .finally(() => resolve(null))
-        heading.textContent = answer.facts.name
-        fill(neighbours, beside(answer.facts.feature, answer.source.nFeatures))
-        resolve(answer)
-        return aboutIt(answer)
-      },
-      { words: 'Asking what is known …' },
-    )
-  })
+  let told = null
+  const facts = async (signal) => {
+    try {
+      told = await call('get-feature', { feature: id }, { signal })
+    } catch (error) {
+      if (error.status === 'NOT_FOUND') {
+        leave()
+        page = null
+        fill(main, await notThere(error, id))
+        announce(error.message)
+      }
+      throw error
+    }
+    heading.textContent = told.facts.name
+    fill(neighbours, beside(told.facts.feature, told.source.nFeatures))
+    return aboutIt(told)
+  }
+  const known = about.load('facts', facts, { words: 'Asking what is known …' }).then(() => told)
 
   function aboutIt(answer) {
     const { facts, source, statistics } = answer
