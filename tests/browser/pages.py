@@ -55,13 +55,19 @@ def rows(page: Page) -> list[tuple[str, str]]:
     return [(name, value) for name, value in found]
 
 
-def violations(page: Page) -> list[str]:
-    """What axe-core holds against the page, in words with the elements."""
+def violations(page: Page, rule: str | None = None) -> list[str]:
+    """What axe-core holds against the page, in words with the elements. `rule`: by it alone; with "-" by all but it."""
     if not AXE.is_file():
         pytest.fail(f"no {AXE}: npm ci --prefix tests/browser, which make test-web does")
     if not page.evaluate("'axe' in window"):
         page.evaluate(AXE.read_text("utf-8") + "; undefined")
-    found: list[dict[str, Any]] = page.evaluate("axe.run(document, {preload: false}).then((told) => told.violations)")
+    options: dict[str, Any] = {"preload": False, "resultTypes": ["violations"]}
+    if rule is not None:
+        only = {"runOnly": {"type": "rule", "values": [rule]}}
+        options |= {"rules": {rule[1:]: {"enabled": False}}} if rule.startswith("-") else only
+    found: list[dict[str, Any]] = page.evaluate(
+        "options => axe.run(document, options).then((told) => told.violations)", options
+    )
     return [f"{one['id']}: {one['help']}: {[node['target'] for node in one['nodes']][:3]}" for one in found]
 
 

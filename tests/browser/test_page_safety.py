@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -14,7 +15,7 @@ from tests.conftest import DEVICE, START_TIMEOUT
 from tests.web.running import Running, gateway_before
 
 if TYPE_CHECKING:
-    from playwright.sync_api import BrowserContext, Page
+    from playwright.sync_api import BrowserContext, Page, Route
 
 TOKEN = "open-sesame-of-more-than-24-bytes"
 # None of these may reach the eye as they are.
@@ -46,11 +47,39 @@ def test_a_hostile_text_is_a_text(browser_page: Page, gateway: Running) -> None:
         assert ("only its first 255 were searched" in shown) == (name in {"long", "one word"}), name
         assert ("\\u{202e}" in shown) == (name == "bidi"), name
         assert overflow(page) == 0, name
-        # The same where it comes back by token.
-        page.goto(address(gateway.url, text=text, by="token", limit=1))
+    # The same where it comes back by token.
+    for name in ("script", "bidi", "one word"):
+        page.goto(address(gateway.url, text=HOSTILE[name], by="token", limit=1))
         answered(page)
         assert page.locator(".by-token tbody tr").count() > 0, name
+        assert page.locator("main :is(script, img)").count() == 0, name
         assert overflow(page) == 0, name
+
+
+def test_what_a_server_says_is_text_too(browser_page: Page, gateway: Running) -> None:
+    page, evil = browser_page, "<img src=x onerror=alert(1)>\u202e<script>alert(2)</script>"
+    said = {"text": evil, "score": 0.5, "type": evil, "model": evil, "origin": evil}
+
+    def rewritten(route: Route) -> None:
+        told: dict[str, Any] = route.fetch().json()
+        for one in told.get("tokens", []):
+            one["display"] = evil
+        for result in told.get("results", []):
+            facts = result["facts"]
+            facts.update(name=evil, explanations=[said])
+            facts["feature"]["source"] = evil
+            facts["usualTokens"] = [{"token": {"display": evil}, "count": evil, "maxActivation": 1}]
+        if "model" in told:
+            told["model"]["name"] = evil
+        route.fulfill(body=json.dumps(told), content_type="application/json")
+
+    page.route("**/api/v1/*", rewritten)
+    page.goto(address(gateway.url, text="red", limit=2))
+    answered(page)
+    assert page.locator("main .results .explanation").first.inner_text() == evil.replace("\u202e", "\\u{202e}")
+    page.locator("td.pick input").first.check()
+    assert page.locator("body :is(img, script, svg)").count() == 0
+    assert "\u202e" not in page.locator("body").inner_text() + page.title()
 
 
 def test_a_token_is_asked_for_once_and_a_dead_server_is_told_in_words(

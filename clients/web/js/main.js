@@ -71,6 +71,7 @@ async function show() {
   }, PATIENCE_MS)
   try {
     await module.show({ name, params, main, signal })
+    tell()
   } catch (error) {
     if (signal.aborted) return
     fill(main, el('h1', {}, module.title(name, params)), problem(error, show))
@@ -84,8 +85,12 @@ async function show() {
   }
 }
 
+let told = false
+
+// Which model is served; again with the next view where no server answered.
 async function tell() {
   const where = document.getElementById('served')
+  if (told) return
   try {
     const info = await callOnce('get-server-info')
     fill(
@@ -93,6 +98,7 @@ async function tell() {
       el('bdi', {}, visible(info.model.name)),
       ` · ${whole(info.featureCount)} features of ${info.sourceCount} sources · ${info.device}`,
     )
+    told = true
   } catch {
     fill(where, 'the server does not answer')
   }
@@ -113,4 +119,3 @@ onTokenNeeded(askForToken)
 window.addEventListener('hashchange', show)
 window.addEventListener('keydown', shortcut)
 show()
-tell()

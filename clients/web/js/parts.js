@@ -18,7 +18,11 @@ export function match(name) {
 
 /** A feature's name, as a link to its page. `params` go into the address. */
 export function featureLink(facts, params = {}) {
-  return el('a', { class: 'feature', href: address('feature', featureName(facts.feature), params) }, facts.name)
+  return el(
+    'a',
+    { class: 'feature', href: address('feature', featureName(facts.feature), params) },
+    visible(facts.name),
+  )
 }
 
 /** Share of tokens on which a feature fires, and by whose word. */

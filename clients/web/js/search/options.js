@@ -1,6 +1,7 @@
 // What narrows and orders a search: every control changes the address at once.
 
 import { el, fill } from '../dom.js'
+import { visible } from '../format.js'
 import { kindOf, limitOf } from './state.js'
 
 /**
@@ -132,10 +133,10 @@ export function options(served, change) {
           {
             class: 'pill',
             type: 'button',
-            'aria-label': `take ${name} in again`,
+            'aria-label': `take ${visible(name)} in again`,
             onclick: () => change({ not: state.not.filter((one) => one !== name) }),
           },
-          name.toUpperCase(),
+          visible(name.toUpperCase()),
           ' ✕',
         ),
       ),
@@ -284,7 +285,7 @@ function tick(name, value, checked, changed) {
     checked,
     onclick: (event) => changed(event.target.checked, event),
   })
-  return el('label', { class: 'pill' }, input, el('span', {}, value))
+  return el('label', { class: 'pill' }, input, el('span', {}, visible(String(value))))
 }
 
 const percent = (share) => (share === null ? null : Number((share * 100).toPrecision(12)))

@@ -2,6 +2,7 @@
 
 import { address } from '../address.js'
 import { el, fill } from '../dom.js'
+import { visible } from '../format.js'
 
 /** The bar: `{root, show(state)}`. `choose(names)`: others are chosen. */
 export function pickedBar(choose) {
@@ -13,7 +14,7 @@ export function pickedBar(choose) {
     const [a, b] = pick
     fill(
       root,
-      pick.map((name) => el('span', { class: 'feature' }, name.toUpperCase())),
+      pick.map((name) => el('span', { class: 'feature' }, visible(name.toUpperCase()))),
       b
         ? el('a', { class: 'button primary', href: address('compare', '', { a, b, text }) }, 'Compare them')
         : el('span', { class: 'quiet' }, 'Choose another to compare.'),

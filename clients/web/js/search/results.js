@@ -79,7 +79,7 @@ function row(result, answer, state, { both, bits, largest, pick, leaveOut }) {
       'pick',
       el('input', {
         type: 'checkbox',
-        'aria-label': `compare ${facts.name}`,
+        'aria-label': `compare ${visible(facts.name)}`,
         checked: state.pick.includes(name),
         onchange: (event) => pick(name, event.target.checked),
       }),
@@ -98,7 +98,7 @@ function row(result, answer, state, { both, bits, largest, pick, leaveOut }) {
         {
           type: 'button',
           class: 'icon',
-          'aria-label': `leave ${facts.name} out`,
+          'aria-label': `leave ${visible(facts.name)} out`,
           title: 'Leave it out of the search',
           onclick: () => leaveOut(name),
         },
