@@ -47,7 +47,7 @@ def test_the_account_runs_to_its_end(demo):
     assert re.search(r"^## Triplets: latents of three layers", done.stdout, re.MULTILINE)
 
 
-@pytest.mark.parametrize("name", ["separate.py", "probe.py", "account.py"])
+@pytest.mark.parametrize("name", ["separate.py", "probe.py"])
 def test_an_example_without_a_server_says_so_in_a_line(name):
     done = subprocess.run(
         [sys.executable, str(EXAMPLES / name), "--target", "127.0.0.1:1"],
