@@ -14,6 +14,7 @@ from saeserve_server.config import load_config
 from saeserve_server.engine import similar
 from saeserve_server.engine.build import build_runner
 from saeserve_server.engine.runner import BatchRunner
+from saeserve_server.engine.vectors import vectors_of
 from saeserve_server.engine.work import Abandoned
 from saeserve_server.kernels.cosines import product_for
 from saeserve_server.models.load import load_model
@@ -27,6 +28,8 @@ from saeserve_server.ranking.similar import (
     VectorsWork,
 )
 from saeserve_server.ranking.work import SourceFilter
+from saeserve_server.sources.directions import NO_INPUT
+from saeserve_server.sources.neurons import neuron_source
 from tests.reference import MODEL
 
 STREAM = {"hook_resid_pre", "hook_resid_mid", "hook_resid_post", "hook_mlp_out", "hook_attn_out"}
@@ -284,3 +287,11 @@ def test_weights_of_neurons_are_found_in_other_architectures(
     assert (read is not None) is reads
     if read is not None:
         assert torch.equal(read.take(torch.tensor([2, 1])), W_in[[2, 1]])
+    asked = VectorsWork(0, 3, (Side.ENCODER, Side.DECODER))
+    found_in, found_out = vectors_of(model, neuron_source(1, hook, d_mlp, None), asked).found
+    assert isinstance(found_out, Direction)
+    assert (found_out.values == W_out[:, 3].numpy()).all()
+    if isinstance(found_in, Direction):
+        assert (found_in.values == W_in[3].numpy()).all()
+        assert (found_in.hook_name, found_out.hook_name) == ("blocks.1.mlp.hook_in", "blocks.1.hook_mlp_out")
+    assert reads or found_in == NO_INPUT
