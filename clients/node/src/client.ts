@@ -13,7 +13,7 @@ import { answersTo, paused, type Texts } from './calls/stream.js'
 import * as wire from './gen/saeserve/v1/feature_service_pb.js'
 import type { ActivationRecord } from './gen/saeserve/v1/types_pb.js'
 import { Attempts, seconds } from './transport/attempts.js'
-import { Answers, ask, wired } from './transport/calls.js'
+import { Answers, ask, wired, within } from './transport/calls.js'
 import { type ClientOptions, Connection } from './transport/connection.js'
 import { Cancelled, closed, DeadlineExceeded, type Failure, fromFailure, SaeserveError } from './transport/errors.js'
 import { explained, noConnection } from './transport/explain.js'
@@ -70,7 +70,7 @@ export class Client implements Disposable {
     return this.#whole(RPC.search, requests.search(text, options), options)
   }
 
-  /** How strongly do features, or all features of sources, fire on each token of these texts? Or vectors, as projections? */
+  /** How strongly do features, or all features of sources, fire on each token of these texts? Projections too. */
   async encode(texts: string | Iterable<TextLike>, options: requests.EncodeOptions): Promise<EncodeResult> {
     const request = requests.encode(texts, options)
     return new EncodeResult(await this.#ask(RPC.encode, request, options), request.features)
@@ -83,31 +83,38 @@ export class Client implements Disposable {
    * the stream resumes with the texts not yet answered, and ends with the error only if calls fail for as long as
    * `timeoutMs` without an answer. A configuration that cannot be served throws.
    */
-  async *encodeStream(texts: Texts, options: EncodeStreamOptions): AsyncGenerator<StreamItem, void, undefined> {
-    if (typeof texts === 'string') throw new TypeError('texts is one text, whose letters are no texts: give it in an array')
+  encodeStream(texts: Texts, options: EncodeStreamOptions): AsyncGenerator<StreamItem, void, undefined> {
+    if (typeof texts === 'string')
+      throw new TypeError('texts is one text, whose letters are no texts: give it in an array')
     const timeout = milliseconds(options.timeoutMs ?? this.#connection.timeout)
     const inOrder = options.inOrder === undefined || flag(options.inOrder, 'inOrder')
     const ledger = new Ledger(requests.streamConfig(options), options.window ?? DEFAULT_WINDOW, inOrder, timeout)
     checked(options.metadata ?? {})
+    return this.#stream(texts, ledger, options, timeout)
+  }
+
+  async *#stream(
+    texts: Texts,
+    ledger: Ledger,
+    options: EncodeStreamOptions,
+    timeout: number,
+  ): AsyncGenerator<StreamItem, void, undefined> {
     const stop = this.#begin(options.signal)
     const method = wired(RPC.encodeStream)
     let requestId = ''
+    const line = {
+      open: async () => {
+        const ready = Promise.all([this.#headers(options), this.#connect()])
+        const [headers, channel] = await within(ready, Date.now() + timeout, stop.signal, () => this.#late())
+        requestId = headers.requestId
+        return new Answers(channel, method, headers.sent)
+      },
+      error: (failure: unknown) => this.#error(failure, requestId),
+      unconnected: () => this.#unconnected(),
+      signal: stop.signal,
+    }
     try {
-      yield* answersTo(
-        texts,
-        ledger,
-        {
-          open: async () => {
-            const headers = await this.#headers(options)
-            requestId = headers.requestId
-            return new Answers(await this.#connect(), method, headers.sent)
-          },
-          error: (failure) => this.#error(failure, requestId),
-          unconnected: () => this.#unconnected(),
-          signal: stop.signal,
-        },
-        timeout,
-      )
+      yield* answersTo(texts, ledger, line, timeout)
     } finally {
       stop.end()
     }
@@ -180,7 +187,10 @@ export class Client implements Disposable {
    *
    * Rejects with DeadlineExceeded, which says what was heard last, and at once with what no waiting can mend.
    */
-  async waitReady({ timeoutMs = 60_000, signal }: { timeoutMs?: number; signal?: AbortSignal } = {}): Promise<ServerInfo> {
+  async waitReady({
+    timeoutMs = 60_000,
+    signal,
+  }: { timeoutMs?: number; signal?: AbortSignal } = {}): Promise<ServerInfo> {
     const readiness = new Readiness(this.target, milliseconds(timeoutMs))
     const stop = this.#begin(signal)
     try {
@@ -229,7 +239,13 @@ export class Client implements Disposable {
     checked(options.metadata ?? {})
     const stop = this.#begin(options.signal)
     try {
-      return await this.#attempts(method, request, options, new Attempts(timeout, maxAttempts, target.several), stop.signal)
+      return await this.#attempts(
+        method,
+        request,
+        options,
+        new Attempts(timeout, maxAttempts, target.several),
+        stop.signal,
+      )
     } finally {
       stop.end()
     }
@@ -242,11 +258,12 @@ export class Client implements Disposable {
     attempts: Attempts,
     signal: AbortSignal,
   ): Promise<MessageShape<O>> {
-    const { sent, requestId } = await this.#headers(options)
+    const late = () => this.#late()
+    const { sent, requestId } = await within(this.#headers(options), attempts.deadline, signal, late)
     for (;;) {
       let error: SaeserveError
       try {
-        const channel = await this.#connect()
+        const channel = await within(this.#connect(), attempts.deadline, signal, late)
         return await ask(channel, wired(method), request, sent.clone(), attempts.deadline, signal)
       } catch (failure) {
         signal.throwIfAborted()
@@ -300,6 +317,11 @@ export class Client implements Disposable {
       error.message = this.#unconnected() || late
     }
     return error
+  }
+
+  /** What is said where the time is up before anything could be sent. */
+  #late(): DeadlineExceeded {
+    return new DeadlineExceeded(noConnection(this.target), { code: Code.DEADLINE_EXCEEDED })
   }
 
   #unconnected(): string {

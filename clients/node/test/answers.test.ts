@@ -33,8 +33,14 @@ describe('a running server', needsServer, () => {
     assert.ok(rare.results.every(({ facts }) => facts.density! <= 0.01 && facts.layer === 1))
     assert.ok(rare.results.every(({ tokensAtLeast }) => tokensAtLeast! >= 1))
     const { tokens } = await client.tokenize(TEXT)
-    const rows = await client.search(tokens.map(({ id }) => id), { byToken: true, limit: 2 })
-    assert.deepEqual(rows.tokenResults.map(({ features }) => features.length), tokens.map(() => 2))
+    const rows = await client.search(
+      tokens.map(({ id }) => id),
+      { byToken: true, limit: 2 },
+    )
+    assert.deepEqual(
+      rows.tokenResults.map(({ features }) => features.length),
+      tokens.map(() => 2),
+    )
     const [first] = rows.tokenResults
     assert.ok(rows.features[first!.features[0]!]!.name)
   })
@@ -42,9 +48,14 @@ describe('a running server', needsServer, () => {
   test('encode: chosen features, dense, whatever names them', async () => {
     const { results } = await client.search(TEXT, { sort: 'red', limit: 2 })
     const texts = ['She wore a crimson dress.', 'red', [373]]
-    const encoded = await client.encode(texts, { features: [results[0]!, results[1]!.facts, { source: '1-DEMO', index: 5 }] })
+    const encoded = await client.encode(texts, {
+      features: [results[0]!, results[1]!.facts, { source: '1-DEMO', index: 5 }],
+    })
     assert.equal(encoded.texts.length, 3)
-    assert.deepEqual(encoded.textOffsets.slice(1), [...encoded.textOffsets.slice(1)].sort((a, b) => a - b))
+    assert.deepEqual(
+      encoded.textOffsets.slice(1),
+      [...encoded.textOffsets.slice(1)].sort((a, b) => a - b),
+    )
     assert.equal(encoded.dense!.columns, 3)
     assert.equal(encoded.dense!.data.byteOffset % 4, 0)
     const crimson = encoded.column(RED)
@@ -80,7 +91,10 @@ describe('a running server', needsServer, () => {
     const all: number[] = []
     for await (const record of client.iterTopActivations(RED, { pageSize: 7 })) all.push(record.maxActivation)
     assert.ok(all.length > 7)
-    assert.deepEqual(all, [...all].sort((a, b) => b - a))
+    assert.deepEqual(
+      all,
+      [...all].sort((a, b) => b - a),
+    )
     const sample = await client.topActivations(RED, { group: 'quantiles', pageSize: 30 })
     assert.ok(sample.records.some(({ maxActivation }) => maxActivation < all.at(-1)!))
   })
@@ -124,7 +138,10 @@ describe('a running server', needsServer, () => {
     assert.ok(similar[0]!.value > 0.999)
     const { value: item } = await client.encodeStream([TEXT], { projections: [encoder!] }).next()
     assertClose(item!.result!.dense!.data, along!)
-    assert.equal((await refusal(client.encode(TEXT, { projections: [{ ...zero, vector: [1] }] }))).name, 'InvalidArgument')
+    assert.equal(
+      (await refusal(client.encode(TEXT, { projections: [{ ...zero, vector: [1] }] }))).name,
+      'InvalidArgument',
+    )
   })
 
   test('a BOS that ranks', async () => {

@@ -13,22 +13,34 @@ const CALLS: Record<string, [(client: Client) => Promise<unknown>, RegExp]> = {
   'a fraction as id': [(client) => client.tokenize([1, 2.5]), /text\[1\] is 2.5, not a whole number/],
   'an id below 0': [(client) => client.tokenize([-1]), /text\[0\] is -1, out of range/],
   'no feature': [(client) => client.getFeature('red'), /feature "red" is no feature: expected 'source:index'/],
-  'an unknown kind': [(client) => client.search('a', { kinds: 'latents' as never }), /kinds is "latents", none of latent, neuron, all/],
+  'an unknown kind': [
+    (client) => client.search('a', { kinds: 'latents' as never }),
+    /kinds is "latents", none of latent, neuron, all/,
+  ],
   'layers the wrong way': [(client) => client.search('a', { layers: '3-1' }), /layers: "3-1" is no layer and no range/],
   'no sources at all': [(client) => client.search('a', { sources: [] }), /sources names nothing/],
-  'an unknown ranking': [(client) => client.search('a', { ranking: 'best' as never }), /none of raw, relative, surprisal/],
+  'an unknown ranking': [
+    (client) => client.search('a', { ranking: 'best' as never }),
+    /none of raw, relative, surprisal/,
+  ],
   'a flag as text': [(client) => client.search('a', { byToken: 'no' as never }), /byToken is "no", not true or false/],
   'a limit of letters': [(client) => client.search('a', { limit: '3' as never }), /limit is "3", not a whole number/],
   'no time': [(client) => client.search('a', { timeoutMs: 0 }), /timeoutMs is 0: expected milliseconds above 0/],
-  'one text for a side': [(client) => client.contrast('red' as never, []), /a is "red": give several texts in an array/],
-  'a header with a line': [(client) => client.tokenize('a', { metadata: { x: 'a\nb' } }), /metadata: x is no printable ASCII/],
+  'one text for a side': [
+    (client) => client.contrast('red' as never, []),
+    /a is "red": give several texts in an array/,
+  ],
+  'a header with a line': [
+    (client) => client.tokenize('a', { metadata: { x: 'a\nb' } }),
+    /metadata: x is no printable ASCII/,
+  ],
   'a vector that is none': [(client) => client.similar([1, Infinity]), /vector\[1\] is Infinity: no finite float32/],
   'a stream of letters': [(client) => client.encodeStream('red', { sources: 0 }).next(), /whose letters are no texts/],
   'no window': [(client) => client.encodeStream([], { sources: 0, window: 0 }).next(), /window.* is 0, out of range/],
 }
 
 for (const [what, [call, message]] of Object.entries(CALLS)) {
-  test(what, () => using(new Client(NOWHERE), (client) => assert.rejects(call(client), { message })))
+  test(what, () => using(new Client(NOWHERE), (client) => assert.rejects(async () => call(client), { message })))
 }
 
 const OPTIONS: [unknown, object, RegExp][] = [

@@ -22,7 +22,10 @@ describe('a running server', needsServer, () => {
     const texts = Array.from({ length: 40 }, (_, place) => `Text ${place}: ${'the red hat. '.repeat(place % 7)}`)
     const whole = await client.encode(texts.slice(0, 3), { sources: '0-demo' })
     const items = await all(client.encodeStream(texts, { sources: ['0-demo', '1'], window: 5 }))
-    assert.deepEqual(items.map(({ sequence }) => sequence), texts.map((_, place) => place))
+    assert.deepEqual(
+      items.map(({ sequence }) => sequence),
+      texts.map((_, place) => place),
+    )
     assert.ok(items.every(({ error }) => error === undefined))
     for (const [place, text] of whole.texts.entries()) {
       const result = items[place]!.result!
@@ -39,7 +42,10 @@ describe('a running server', needsServer, () => {
     const [item] = await all(client.encodeStream([text], { sources: ['0', '1', '2', '3', '0-demo'], omitTokens: true }))
     const { neurons, sparse } = item!.result!
     const tokens = (await client.tokenize(text)).tokens.length
-    assert.deepEqual([...neurons.values()].map(({ rows, columns }) => [rows, columns]), Array(4).fill([tokens, 512]))
+    assert.deepEqual(
+      [...neurons.values()].map(({ rows, columns }) => [rows, columns]),
+      Array(4).fill([tokens, 512]),
+    )
     assert.equal(sparse.get('0-demo')!.rows, tokens)
   })
 
@@ -52,7 +58,10 @@ describe('a running server', needsServer, () => {
       yield [373]
     }
     const items = await all(client.encodeStream(texts(), { features: ['0-demo:1633'] }))
-    assert.deepEqual(items.map(({ error }) => error?.reason), [undefined, 'TEXT_EMPTY', 'INVALID_TEXT', undefined])
+    assert.deepEqual(
+      items.map(({ error }) => error?.reason),
+      [undefined, 'TEXT_EMPTY', 'INVALID_TEXT', undefined],
+    )
     assertClose(items[0]!.result!.dense!.data, items[3]!.result!.dense!.data)
     assert.equal(items[2]!.error!.violations[0]!.field, 'texts[2]')
   })
@@ -78,7 +87,10 @@ describe('a running server', needsServer, () => {
       yield 'red'
       throw new RangeError('mine')
     }
-    await assert.rejects(all(client.encodeStream(texts(), { sources: '0-demo' })), { name: 'RangeError', message: 'mine' })
+    await assert.rejects(all(client.encodeStream(texts(), { sources: '0-demo' })), {
+      name: 'RangeError',
+      message: 'mine',
+    })
     assert.equal((await refusal(all(client.encodeStream(['red'], { sources: '9-demo' })))).reason, 'SOURCE_NOT_FOUND')
     assert.deepEqual(await all(client.encodeStream([], { sources: '0-demo' })), [])
   })
@@ -102,17 +114,25 @@ test('a server that goes away is asked again for what it has not answered', asyn
       })
     }),
   })
-  const items = await using(new Client(fake.target), (client) => all(client.encodeStream(['a', 'b', 'c', 'd'], { sources: 'x' })))
-  assert.deepEqual(items.map(({ sequence, error }) => [sequence, error]), [0, 1, 2, 3].map((one) => [one, undefined]))
+  const items = await using(new Client(fake.target), (client) =>
+    all(client.encodeStream(['a', 'b', 'c', 'd'], { sources: 'x' })),
+  )
+  assert.deepEqual(
+    items.map(({ sequence, error }) => [sequence, error]),
+    [0, 1, 2, 3].map((one) => [one, undefined]),
+  )
   assert.ok(asked.length >= 3)
-  assert.ok(asked.slice(1).every((sequences) => !sequences.includes('0')), JSON.stringify(asked))
+  assert.ok(
+    asked.slice(1).every((sequences) => !sequences.includes('0')),
+    JSON.stringify(asked),
+  )
   assert.ok(asked.at(-1)!.includes('1'))
 })
 
-test('a stream on which calls fail for too long ends with their error; without an answer with its timeout', async (t) => {
+test('a stream on which calls fail for too long ends with their error; without an answer, late', async (t) => {
   const failing = await serve(t, { encodeStream: streaming((call) => void call.emit('error', GONE)) })
   const gone = await using(new Client(failing.target), (client) =>
-    refusal(all(client.encodeStream(['a'], { sources: 'x', timeoutMs: 300 }))),
+    refusal(all(client.encodeStream(['a'], { sources: 'x', timeoutMs: 2000 }))),
   )
   assert.deepEqual([gone.name, gone.reason], ['Unavailable', 'DRAINING'])
   const silent = await serve(t, { encodeStream: (call) => void call.resume() })
@@ -125,7 +145,9 @@ test('a stream on which calls fail for too long ends with their error; without a
 
 test('a server that sends what was not asked for is refused', async (t) => {
   const fake = await serve(t, { encodeStream: streaming((call) => void call.write(chunk(7n, true))) })
-  const error = await using(new Client(fake.target), (client) => refusal(all(client.encodeStream(['a'], { sources: 'x' }))))
+  const error = await using(new Client(fake.target), (client) =>
+    refusal(all(client.encodeStream(['a'], { sources: 'x' }))),
+  )
   assert.deepEqual([error.name, error.reason], ['Internal', 'MALFORMED_ANSWER'])
 })
 
@@ -172,7 +194,12 @@ function streaming(work: (call: Call, number: number) => void) {
 /** Rows of an item: one row of `bytes` bytes for each part. */
 function chunk(sequence: bigint, last: boolean, rowStart = 0, bytes = 4) {
   const dense = { source: '', rows: 1, columns: bytes / 4, data: new Uint8Array(bytes) }
-  const value = { text: rowStart === 0 ? {} : undefined, rowStart, last, rows: { case: 'dense' as const, value: dense } }
+  const value = {
+    text: rowStart === 0 ? {} : undefined,
+    rowStart,
+    last,
+    rows: { case: 'dense' as const, value: dense },
+  }
   return create(EncodeStreamResponseSchema, { callInfo: {}, sequence, answer: { case: 'chunk', value } })
 }
 

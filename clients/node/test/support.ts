@@ -1,4 +1,4 @@
-/** What tests share: the address of the running server, what a call is refused with, and servers that say what they are told. */
+/** What tests share: the running server's address, what a call is refused with, and servers that say what they are told. */
 
 import assert from 'node:assert/strict'
 import type { TestContext } from 'node:test'
@@ -90,7 +90,9 @@ export async function serve(
 }
 
 /** A unary method that answers with these, one after another, the last again and again. Counts the calls. */
-export function answering(...answers: (grpc.StatusObject | MessageInitShape<typeof FeatureService.method.tokenize.output>)[]) {
+export function answering(
+  ...answers: (grpc.StatusObject | MessageInitShape<typeof FeatureService.method.tokenize.output>)[]
+) {
   const seen: grpc.Metadata[] = []
   const handle = (call: grpc.ServerUnaryCall<never, unknown>, done: grpc.sendUnaryData<unknown>) => {
     const answer = answers[Math.min(seen.length, answers.length - 1)]!

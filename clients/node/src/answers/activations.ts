@@ -119,10 +119,19 @@ export function joined(parts: readonly Csr[]): Csr {
   if (parts.length === 1) return first!
   const rows = parts.reduce((sum, part) => sum + part.rows, 0)
   const entries = parts.reduce((sum, part) => sum + part.data.length, 0)
-  const made = new Csr(rows, first!.columns, new Uint32Array(rows + 1), new Uint32Array(entries), new Float32Array(entries))
+  const made = new Csr(
+    rows,
+    first!.columns,
+    new Uint32Array(rows + 1),
+    new Uint32Array(entries),
+    new Float32Array(entries),
+  )
   let [row, entry] = [0, 0]
   for (const part of parts) {
-    made.indptr.set(part.indptr.map((one) => one + entry), row)
+    made.indptr.set(
+      part.indptr.map((one) => one + entry),
+      row,
+    )
     made.indices.set(part.indices, entry)
     made.data.set(part.data, entry)
     row += part.rows

@@ -3,7 +3,11 @@
 import { toJson } from '@bufbuild/protobuf'
 import type { FeatureIdInit, FeatureLike } from '../arguments/names.js'
 import { featureId } from '../arguments/names.js'
-import { type EncodedText as EncodedTextMessage, type EncodeResponse, EncodedTextSchema } from '../gen/saeserve/v1/feature_service_pb.js'
+import {
+  type EncodedText as EncodedTextMessage,
+  type EncodeResponse,
+  EncodedTextSchema,
+} from '../gen/saeserve/v1/feature_service_pb.js'
 import { type CallInfo, CallInfoSchema, type Token } from '../gen/saeserve/v1/types_pb.js'
 import { malformed } from '../transport/errors.js'
 import { type Csr, dense, type Matrix, sparse } from './activations.js'
@@ -55,7 +59,10 @@ export class EncodeResult {
   readonly sparse: ReadonlyMap<string, Csr>
 
   /** `features` are the columns of `dense`, as asked for. Throws Internal (MALFORMED_ANSWER). */
-  constructor(answer: EncodeResponse, readonly features: readonly FeatureIdInit[]) {
+  constructor(
+    answer: EncodeResponse,
+    readonly features: readonly FeatureIdInit[],
+  ) {
     if (answer.callInfo === undefined) throw malformed('EncodeResponse has no call_info')
     const [offsets, texts] = [answer.textOffsets, answer.texts]
     const blocks = new Map(answer.sparse.map((block) => [block.source, sparse(block)]))

@@ -32,15 +32,16 @@ const ALWAYS = {
 type Always<N> = N extends keyof typeof ALWAYS ? (typeof ALWAYS)[N][number] : never
 
 /** A message whose fields of the table are there. */
-export type Whole<T> = T extends Message<infer N>
-  ? { [K in keyof T as K extends Always<N> ? never : K]: Whole<T[K]> } & {
-      [K in keyof T as K extends Always<N> ? K : never]-?: Whole<NonNullable<T[K]>>
-    }
-  : T extends (infer E)[]
-    ? Whole<E>[]
-    : T
+export type Whole<T> =
+  T extends Message<infer N>
+    ? { [K in keyof T as K extends Always<N> ? never : K]: Whole<T[K]> } & {
+        [K in keyof T as K extends Always<N> ? K : never]-?: Whole<NonNullable<T[K]>>
+      }
+    : T extends (infer E)[]
+      ? Whole<E>[]
+      : T
 
-/** The answer, checked. As JSON (`JSON.stringify(answer)`) it is the contract's ProtoJSON with default values printed. */
+/** The answer, checked. As JSON (`JSON.stringify(answer)`) it is the contract's ProtoJSON, defaults printed. */
 export function whole<D extends DescMessage>(schema: D, answer: MessageShape<D>): Whole<MessageShape<D>> {
   check(schema, answer)
   return withJson(answer, () => toJson(schema, answer, { alwaysEmitImplicit: true })) as Whole<MessageShape<D>>

@@ -34,7 +34,9 @@ export function featureName(value: FeatureLike): string {
 function parsed(name: string, what: string): FeatureIdInit {
   const found = /^\s*([^\s,]+):(\d{1,10})\s*$/.exec(name)
   if (!found) {
-    throw new TypeError(`${what} ${shown(name)} is no feature: expected 'source:index' like '0-MLP-OAI:22631' or '2:553'`)
+    throw new TypeError(
+      `${what} ${shown(name)} is no feature: expected 'source:index' like '0-MLP-OAI:22631' or '2:553'`,
+    )
   }
   return { source: found[1]!.toLowerCase(), index: whole(Number(found[2]), `the index of ${shown(name)}`) }
 }

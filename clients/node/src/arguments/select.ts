@@ -42,7 +42,7 @@ const KINDS: Record<Kind, FeatureKind[]> = {
   all: [FeatureKind.LATENT, FeatureKind.NEURON],
 }
 
-/** The filter, undefined where nothing is restricted. Throws TypeError and RangeError for what the wire cannot carry. */
+/** The filter, undefined where nothing is restricted. Throws TypeError and RangeError. */
 export function filter(by: FilterOptions): MessageInitShape<typeof FilterSchema> | undefined {
   const include = selector(by.kinds, by.sets, by.sources, by.layers, by.features)
   for (const name of ['kinds', 'sets', 'sources', 'layers', 'features'] as const) {
@@ -64,7 +64,9 @@ export function filter(by: FilterOptions): MessageInitShape<typeof FilterSchema>
 /** Ids of sources or sets, lower-case as they go over the wire. */
 export function names(values: OneOrMore<string | number> | undefined, what: string): string[] {
   return list(values).map((value, place) =>
-    typeof value === 'number' ? String(whole(value, `${what}[${place}]`)) : text(value, `${what}[${place}]`).toLowerCase(),
+    typeof value === 'number'
+      ? String(whole(value, `${what}[${place}]`))
+      : text(value, `${what}[${place}]`).toLowerCase(),
   )
 }
 
@@ -112,11 +114,14 @@ function ranges(value: number | string): MessageInitShape<typeof LayerRangeSchem
     const layer = whole(value, 'layers')
     return [{ first: layer, last: layer }]
   }
-  return text(value, 'layers').split(',').map((part) => {
-    const found = /^\s*(\d{1,9})\s*(?:-\s*(\d{1,9})\s*)?$/.exec(part)
-    const first = Number(found?.[1])
-    const last = Number(found?.[2] ?? found?.[1])
-    if (!(first <= last)) throw new TypeError(`layers: ${shown(part)} is no layer and no range: expected '3' or '1-3'`)
-    return { first, last }
-  })
+  return text(value, 'layers')
+    .split(',')
+    .map((part) => {
+      const found = /^\s*(\d{1,9})\s*(?:-\s*(\d{1,9})\s*)?$/.exec(part)
+      const first = Number(found?.[1])
+      const last = Number(found?.[2] ?? found?.[1])
+      if (!(first <= last))
+        throw new TypeError(`layers: ${shown(part)} is no layer and no range: expected '3' or '1-3'`)
+      return { first, last }
+    })
 }

@@ -9,7 +9,14 @@ import { whole } from '../arguments/numbers.js'
 import * as wire from '../gen/saeserve/v1/feature_service_pb.js'
 import type { CallInfo } from '../gen/saeserve/v1/types_pb.js'
 import { advised, INITIAL_BACKOFF, jittered, MAX_BACKOFF, seconds, worthAnother } from '../transport/attempts.js'
-import { DeadlineExceeded, fromStatus, InvalidArgument, malformed, type SaeserveError, Unavailable } from '../transport/errors.js'
+import {
+  DeadlineExceeded,
+  fromStatus,
+  InvalidArgument,
+  malformed,
+  type SaeserveError,
+  Unavailable,
+} from '../transport/errors.js'
 
 export const DEFAULT_WINDOW = 32
 
@@ -141,7 +148,10 @@ export class Ledger {
       ([, message]) => toBinary(wire.EncodeStreamRequestSchema, message).length > most,
     )
     for (const [sequence] of large) {
-      this.#refused(sequence, `texts[${sequence}] is larger than the ${most} bytes that the server takes in one message`)
+      this.#refused(
+        sequence,
+        `texts[${sequence}] is larger than the ${most} bytes that the server takes in one message`,
+      )
     }
     return large.length > 0
   }
@@ -181,7 +191,8 @@ class Parts {
   /** Throws Internal for rows that do not follow those before. */
   add(chunk: wire.EncodeChunk): void {
     this.#text ??= chunk.text
-    if (chunk.rows.case === 'sparse') put(this.#sparse, chunk.rows.value.source, sparse(chunk.rows.value), chunk.rowStart)
+    if (chunk.rows.case === 'sparse')
+      put(this.#sparse, chunk.rows.value.source, sparse(chunk.rows.value), chunk.rowStart)
     if (chunk.rows.case === 'dense') put(this.#dense, chunk.rows.value.source, dense(chunk.rows.value), chunk.rowStart)
   }
 

@@ -115,7 +115,7 @@ export interface EncodeOptions extends CallOptions {
   sources?: OneOrMore<string | number>
   /** Just these features, dense, in this order. */
   features?: OneOrMore<FeatureLike>
-  /** The products of the model's activations at a hook point with a vector as wide, one column each, after the features. */
+  /** Products of the model's activations at a hook point with a vector as wide, a column each, after the features. */
   projections?: readonly (Projection | Direction)[]
   /** Add a leading row for each text's BOS token. */
   includeBos?: boolean
@@ -149,7 +149,7 @@ function encoding(by: EncodeOptions) {
 }
 
 export interface RecordOptions extends CallOptions {
-  /** The strongest; a sample of each power of two; that sample in a random order; or usual tokens without activation. */
+  /** The strongest; a sample of each power of two; that sample in random order; or usual tokens without activation. */
   group?: keyof typeof GROUPS
   /** What makes two records the same, so that one stands for both. */
   diversity?: keyof typeof DIVERSITIES

@@ -27,47 +27,95 @@ class CallFailed extends Error {
   }
 }
 
+type Call = Answers<EncodeStreamRequest, EncodeStreamResponse>
+
 type Event =
   | { kind: 'text'; text: IteratorResult<TextLike> }
-  | { kind: 'answer'; answer: EncodeStreamResponse | undefined }
-  | { kind: 'failed'; failure: unknown }
+  | { kind: 'broken'; error: unknown }
+  | { kind: 'answer'; call: Call; answer: EncodeStreamResponse | undefined }
+  | { kind: 'failed'; call: Call; failure: unknown }
+  | { kind: 'aborted' }
   | { kind: 'late' }
+
+/** What has happened, in order. A race between promises would leave something behind in the slow ones at each text. */
+class Mail {
+  readonly #events: Event[] = []
+  #wake: (() => void) | undefined
+
+  post(event: Event): void {
+    this.#events.push(event)
+    this.#wake?.()
+  }
+
+  /** The next event, `late` after the timeout; one that a timer cannot hold (24 days) is none. */
+  async take(timeout: number): Promise<Event> {
+    if (this.#events.length === 0) {
+      await new Promise<void>((resolve) => {
+        const timer = timeout < 2 ** 31 ? setTimeout(resolve, timeout) : undefined
+        this.#wake = () => {
+          clearTimeout(timer)
+          resolve()
+        }
+      })
+      this.#wake = undefined
+    }
+    return this.#events.shift() ?? { kind: 'late' }
+  }
+}
 
 /** The caller's texts, with a memory of their end, and of the one asked for, across calls. */
 class Source {
   readonly #texts: Iterator<TextLike> | AsyncIterator<TextLike>
-  #pending: Promise<Event> | undefined
+  #asked = false
   ended = false
 
-  constructor(texts: Texts) {
+  constructor(
+    texts: Texts,
+    private readonly mail: Mail,
+  ) {
     this.#texts = Symbol.asyncIterator in texts ? texts[Symbol.asyncIterator]() : texts[Symbol.iterator]()
   }
 
-  next(): Promise<Event> {
-    this.#pending ??= Promise.resolve(this.#texts.next()).then((text) => ({ kind: 'text', text }))
-    return this.#pending
+  /** See to it that the next text comes by mail. */
+  async ask(): Promise<void> {
+    if (this.#asked || this.ended) return
+    this.#asked = true
+    try {
+      this.mail.post({ kind: 'text', text: await this.#texts.next() })
+    } catch (error) {
+      this.mail.post({ kind: 'broken', error })
+    }
   }
 
   taken(text: IteratorResult<TextLike>): void {
-    this.#pending = undefined
+    this.#asked = false
     this.ended = text.done === true
   }
 
   async close(): Promise<void> {
+    if (this.ended) return
+    const closing = Promise.resolve(this.#texts.return?.())
     // One that waits for its next text would keep the caller waiting as long.
-    const closing = this.ended ? undefined : this.#texts.return?.()
-    if (this.#pending === undefined) await closing
-    else Promise.resolve(closing).catch(() => undefined)
+    if (this.#asked) closing.catch(() => undefined)
+    else await closing
   }
 }
 
 /** Yield the items of as many calls as it takes. */
-export async function* answersTo(texts: Texts, ledger: Ledger, line: Line, timeout: number): AsyncGenerator<StreamItem> {
-  const source = new Source(texts)
+export async function* answersTo(
+  texts: Texts,
+  ledger: Ledger,
+  line: Line,
+  timeout: number,
+): AsyncGenerator<StreamItem> {
+  const mail = new Mail()
+  const source = new Source(texts, mail)
+  const stop = () => mail.post({ kind: 'aborted' })
+  line.signal.addEventListener('abort', stop, { once: true })
   try {
     while (!(source.ended && ledger.settled)) {
       try {
-        yield* oneCall(source, ledger, line, timeout)
+        yield* oneCall(source, mail, ledger, line, timeout)
       } catch (failure) {
         if (!(failure instanceof CallFailed)) throw failure
         const delay = ledger.delayAfter(failure.error)
@@ -76,45 +124,58 @@ export async function* answersTo(texts: Texts, ledger: Ledger, line: Line, timeo
       }
     }
   } finally {
+    line.signal.removeEventListener('abort', stop)
     await source.close()
   }
 }
 
-async function* oneCall(source: Source, ledger: Ledger, line: Line, timeout: number): AsyncGenerator<StreamItem> {
-  const answers = await line.open()
-  const timer = new Timer(timeout)
-  const stopped = aborted(line.signal)
+async function* oneCall(
+  source: Source,
+  mail: Mail,
+  ledger: Ledger,
+  line: Line,
+  timeout: number,
+): AsyncGenerator<StreamItem> {
+  const call = await line.open()
   try {
-    for (const message of ledger.opening()) answers.write(message)
-    if (source.ended) answers.end()
-    let reading = read(answers)
+    for (const message of ledger.opening()) call.write(message)
+    if (source.ended) call.end()
+    void read(call, mail)
     for (;;) {
-      const events = [reading, stopped.promise]
-      if (!source.ended && ledger.hasRoom) events.push(source.next())
+      line.signal.throwIfAborted()
+      if (ledger.hasRoom) void source.ask()
       // While nothing is unanswered, the texts are what is waited for, and they may take their time.
-      if (!ledger.settled || source.ended) events.push(timer.passed())
-      const event = await Promise.race(events)
-      timer.stop()
+      const event = await mail.take(ledger.settled && !source.ended ? Infinity : timeout)
       if (event.kind === 'late') throw ledger.stalled(line.unconnected())
-      if (event.kind === 'failed') throw new CallFailed(line.error(event.failure))
+      if (event.kind === 'broken') throw event.error
       if (event.kind === 'text') {
         source.taken(event.text)
         const message = event.text.done ? undefined : ledger.add(event.text.value)
-        if (message) answers.write(message)
-        if (event.text.done) answers.end()
-      } else if (event.answer === undefined) {
-        if (source.ended && ledger.settled) return
-        throw new CallFailed(ledger.endedEarly())
-      } else {
+        if (message) call.write(message)
+        if (event.text.done) call.end()
+      } else if (event.kind === 'failed' && event.call === call) {
+        throw new CallFailed(line.error(event.failure))
+      } else if (event.kind === 'answer' && event.call === call) {
+        if (event.answer === undefined) {
+          if (source.ended && ledger.settled) return
+          throw new CallFailed(ledger.endedEarly())
+        }
         ledger.take(event.answer)
-        reading = read(answers)
-      }
+        void read(call, mail)
+      } // what is left of a call before is of no use
       yield* ledger.ready()
     }
   } finally {
-    timer.stop()
-    stopped.stop()
-    answers.cancel()
+    call.cancel()
+  }
+}
+
+/** See to it that the next answer comes by mail. */
+async function read(call: Call, mail: Mail): Promise<void> {
+  try {
+    mail.post({ kind: 'answer', call, answer: await call.next() })
+  } catch (failure) {
+    mail.post({ kind: 'failed', call, failure })
   }
 }
 
@@ -124,42 +185,5 @@ export async function paused(milliseconds: number, signal: AbortSignal): Promise
     await sleep(milliseconds, undefined, { signal })
   } catch {
     signal.throwIfAborted()
-  }
-}
-
-function read(answers: Answers<EncodeStreamRequest, EncodeStreamResponse>): Promise<Event> {
-  return answers.next().then(
-    (answer) => ({ kind: 'answer', answer }),
-    (failure: unknown) => ({ kind: 'failed', failure }),
-  )
-}
-
-/** Rejects when the signal does, until it is stopped. */
-function aborted(signal: AbortSignal): { promise: Promise<Event>; stop: () => void } {
-  let listener = () => {}
-  const promise = new Promise<Event>((_, reject) => {
-    listener = () => reject(signal.reason)
-    if (signal.aborted) listener()
-    else signal.addEventListener('abort', listener, { once: true })
-  })
-  promise.catch(() => undefined) // told by whoever waits
-  return { promise, stop: () => signal.removeEventListener('abort', listener) }
-}
-
-/** The longest wait for the next answer. */
-class Timer {
-  #running: NodeJS.Timeout | undefined
-
-  constructor(private readonly timeout: number) {}
-
-  /** Resolves after the timeout; never for none, or for one that a timer cannot hold (24 days). */
-  passed(): Promise<Event> {
-    return new Promise((resolve) => {
-      if (this.timeout < 2 ** 31) this.#running = setTimeout(() => resolve({ kind: 'late' }), this.timeout)
-    })
-  }
-
-  stop(): void {
-    clearTimeout(this.#running)
   }
 }

@@ -60,6 +60,22 @@ export function ask<I, O>(
   })
 }
 
+/** What is waited for, at most until the deadline; rejects with `late`, or with the signal's reason. */
+export function within<T>(work: Promise<T>, deadline: number, signal: AbortSignal, late: () => Error): Promise<T> {
+  return new Promise((resolve, reject) => {
+    const left = Math.max(0, deadline - Date.now())
+    const timer = left < 2 ** 31 ? setTimeout(() => reject(late()), left) : undefined
+    const stop = () => reject(signal.reason)
+    if (signal.aborted) stop()
+    signal.addEventListener('abort', stop, { once: true })
+    const done = () => {
+      clearTimeout(timer)
+      signal.removeEventListener('abort', stop)
+    }
+    work.finally(done).then(resolve, reject)
+  })
+}
+
 /** The answers of a stream, read as they are asked for, so that gRPC's flow control holds the server back. */
 export class Answers<I, O> {
   readonly #call: ClientDuplexStream<I, O>

@@ -10,14 +10,16 @@ import { parseTarget, type Target } from './target.js'
 
 export const DEFAULT_TIMEOUT = 30_000
 const DEFAULT_MAX_MESSAGE_BYTES = 64 * 1024 * 1024
-const { version } = JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8')) as { version: string }
+const { version } = JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8')) as {
+  version: string
+}
 
 /** PEM, as a text or as it was read from a file. */
 export type Pem = string | Uint8Array
 
 /** How to connect, and what is sent with every call. */
 export interface ClientOptions {
-  /** Milliseconds that a call may take in all, retries included, unless it says otherwise: 30,000. Infinity: no limit. */
+  /** Milliseconds that a call may take in all, retries included, unless it says so itself: 30,000. Infinity: no limit. */
   timeoutMs?: number
   /** How often a call is sent in all, where the server or the way to it may mend: 5. With 1 none is sent again. */
   maxAttempts?: number
@@ -60,7 +62,8 @@ export class Connection {
     this.timeout = milliseconds(options.timeoutMs ?? DEFAULT_TIMEOUT)
     this.maxAttempts = whole(options.maxAttempts ?? MAX_ATTEMPTS, 'maxAttempts', 1)
     const asked = [options.ca, options.cert, options.key, options.serverName].some((one) => one !== undefined)
-    if (options.tls === false && asked) throw new TypeError('tls is false, but ca, cert, key and serverName are for TLS')
+    if (options.tls === false && asked)
+      throw new TypeError('tls is false, but ca, cert, key and serverName are for TLS')
     const secure = options.tls === true || asked
     const serverName = options.serverName ?? this.target.host
     if (secure && serverName === undefined && this.target.several && this.target.given.includes(',')) {

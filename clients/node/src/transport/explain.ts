@@ -15,7 +15,11 @@ const CAUSES: readonly (readonly [RegExp, string, string])[] = [
   ],
   [/EHOSTUNREACH|ENETUNREACH/, 'HOST_UNREACHABLE', 'no way leads to @: is the address right?'],
   [/ETIMEDOUT/, 'CONNECT_TIMEOUT', '@ does not answer: is the address right, and does a firewall let it through?'],
-  [/wrong version number|packet length too long/i, 'SERVER_NOT_TLS', '@ does not speak TLS: leave out tls, ca, cert and key'],
+  [
+    /wrong version number|packet length too long/i,
+    'SERVER_NOT_TLS',
+    '@ does not speak TLS: leave out tls, ca, cert and key',
+  ],
   [/certificate (has expired|is not yet valid)/, 'CERTIFICATE_NOT_VALID', 'the certificate of @ is not valid now'],
   [
     /self[- ]signed certificate|unable to (verify|get local issuer|get issuer)/i,
@@ -33,7 +37,11 @@ const CAUSES: readonly (readonly [RegExp, string, string])[] = [
     'CONNECTION_CLOSED',
     '@ closed the connection: has the server ended, or does it want TLS (tls, or ca)?',
   ],
-  [/Protocol error|ERR_HTTP2|Received HTTP status/i, 'NOT_GRPC', "@ does not speak gRPC: is this another service's port?"],
+  [
+    /Protocol error|ERR_HTTP2|Received HTTP status/i,
+    'NOT_GRPC',
+    "@ does not speak gRPC: is this another service's port?",
+  ],
   [
     /[Uu]nknown (service|method)|[Mm]ethod not found/,
     'OTHER_SERVICE',

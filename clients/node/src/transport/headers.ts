@@ -45,7 +45,10 @@ export function bearer(token: string): Headers {
 }
 
 /** All headers as gRPC takes them; later ones win. Calls that time out can be found by their request id too. */
-export function metadata(all: readonly Headers[], requestId: string | undefined): { sent: Metadata; requestId: string } {
+export function metadata(
+  all: readonly Headers[],
+  requestId: string | undefined,
+): { sent: Metadata; requestId: string } {
   const sent = new Metadata()
   for (const headers of all) {
     for (const [name, value] of Object.entries(headers)) {

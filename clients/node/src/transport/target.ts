@@ -8,7 +8,14 @@ import { Unavailable } from './errors.js'
 
 export const DEFAULT_TARGET = '127.0.0.1:50051'
 const EXPECTED = 'HOST:PORT is expected, for example 127.0.0.1:50051'
-const LOOPBACK = new Set(['localhost', 'localhost.localdomain', 'localhost4', 'localhost6', 'ip6-localhost', 'ip6-loopback'])
+const LOOPBACK = new Set([
+  'localhost',
+  'localhost.localdomain',
+  'localhost4',
+  'localhost6',
+  'ip6-localhost',
+  'ip6-loopback',
+])
 
 interface Place {
   host: string
@@ -55,7 +62,10 @@ export function parseTarget(given: string | readonly string[]): Target {
 
 /** Whether a host is this machine under any of its usual names and addresses. Odd spellings count as another's. */
 export function isThisMachine(host: string): boolean {
-  const name = host.toLowerCase().replace(/\.$/, '').replace(/^::ffff:/, '')
+  const name = host
+    .toLowerCase()
+    .replace(/\.$/, '')
+    .replace(/^::ffff:/, '')
   if (LOOPBACK.has(name) || name.endsWith('.localhost')) return true
   return (isIPv4(name) && (name.startsWith('127.') || name === '0.0.0.0')) || name === '::1' || name === '::'
 }
