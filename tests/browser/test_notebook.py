@@ -114,6 +114,14 @@ def test_values_stand_where_one_points(opened):
     assert all(re.fullmatch(r"\d+\.\d{3}", title) for title in titles)
 
 
+def test_texts_stand_left_and_numbers_right(opened):
+    """Whatever Jupyter's own style says of tables."""
+    _, page = opened
+    row = page.locator(".saeserve").nth(1).locator("tbody tr").first
+    aligned = row.locator("td").evaluate_all("all => all.map(e => getComputedStyle(e).textAlign)")
+    assert aligned == ["right", "left", "right", "left", "left", "left", "right", "left"]
+
+
 def test_a_wide_answer_scrolls_in_itself(opened):
     _, page = opened
     page.set_viewport_size({"width": 420, "height": 800})

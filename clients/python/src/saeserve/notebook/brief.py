@@ -1,4 +1,4 @@
-"""Every answer in one short line, as `repr` gives it: `<Hit 0-DEMO:1633 8.191 on ' red', exact>`."""
+"""Every answer in one short line, as `repr` gives it: `<Hit 0-DEMO:1633 8.191 on ' red', match exact>`."""
 
 from __future__ import annotations
 

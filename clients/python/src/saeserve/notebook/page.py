@@ -11,22 +11,27 @@ from saeserve.notebook.markup import Html, joined, tag
 T = TypeVar("T")
 
 # Colours are the page's own (currentColor) or translucent: no theme has to be known. Only what is in .saeserve is
-# touched, and Jupyter's rules for tables, which come before, are taken back.
-_STYLE = Html(
-    "<style>"
-    ".saeserve{font-size:13px;line-height:1.45;max-width:100%;overflow-x:auto}"
-    ".saeserve p{margin:.3em 0}"
-    ".saeserve table{border-collapse:collapse;table-layout:auto;margin:.3em 0}"
-    ".saeserve th,.saeserve td{text-align:left;vertical-align:top;white-space:nowrap;padding:.15em .6em;border:0}"
-    ".saeserve .n{text-align:right;font-variant-numeric:tabular-nums}"
-    ".saeserve .w{white-space:normal;min-width:18em;max-width:56em}"
-    ".saeserve .t{white-space:pre-wrap;overflow-wrap:anywhere}"
-    ".saeserve thead th{border-bottom:1px solid currentColor}"
-    ".saeserve tbody tr+tr>*{border-top:1px solid rgba(128,128,128,.25)}"
-    ".saeserve .d{opacity:.75}"
-    ".saeserve .x{border-bottom:2px solid currentColor!important}"
-    "</style>"
-)
+# touched; written twice it comes before Jupyter's rules for tables, which put every cell to the right.
+_RULES = {
+    "": "font-size:13px;line-height:1.45;max-width:100%;overflow-x:auto",
+    "p": "margin:.3em 0",
+    "table": "border-collapse:collapse;table-layout:auto;margin:.3em 0",
+    "th,td": "text-align:left;vertical-align:top;white-space:nowrap;padding:.15em .6em;border:0;max-width:none",
+    "table .n": "text-align:right;font-variant-numeric:tabular-nums",
+    "table .w": "white-space:normal;min-width:12em;max-width:56em",
+    ".t": "white-space:pre-wrap;overflow-wrap:anywhere",
+    "thead th": "border-bottom:1px solid currentColor",
+    "tbody tr+tr>*": "border-top:1px solid rgba(128,128,128,.25)",
+    ".d": "opacity:.75",
+    "tbody tr .x": "border-bottom:2px solid currentColor",
+}
+
+
+def _selector(within: str) -> str:
+    return ",".join(f".saeserve.saeserve {one}".strip() for one in within.split(","))
+
+
+_STYLE = Html(f"<style>{''.join(f'{_selector(within)}{{{rule}}}' for within, rule in _RULES.items())}</style>")
 
 
 def page(*parts: object) -> str:

@@ -77,7 +77,7 @@ def _by_token(rows: Sequence[TokenHits]) -> Html:
         [row.position, shading.label(row.token), joined([_named(row, place) for place in _places(row)]), _more(row)]
         for row in rows
     ]
-    return table(["#", "token", "features", ""], drawn, right=["#"], wide="features")
+    return table(["#", "token", "features", ""], drawn, right=["#"])
 
 
 def _places(row: TokenHits) -> range:
