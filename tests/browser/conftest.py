@@ -16,7 +16,7 @@ import pytest
 from tests.web.conftest import gateway  # noqa: F401  # a fixture
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, BrowserContext, Page
+    from playwright.sync_api import Browser, BrowserContext, Dialog, Page
 
 WANTED = os.environ.get("SAESERVE_TEST_WEB") == "1"
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
@@ -81,9 +81,14 @@ def browser_page(context: BrowserContext) -> Iterator[Page]:
 def watched(page: Page) -> Iterator[None]:
     """What fails in the page fails the test; so does a dialogue of the browser's, which no page of ours opens."""
     failures: list[str] = []
+
+    def opened(dialog: Dialog) -> None:
+        failures.append(f"dialogue: {dialog.message}")
+        dialog.dismiss()
+
     page.on("pageerror", lambda error: failures.append(str(error)))
     page.on("console", lambda said: failures.append(said.text) if said.type == "error" else None)
-    page.on("dialog", lambda dialog: (failures.append(f"dialogue: {dialog.message}"), dialog.dismiss()))
+    page.on("dialog", opened)
     yield
     # An answer that is an error, or none, is said on the console too; the page's own words are tested.
     unexpected = [failure for failure in failures if "Failed to load resource" not in failure]

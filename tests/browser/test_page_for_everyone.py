@@ -9,11 +9,11 @@ from tests.browser.pages import address, answered, asked, overflow, rows, violat
 from tests.web.running import Running
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Page
+    from playwright.sync_api import Page, ViewportSize
 
 RED = "My favorite color is red."
-PHONE = {"width": 360, "height": 740}
-DESKTOP = {"width": 1280, "height": 900}
+PHONE: ViewportSize = {"width": 360, "height": 740}
+DESKTOP: ViewportSize = {"width": 1280, "height": 900}
 # Each empty, and with all that it can show. Those of a feature are judged beside their own tests.
 STATES: list[tuple[str, dict[str, str]]] = [
     ("search", {}),
@@ -37,11 +37,11 @@ def test_axe_finds_nothing_in_light_in_dark_and_on_a_phone(browser_page: Page, g
         told = violations(page)
         page.emulate_media(color_scheme="dark")
         told += violations(page, "color-contrast")
-        page.set_viewport_size({**PHONE})
+        page.set_viewport_size(PHONE)
         told += violations(page, "-color-contrast")  # a phone has the same colours
         if overflow(page) > 0:
             told.append(f"{overflow(page)} pixels too wide for a phone")
-        page.set_viewport_size({**DESKTOP})
+        page.set_viewport_size(DESKTOP)
         page.emulate_media(color_scheme="light")
         found += [f"{view} {params}: {one}" for one in told]
     assert not found, "\n".join(found)
@@ -76,7 +76,7 @@ def test_without_a_mouse(browser_page: Page, gateway: Running) -> None:
     assert page.locator("textarea").input_value() == RED + "\n"
     page.keyboard.press("Backspace")
 
-    stops = []
+    stops: list[str] = []
     while not stops or not stops[-1].startswith("token 0"):
         page.keyboard.press("Tab")
         stops.append(focused(page))

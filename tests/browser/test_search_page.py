@@ -50,7 +50,7 @@ def test_filters_narrow_the_search_and_stand_in_its_address(
     page.get_by_label("at most").fill("10")
     page.keyboard.press("Tab")
     answered(page, max="0.1", kind="both", layers="1-3", ranking="surprisal", limit="7")
-    wanted = {"kinds": "all", "layers": range(1, 4), "ranking": "surprisal", "max_density": 0.1}
+    wanted: dict[str, Any] = {"kinds": "all", "layers": range(1, 4), "ranking": "surprisal", "max_density": 0.1}
     assert rows(page) == expected(demo.search(RED, limit=7, **wanted))
 
     name = rows(page)[0][0].upper()

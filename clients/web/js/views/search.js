@@ -217,7 +217,8 @@ function build(served) {
               el('button', { type: 'button', onclick: () => change({ sort: [] }) }, 'Unsort'),
             ),
           )
-        else controls.refuse(places[index], words)
+        else
+          controls.refuse(places[index], places[index] === 'density' ? `As a share, not in percent: ${words}` : words)
       })
     }
   }
