@@ -387,6 +387,16 @@ def test_more_texts_need_no_more_memory(tmp_path, monkeypatch, output):
     assert of_many < 1.3 * of_few + 2**18
 
 
+@pytest.mark.parametrize("name", ["in.jsonl", "in.csv", "in.txt", "in.parquet", "in.jsonl.gz"])
+def test_how_much_has_been_read_is_known_as_it_is_read(name):
+    write(name, [f"text {place}" for place in range(1000)])
+    given = Input(name, None, None, None)
+    shares = [given.share for _ in given]
+    assert shares == sorted(shares)
+    assert shares[-1] == pytest.approx(1, abs=0.01)
+    assert name.endswith(".gz") or shares[499] == pytest.approx(0.5, abs=0.03)
+
+
 def test_strings_are_a_sequence_of_texts():
     given = ["", "日本語", "a"]
     strings = Strings.of(given)

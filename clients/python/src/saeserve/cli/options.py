@@ -192,7 +192,9 @@ def _encode(encode: argparse.ArgumentParser) -> None:
     )
     encode.add_argument("arguments", metavar="FEATURE,... TEXT", nargs="*", type=text, help="features, then the texts")
     encode.add_argument("--text", action="append", metavar="TEXT", type=text, help="a text; all others are features")
-    encode.add_argument("--sources", metavar="SOURCE,...", action="append", type=text, help="all latents of these SAEs")
+    encode.add_argument(
+        "--sources", metavar="SOURCE,...", action="append", type=text, help="all of these SAEs; of files, neurons too"
+    )
     _text_options(encode)
     encode.add_argument("--full", action="store_true", help="show long texts whole, not only around the peak")
     encode_file.options(encode)

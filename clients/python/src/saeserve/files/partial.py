@@ -14,6 +14,7 @@ import fcntl
 import json
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -92,7 +93,8 @@ class Partial:
         self.parts = sorted(self.folder.glob("part-*.npz"))
         if [part.name for part in self.parts] != [_name(number) for number in range(len(self.parts))]:
             raise ValueError(f"{self.folder} lacks parts: --force begins anew")
-        self._abouts = [_of(part, npz.described) for part in self.parts]
+        # With one and the same settings: there may be thousands of parts, and of features.
+        self._abouts = [replace(_of(part, npz.described), settings=self.settings) for part in self.parts]
 
     def _check_settings(self, file: Path) -> None:
         try:

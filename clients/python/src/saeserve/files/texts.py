@@ -60,7 +60,8 @@ class Input:
             raise ValueError(f"{self.name} is read as a text a line, which have no fields")
         self._text_field = text_field or "text"
         self._id_field = id_field
-        self._file: BinaryIO | None = None
+        self._taken = 0
+        """Bytes of its lines so far."""
         self._share: Callable[[], float | None] = lambda: None
         if path != "-" and not Path(path).exists():
             raise ValueError(f"{path} is not there")
@@ -87,10 +88,10 @@ class Input:
             return sys.stdin.buffer
         file = Path(self._path).open("rb")  # noqa: SIM115 (closed with the reader around it)
         size = os.fstat(file.fileno()).st_size
-        if size:  # else a pipe, or nothing
-            self._share = lambda: file.tell() / size if not file.closed else 1.0
         if not self._path.endswith(".gz"):
+            self._share = lambda: self._taken / size if size else None  # without a size it is a pipe
             return file
+        self._share = lambda: file.tell() / size if size and not file.closed else None
         return cast(BinaryIO, gzip.GzipFile(fileobj=file))  # it is one in all that is used here
 
     def _lines(self, file: BinaryIO) -> Iterator[tuple[int, str | None, str]]:
@@ -98,9 +99,11 @@ class Input:
         number = 0
         while line := file.readline(MOST_BYTES + 1):
             number += 1
+            self._taken += len(line)
             if len(line) > MOST_BYTES:
                 while line and not line.endswith(b"\n"):
                     line = file.readline(MOST_BYTES)
+                    self._taken += len(line)
                 yield number, None, f"more than {MOST_BYTES:,} bytes"
                 continue
             if number == 1:
@@ -137,6 +140,7 @@ class Input:
     def _csv(self, file: BinaryIO) -> Iterator[Given | Bad]:
         def lines() -> Iterator[str]:
             while line := file.readline(MOST_BYTES):
+                self._taken += len(line)
                 try:
                     yield (line if reader.line_num else line.removeprefix(_BOM)).decode()
                 except UnicodeDecodeError as error:  # what follows cannot be told from it
