@@ -1,4 +1,4 @@
-/** What tests share: the running server's address, what a call is refused with, and servers that say what they are told. */
+/** What tests share: the running server, what a call is refused with, and servers that say what they are told. */
 
 import assert from 'node:assert/strict'
 import type { TestContext } from 'node:test'

@@ -19,7 +19,7 @@ export type Pem = string | Uint8Array
 
 /** How to connect, and what is sent with every call. */
 export interface ClientOptions {
-  /** Milliseconds that a call may take in all, retries included, unless it says so itself: 30,000. Infinity: no limit. */
+  /** Milliseconds for a call in all, retries included, unless it says otherwise: 30,000. Infinity: no limit. */
   timeoutMs?: number
   /** How often a call is sent in all, where the server or the way to it may mend: 5. With 1 none is sent again. */
   maxAttempts?: number

@@ -1954,9 +1954,10 @@ export type GetVectorsResponse = Message<"saeserve.v1.GetVectorsResponse"> & {
   encoder?: Direction | undefined;
 
   /**
-   * What it writes. A latent's decoder row as its file has it, not scaled, whatever `Source.fold_decoder_norm`: SAELens'
-   * `W_dec`; at `Source.hook_name`, or of a transcoder at what the MLP of its layer writes. A neuron's row of W_out, at what
-   * its MLP writes. Unset where the other alone was asked for.
+   * What it writes. A latent's decoder row as its file has it, SAELens' `W_dec`: not scaled, whatever
+   * `Source.fold_decoder_norm`, nor divided by what inputs are multiplied with (`Source.normalization`), as its norm in
+   * GetFeature is. At `Source.hook_name`, or of a transcoder at what the MLP of its layer writes. A neuron's row of W_out,
+   * at what its MLP writes. Unset where the other alone was asked for.
    *
    * @generated from field: saeserve.v1.Direction decoder = 4;
    */
