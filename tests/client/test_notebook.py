@@ -12,7 +12,9 @@ from saeserve.answers import contrast as contrasts
 from saeserve.answers import explanations, reading, similar
 from saeserve.answers.compare import compare
 from saeserve.answers.match_table import MatchTable, count
+from saeserve.arguments.printable import printable
 from saeserve.calls.stream import Ledger
+from saeserve.notebook.markup import tag
 from saeserve.v1 import feature_service_pb2 as service
 from saeserve.v1 import types_pb2 as wire
 from tests.client import fake
@@ -192,6 +194,11 @@ def test_nothing_of_an_answer_is_markup(kind):
     if kind != "Statistics":  # numbers, and tokens that it peaks on
         assert "<script>" in page.text + "".join(page.titles)
         assert "\\u202e" in page.text
+
+
+def test_an_attribute_ends_where_it_was_meant_to():
+    page = Page(tag("p", EVIL, title=EVIL, class_="n", aria_label=""))
+    assert page.titles == [page.text] == [printable(EVIL)]
 
 
 def test_a_search_shows_where_its_features_fire():

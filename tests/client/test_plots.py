@@ -114,6 +114,7 @@ def test_a_match_table_is_drawn_text_by_text(ax):
         table.plot(text=2)
 
 
+@pytest.mark.filterwarnings("ignore:constrained_layout")  # names so long leave no room
 @pytest.mark.parametrize("kind", ["SearchResult", "by token", "EncodeResult", "Comparison", "MatchTable"])
 def test_a_hostile_text_is_drawn_as_it_reads(kind, tmp_path):
     axes = HOSTILE[kind].plot()
