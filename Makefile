@@ -80,9 +80,11 @@ format: $(READY) ## let ruff format and mend what it can
 	$(BIN)/ruff check --fix-only --quiet .
 	$(BIN)/ruff format .
 
-proto: $(READY) ## generate the stubs anew from proto/, if it breaks nobody
+proto: $(READY) ## generate the stubs of Python and Node anew from proto/, if it breaks nobody
 	$(BIN)/python server/tools/buf_lint.py --accept
 	$(PYTHON) server/tools/generate_stubs.py
+	npm ci --prefix clients/node --no-fund --no-audit --loglevel=error
+	PATH="$(CURDIR)/$(BIN):$$PATH" npm --prefix clients/node run generate
 
 hazards: $(READY) ## show the two silent races of the naive way
 	@$(BIN)/python tests/hazards/show.py
@@ -100,5 +102,6 @@ constraints: ## write constraints.txt anew from the newest releases
 	$(PYTHON) server/tools/freeze_constraints.py --torch "$(TORCH)"
 
 clean: ## remove .venv and everything that was made
-	rm -rf .venv build dist .hypothesis
+	rm -rf .venv build dist .hypothesis clients/node/build clients/node/dist
+	find . -type d -name node_modules -prune -exec rm -rf {} +
 	find . -type d '(' -name __pycache__ -o -name '.*_cache' ')' -prune -exec rm -rf {} +
