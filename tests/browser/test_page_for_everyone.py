@@ -105,6 +105,7 @@ def test_without_a_mouse(browser_page: Page, gateway: Running) -> None:
         page.keyboard.press("Tab")
     outline = page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
     assert outline == "solid"
+    page.evaluate("new Promise((done) => { addEventListener('scroll', done, {once: true}); scrollTo(0, 300) })")
     page.keyboard.press("Enter")
     page.wait_for_url("**/#/feature/**")
     answered(page)
@@ -112,3 +113,7 @@ def test_without_a_mouse(browser_page: Page, gateway: Running) -> None:
     assert page.evaluate("document.activeElement.id") == "main"
     page.go_back()
     answered(page, sort="5")
+    assert page.evaluate("scrollY") == 300  # where it was left
+    page.reload()
+    answered(page, sort="5")
+    assert page.evaluate("scrollY") == 300

@@ -1,6 +1,7 @@
 // Where somebody had scrolled to: kept for each entry of the browser's history, as it is for a page that is loaded.
 
-const places = new Map()
+const KEPT = 'saeserve-scrolled'
+const places = new Map(JSON.parse(sessionStorage.getItem(KEPT) ?? '[]'))
 let entries = 0
 let resting = false
 
@@ -16,7 +17,7 @@ export function leaving() {
 
 /** It is shown. `restore`: another view, which goes to where it was left, or to the top if it is new. */
 export function placed({ restore }) {
-  if (restore) window.scrollTo(0, places.get(entry()) ?? history.state?.scrolled ?? 0)
+  if (restore) window.scrollTo(0, places.get(entry()) ?? 0)
   resting = true
 }
 
@@ -28,5 +29,5 @@ window.addEventListener(
   { passive: true },
 )
 
-// For a reload.
-window.addEventListener('pagehide', () => history.replaceState({ ...history.state, scrolled: window.scrollY }, ''))
+// For a reload, and for who comes back from another site. The last will do.
+window.addEventListener('pagehide', () => sessionStorage.setItem(KEPT, JSON.stringify([...places].slice(-50))))
