@@ -241,7 +241,7 @@ class _Parts:
             raise ValueError(f"a chunk from row {chunk.row_start} after {rows} rows")
 
     def joined(self, asked: service.EncodeStreamConfig) -> EncodedText:
-        """`asked` has the names of the sources and of the columns of chosen features: an answer does not repeat them."""
+        """`asked` names sources and columns of chosen features, which an answer does not repeat."""
         if self._text is None:
             raise ValueError("no chunk carries the text")
         dense = {source: np.concatenate(parts) if len(parts) > 1 else parts[0] for source, parts in self._dense.items()}
