@@ -380,8 +380,8 @@ def test_more_texts_need_no_more_memory(tmp_path, monkeypatch, output):
     monkeypatch.setattr(parts, "PART_TEXTS", 8)
     monkeypatch.setattr(parquet, "GROUP_BYTES", 2**18)
     peak(tmp_path, 8, output)  # what is loaded at first
-    few, of_few = peak(tmp_path, 40, output)
-    many, of_many = peak(tmp_path, 240, output)
+    few, of_few = peak(tmp_path, 24, output)
+    many, of_many = peak(tmp_path, 120, output)
     assert few < 4 * 2**20
     assert many < 1.3 * few + 2**18
     assert of_many < 1.3 * of_few + 2**18
