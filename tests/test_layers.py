@@ -113,7 +113,18 @@ ROOMS = {
     "calls": {"arguments", "transport", "answers"},
     "web": {"arguments", "transport", "answers", "calls", "aio"},
     "files": {"arguments", "transport.errors", "answers", "tables"},
-    "cli": {"arguments", "transport", "answers", "calls", "files", "client", "local_server", "web", "plots"},
+    "cli": {
+        "arguments",
+        "transport",
+        "answers",
+        "calls",
+        "files",
+        "client",
+        "local_server",
+        "server_process",
+        "web",
+        "plots",
+    },
 }
 # What draws an answer stands above it: an answer's method loads it when it is called, and only there.
 LATE = {"answers": {"notebook", "tables", "plots"}}

@@ -270,8 +270,6 @@ class Model:
     revision: str
     special_ids: tuple[int, ...] = ()
     """Of the tokens that its tokenizer calls special, ascending."""
-    special_ids: tuple[int, ...] = ()
-    """Of the tokens that its tokenizer calls special, ascending."""
 
 
 @dataclass(frozen=True, slots=True)
