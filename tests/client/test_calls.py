@@ -218,7 +218,8 @@ def test_both_clients_have_the_same_methods_and_arguments():
         return {name: inspect.signature(getattr(kind, name)) for name in names}
 
     blocking, awaited = public(Client), public(AsyncClient)
-    assert set(blocking) == set(awaited)
+    # Whoever carries others' streams is a server, and asynchronous: the gateway.
+    assert set(blocking) == set(awaited) - {"call_stream"}
     for name, signature in blocking.items():
         described = [(p.name, p.kind, p.default) for p in signature.parameters.values()]
         assert described == [(p.name, p.kind, p.default) for p in awaited[name].parameters.values()], name
