@@ -224,7 +224,7 @@ def _server(arguments: argparse.Namespace) -> Iterator[str]:
 
 
 def _local_error() -> type[Exception]:
-    from saeserve.server_process import LocalServerError
+    from saeserve.local_server import LocalServerError
 
     return LocalServerError
 
