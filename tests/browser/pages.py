@@ -12,7 +12,10 @@ import pytest
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
+    import saeserve
+
 PATIENCE = 20.0
+HALF_A_DECIMAL = 0.00051
 AXE = Path(__file__).parent / "node_modules" / "axe-core" / "axe.min.js"
 
 
@@ -53,6 +56,13 @@ def rows(page: Page) -> list[tuple[str, str]]:
         ".results tbody tr", "all => all.map((one) => [one.dataset.feature, one.querySelector('.worth').textContent])"
     )
     return [(name, value) for name, value in found]
+
+
+def agree(shown: list[tuple[str, str]], found: saeserve.SearchResult) -> None:
+    """What `rows` read is what the client was answered: the same features in the same order, values to 3 decimals."""
+    assert [name for name, _ in shown] == [f"{hit.name.source}:{hit.name.index}" for hit in found]
+    # Half of the last decimal, and what lies between a float32 and its shortest decimal.
+    assert [float(value) for _, value in shown] == pytest.approx([hit.value for hit in found], abs=HALF_A_DECIMAL)
 
 
 def violations(page: Page, rule: str | None = None) -> list[str]:

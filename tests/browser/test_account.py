@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import saeserve
-from tests.browser.pages import answered, asked, rows, search
+from tests.browser.pages import agree, answered, asked, rows, search
 from tests.browser.settling import cells, settled
 from tests.web.running import Running
 
@@ -15,32 +15,27 @@ if TYPE_CHECKING:
 RED, CRIMSON = "My favorite color is red.", "My favorite color is crimson."
 
 
-def expected(found: saeserve.SearchResult) -> list[tuple[str, str]]:
-    """What `rows` should read."""
-    return [(f"{hit.name.source}:{hit.name.index}", f"{hit.value:.3f}") for hit in found]
-
-
 def test_the_first_experiment(browser_page: Page, gateway: Running, demo: saeserve.Client) -> None:
     page = browser_page
     page.goto(gateway.url)
     search(page, "red")
-    assert rows(page) == expected(demo.search("red"))
+    agree(rows(page), demo.search("red"))
     search(page, RED)
-    assert rows(page) == expected(demo.search(RED))
+    agree(rows(page), demo.search(RED))
 
     page.get_by_role("button", name="token 5: ·red").click()
     answered(page, sort="5")
     by_red = demo.search(RED, sort="red")
-    assert rows(page) == expected(by_red)
+    agree(rows(page), by_red)
     assert page.locator(".results .maximum").nth(1).inner_text() == f"{by_red.results[0].max_activation:.3f}"
 
     page.get_by_role("radio", name="neurons").check()
     answered(page, kind="neuron")
-    assert rows(page) == expected(demo.search(RED, sort="red", kinds="neuron"))
+    agree(rows(page), demo.search(RED, sort="red", kinds="neuron"))
     page.get_by_role("radio", name="latents").check()
     page.get_by_role("button", name="all but 0").click()
     answered(page, kind="latent", layers="1-3")
-    assert rows(page) == expected(demo.search(RED, sort="red", layers=range(1, 4)))
+    agree(rows(page), demo.search(RED, sort="red", layers=range(1, 4)))
     page.get_by_role("button", name="all", exact=True).click()
     answered(page, layers=None)
 
@@ -65,4 +60,4 @@ def test_the_first_experiment(browser_page: Page, gateway: Running, demo: saeser
     page.go_back()
     page.go_back()
     answered(page, sort="5")
-    assert rows(page) == expected(by_red)
+    agree(rows(page), by_red)

@@ -5,19 +5,16 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 import saeserve
-from tests.browser.pages import address, answered, asked, rows, search
+from tests.browser.pages import HALF_A_DECIMAL, address, agree, answered, asked, rows, search
 from tests.web.running import Running
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page, Route
 
 RED = "My favorite color is red."
-
-
-def expected(found: saeserve.SearchResult) -> list[tuple[str, str]]:
-    """What `rows` should read."""
-    return [(f"{hit.name.source}:{hit.name.index}", f"{hit.value:.3f}") for hit in found]
 
 
 def test_examples_are_those_of_the_python_client(browser_page: Page, gateway: Running) -> None:
@@ -31,7 +28,7 @@ def test_an_example_is_searched_by_a_click(browser_page: Page, gateway: Running,
     browser_page.goto(gateway.url)
     browser_page.get_by_role("button", name="odyssey").click()
     answered(browser_page)
-    assert rows(browser_page) == expected(demo.search(saeserve.EXAMPLES["odyssey"]))
+    agree(rows(browser_page), demo.search(saeserve.EXAMPLES["odyssey"]))
     assert asked(browser_page) == {"text": [saeserve.EXAMPLES["odyssey"]]}
 
 
@@ -51,12 +48,12 @@ def test_filters_narrow_the_search_and_stand_in_its_address(
     page.keyboard.press("Tab")
     answered(page, max="0.1", kind="both", layers="1-3", ranking="surprisal", limit="7")
     wanted: dict[str, Any] = {"kinds": "all", "layers": range(1, 4), "ranking": "surprisal", "max_density": 0.1}
-    assert rows(page) == expected(demo.search(RED, limit=7, **wanted))
+    agree(rows(page), demo.search(RED, limit=7, **wanted))
 
     name = rows(page)[0][0].upper()
     page.get_by_role("button", name=f"leave {name} out").click()
     answered(page, **{"not": name.lower()})
-    assert rows(page) == expected(demo.search(RED, limit=7, exclude_features=[name], **wanted))
+    agree(rows(page), demo.search(RED, limit=7, exclude_features=[name], **wanted))
 
     elsewhere = browser.new_context()  # somebody else's browser, with the address alone
     try:
@@ -84,11 +81,11 @@ def test_tokens_sort_without_the_model(
     strip.get_by_role("button").nth(2).click()
     answered(page, sort="2")
     assert page.locator(".came").get_attribute("data-cache") == "CACHE_TIER_INNER"
-    assert rows(page) == expected(demo.search(uncommon, sort=2))
+    agree(rows(page), demo.search(uncommon, sort=2))
 
     strip.get_by_role("button").nth(4).click(modifiers=["Shift"])
     answered(page, sort="2,4")
-    assert rows(page) == expected(demo.search(uncommon, sort=[2, 4]))
+    agree(rows(page), demo.search(uncommon, sort=[2, 4]))
     assert strip.locator("[aria-pressed=true]").count() == 2
 
     page.get_by_label("several").check()  # the same by touch, where there is no Shift
@@ -96,7 +93,7 @@ def test_tokens_sort_without_the_model(
     answered(page, sort="4")
     strip.get_by_role("button").nth(4).click()
     answered(page, sort=None)
-    assert rows(page) == expected(demo.search(uncommon))
+    agree(rows(page), demo.search(uncommon))
 
 
 def test_back_and_forward_and_reload(browser_page: Page, gateway: Running) -> None:
@@ -131,13 +128,10 @@ def test_by_token(browser_page: Page, gateway: Running, demo: saeserve.Client) -
             (one) => [one.dataset.feature, one.querySelector('.worth').textContent]))""",
     )
     found = demo.search(RED, by_token=True, limit=5)
-    assert shown == [
-        [
-            [f"{one.name.source}:{one.name.index}", f"{value:.3f}"]
-            for one, value in zip(row.features, row.values, strict=True)
-        ]
-        for row in found.token_results
-    ]
+    assert len(shown) == len(found.token_results) == len(found.tokens)
+    for row, there in zip(found.token_results, shown, strict=True):
+        assert [name for name, _ in there] == [f"{one.name.source}:{one.name.index}" for one in row.features]
+        assert [float(value) for _, value in there] == pytest.approx(row.values.tolist(), abs=HALF_A_DECIMAL)
     page.get_by_role("button", name="only token 5").click()
     answered(page, sort="5")
     assert page.locator(".by-token tbody tr").count() == 1
@@ -225,4 +219,4 @@ def test_the_match_table_is_the_clients_and_leads_to_its_features(
     assert shown == [f"{row.matched}/{row.features - row.unknown}" for row in table]
     page.locator(".count-cell").nth(3).click()
     answered(page, kind="neuron", layers="1")
-    assert rows(page) == expected(demo.search(saeserve.EXAMPLES["odyssey"], kinds="neuron", layers=1))
+    agree(rows(page), demo.search(saeserve.EXAMPLES["odyssey"], kinds="neuron", layers=1))
