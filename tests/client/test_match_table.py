@@ -125,7 +125,7 @@ def test_without_matplotlib_it_is_told_what_to_install(run, fake, monkeypatch, t
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "matplotlib" else find(name, *a))
     code, _, err = run("match", "red", "--plot", str(tmp_path / "out.png"))
     assert code == 2
-    assert "pip install \"saeserve[plot]\"" in err
+    assert 'pip install "saeserve[plot]"' in err
     assert not fake.seen
 
 
