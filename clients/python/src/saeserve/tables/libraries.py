@@ -8,7 +8,7 @@ from saeserve.arguments import extras
 from saeserve.tables.columns import Column, Holds, columns
 
 if TYPE_CHECKING:
-    import pandas  # type: ignore[import-untyped]
+    import pandas
     import polars
     import pyarrow
 
