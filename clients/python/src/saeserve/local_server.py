@@ -29,6 +29,8 @@ class LocalClient(Client):
 
     def __init__(self, process: ServerProcess, target: str, options: dict[str, Any]) -> None:
         super().__init__(target, **options)
+        self.connection = {"target": target, **options}
+        """Arguments of another client of the same server."""
         # Also where it is not closed: when it is collected, and at the interpreter's exit.
         self._end = weakref.finalize(self, process.stop)
 
@@ -177,7 +179,7 @@ def _prepare(
     # Nobody else calls this server: there is nothing to drain.
     chosen |= {"model": model, "config": config, "device": device, "drain_delay": 0} | settings
     arguments = [_flag(name, value) for name, value in chosen.items() if value is not None]
-    in_force = _of_file(config) | {name: value for name, value in settings.items() if value is not None}
+    in_force = of_file(config) | {name: value for name, value in settings.items() if value is not None}
     if token is not None and in_force.get("auth_token_file") is not None:
         raise ValueError("token and auth_token_file are two ways to say one thing: give one of them")
     options = {name: value for name, value in client.items() if value}
@@ -206,7 +208,7 @@ def _flag(name: str, value: object) -> str:
     return f"--{name.replace('_', '-')}={value}"
 
 
-def _of_file(config: File | None) -> dict[str, Any]:
+def of_file(config: File | None) -> dict[str, Any]:
     """What the server's file says of TLS and token, which its client must know too. The server judges the file."""
     if config is None:
         return {}

@@ -8,6 +8,7 @@ import errno
 import importlib.util
 import ipaddress
 import logging
+import os
 import signal
 import ssl
 import sys
@@ -66,12 +67,12 @@ def options(command: argparse.ArgumentParser) -> None:
     who.add_argument(
         "--share-token",
         action="store_true",
-        help="whoever reaches this gateway asks with its token, from other machines too",
+        help="whoever reaches this gateway asks with its token or certificate, from other machines too",
     )
     who.add_argument(
         "--trust-proxy",
         action="store_true",
-        help="the last address in X-Forwarded-For is the caller's, for taking turns",
+        help="a proxy stands before it: the last address in X-Forwarded-For is the caller's, for taking turns",
     )
     who.add_argument("--tls-cert", metavar="FILE", type=text, help="PEM file with this gateway's certificate: https")
     who.add_argument("--tls-key", metavar="FILE", type=text, help="PEM file with its private key")
@@ -117,8 +118,10 @@ def run(arguments: argparse.Namespace, connection: dict[str, Any]) -> int:
     from saeserve.web import serving
 
     settings = _settings(arguments)
-    _check_token(arguments, connection, settings)
+    if arguments.local:
+        _check_local(arguments)
     connection["client_name"] = ""  # each caller has a name of his own
+    _check_held(arguments, _held(arguments, connection), settings)
     _log()
     try:
         sock = serving.listen(settings)
@@ -128,7 +131,7 @@ def run(arguments: argparse.Namespace, connection: dict[str, Any]) -> int:
         stack.callback(sock.close)
         if arguments.local:
             try:
-                connection["target"] = stack.enter_context(_server(arguments))
+                connection = stack.enter_context(_server(arguments)) | {"client_name": ""}
             except _local_error() as error:
                 return _fail(str(error))
         elif arguments.wait is not None:
@@ -198,29 +201,67 @@ def _with_tls(settings: Settings) -> Settings:
     return settings
 
 
-def _check_token(arguments: argparse.Namespace, connection: dict[str, Any], settings: Settings) -> None:
-    """Raises ValueError where strangers would ask with a token that is this gateway's."""
-    holds = connection.get("token") is not None or connection.get("token_file") is not None
-    if holds and not arguments.share_token and not _loopback(settings.host):
+def _held(arguments: argparse.Namespace, connection: dict[str, Any]) -> str:
+    """What this gateway itself is known by to its server; empty where callers bring all that it asks for."""
+    if arguments.local:
+        from saeserve.local_server import of_file
+
+        connection = _of_local(arguments) | {"token_file": of_file(arguments.config).get("auth_token_file")}
+    if connection.get("token") is not None or connection.get("token_file") is not None:
+        return "token"
+    return "certificate" if connection.get("client_cert") is not None else ""
+
+
+def _check_held(arguments: argparse.Namespace, held: str, settings: Settings) -> None:
+    """Raises ValueError where strangers would ask with what is this gateway's."""
+    if not held or arguments.share_token:
+        return
+    where = ""
+    if not _loopback(settings.host):
+        where = f"at {arguments.bind} other machines reach it"
+    elif settings.trust_proxy:
+        where = "with --trust-proxy others reach it through the proxy"
+    elif names := [name for name in settings.allow_hosts if this_machine(name) is None]:
+        where = f"with --allow-host {names[0]} others reach it by that name"
+    if where:
+        own = "; without the token callers send their own" if held == "token" else ""
         raise ValueError(
-            f"this gateway has a token, and at {arguments.bind} other machines reach it: with --share-token whoever "
-            "does may ask with it; without the token callers send their own"
+            f"this gateway has a {held} of its own, and {where}: with --share-token whoever does may ask with it{own}"
         )
 
 
-@contextlib.contextmanager
-def _server(arguments: argparse.Namespace) -> Iterator[str]:
-    """A server of our own: its address, once it is ready."""
-    from saeserve.local_server import local
+_OF_LOCAL = ("ca_cert", "client_cert", "client_key", "server_name")
+"""Options of the connection that a server of --local may need too, if its configuration has TLS."""
 
+
+def _of_local(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Those that were given. Variables are meant for other servers."""
+    given = {name: getattr(arguments, name) for name in _OF_LOCAL}
+    return {name: value for name, value in given.items() if value != os.environ.get(f"SAESERVE_{name.upper()}")}
+
+
+def _check_local(arguments: argparse.Namespace) -> None:
+    """Raises ValueError for what a server of our own cannot be, or be asked with."""
     if arguments.target:
         raise ValueError("--local starts a server of its own, and --target names another: give one of them")
     if arguments.model and arguments.config:
         raise ValueError("--model and --config both say what is served: give one of them")
+    if arguments.token_file != (os.environ.get("SAESERVE_TOKEN_FILE") or None):
+        raise ValueError(
+            "--token-file is for a server that runs already: a server of --local has its token in the configuration, "
+            "as auth_token_file"
+        )
+
+
+@contextlib.contextmanager
+def _server(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """A server of our own: how it is reached, once it is ready."""
+    from saeserve.local_server import local
+
     what = arguments.config or arguments.model or "demo"
     streams.complain(f"saeserve web: starting a server for {what}; it may take a minute, the first time more")
-    with local(arguments.model, config=arguments.config, timeout=LOCAL_SECONDS) as client:
-        yield client.target
+    with local(arguments.model, config=arguments.config, timeout=LOCAL_SECONDS, **_of_local(arguments)) as client:
+        yield client.connection
 
 
 def _local_error() -> type[Exception]:

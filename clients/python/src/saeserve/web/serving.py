@@ -22,14 +22,20 @@ _KEEP_ALIVE = 60
 """Seconds that a connection may be idle: longer than proxies and browsers leave theirs."""
 
 
+_BACKLOG = 2048
+"""Connections that may wait to be taken."""
+
+
 def listen(settings: Settings) -> socket.socket:
-    """The socket, bound and not listening yet. Raises OSError."""
+    """The socket, listening: who comes before the gateway answers waits. Raises OSError where another listens there."""
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     # By its protocol asyncio knows that it may switch Nagle's algorithm off, which would cost 40 ms an answer.
     sock = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind((settings.host, settings.port))
+        # At once: so far others could be bound there too, and it would be known only when all has been loaded.
+        sock.listen(_BACKLOG)
     except OSError:
         sock.close()
         raise
@@ -62,6 +68,7 @@ async def made(sock: socket.socket, connection: dict[str, Any], settings: Settin
             ws="none",
             proxy_headers=False,
             server_header=False,
+            backlog=_BACKLOG,
             ssl_certfile=settings.tls_cert,
             ssl_keyfile=settings.tls_key,
             timeout_keep_alive=_KEEP_ALIVE,
