@@ -62,6 +62,10 @@ def test_without_a_mouse(browser_page: Page, gateway: Running) -> None:
     answered(page)
     page.locator("body").press("Tab")
     assert focused(page) == "Skip to the content"
+    page.keyboard.press("Enter")
+    assert page.evaluate("document.activeElement.id") == "main"
+    assert page.url == address(gateway.url, "match")  # the view is the same
+    page.locator(".skip").focus()
     for name in ("saeserve", "Search"):
         page.keyboard.press("Tab")
         assert focused(page) == name

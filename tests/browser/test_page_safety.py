@@ -64,7 +64,9 @@ def test_what_a_server_says_is_text_too(browser_page: Page, gateway: Running) ->
         told: dict[str, Any] = route.fetch().json()
         for one in told.get("tokens", []):
             one["display"] = evil
+        told["callInfo"]["cache"] = "constructor"  # every object of the browser has it
         for result in told.get("results", []):
+            result["match"] = "constructor"
             facts = result["facts"]
             facts.update(name=evil, explanations=[said])
             facts["feature"]["source"] = evil
@@ -111,6 +113,43 @@ def test_a_token_is_asked_for_once_and_a_dead_server_is_told_in_words(
         page.get_by_text("No answer.").wait_for()
     page.get_by_role("button", name="Try again").click()  # now without a gateway
     page.get_by_text("The gateway cannot be reached").wait_for()
+
+
+def test_a_token_that_cannot_be_sent_is_refused_and_none_needs_storage(
+    browser_page: Page, context: BrowserContext, gateway: Running
+) -> None:
+    page = browser_page
+    asked = {"status": "UNAUTHENTICATED", "message": "no token"}
+
+    def guarded(route: Route) -> None:
+        if route.request.headers.get("authorization") == f"Bearer {TOKEN}":
+            route.continue_()
+        else:
+            route.fulfill(status=401, body=json.dumps({"error": asked}))
+
+    context.route("**/api/v1/*", guarded)
+    page.add_init_script(
+        "Object.defineProperty(window, 'sessionStorage', { get() { throw new DOMException('', 'SecurityError') } })"
+    )
+    page.goto(address(gateway.url, text="red"))
+    token = page.get_by_label("Token, kept for this tab")
+    for unsendable in ("пароль", "two words", "naïve"):
+        token.fill(unsendable)
+        page.keyboard.press("Enter")
+        assert token.evaluate("one => one.validationMessage").startswith("A token is one word")
+    token.fill(f" {TOKEN} ")
+    page.keyboard.press("Enter")
+    answered(page)
+    page.get_by_role("radio", name="neurons").check()
+    answered(page, kind="neuron")  # it is kept
+    assert len(rows(page)) > 0
+
+    other = context.new_page()
+    other.goto(f"{gateway.url}/favicon.svg")
+    other.evaluate("sessionStorage.setItem('saeserve-token', 'пароль')")  # from elsewhere
+    other.goto(address(gateway.url, text="red"))
+    other.get_by_text("This server asks for a token").wait_for()
+    assert other.evaluate("sessionStorage.getItem('saeserve-token')") is None
 
 
 @pytest.fixture

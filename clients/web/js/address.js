@@ -25,6 +25,19 @@ export function address(view, name = '', params = {}) {
   return query.size ? `${path}?${query}` : path
 }
 
+/**
+ * How many of something an address asks for: a whole number from 1, and at most `most`. `unset` where the address says
+ * nothing, and where it cannot be read, which is then added to `unread`.
+ */
+export function count(params, key, unread, { unset, most = null }) {
+  const written = params.get(key)
+  if (written === null) return unset
+  const number = /^\d{1,7}$/.test(written) ? Number(written) : 0
+  if (number >= 1 && (most === null || number <= most)) return number
+  unread.push(`${key}=${written} (${most === null ? 'from 1' : `1 to ${most}`})`)
+  return unset
+}
+
 /** Shows what an address says. `replace`: without a new entry in the browser's history. */
 export function go(to, { replace = false } = {}) {
   if (to === location.hash) return window.dispatchEvent(new HashChangeEvent('hashchange'))

@@ -1,5 +1,7 @@
 // The gateway's calls: ProtoJSON in, ProtoJSON out, errors as one kind. See /docs.
 
+import { forget, keep, kept } from './storage.js'
+
 const TOKEN = 'saeserve-token'
 const BASE = 'api/v1/'
 
@@ -27,9 +29,24 @@ export function onTokenNeeded(ask) {
   askForToken = ask
 }
 
-/** The token is kept for the tab, and goes nowhere but to this gateway. */
-export function forgetToken() {
-  sessionStorage.removeItem(TOKEN)
+let tellExchanged = null
+
+/** What is called, once, when an answer is of another model, index or version of the server than those before it. */
+export function onExchanged(tell) {
+  tellExchanged = tell
+}
+
+/** Whether a token can stand in the head of a request: one word of printable ASCII, as gateway and server take it. */
+export function sendable(token) {
+  return /^[\x21-\x7e]+$/.test(token)
+}
+
+// The token is kept for the tab, and goes nowhere but to this gateway.
+function keptToken() {
+  const token = kept(TOKEN)
+  if (token === null || sendable(token)) return token
+  forget(TOKEN)
+  return null
 }
 
 /**
@@ -37,18 +54,21 @@ export function forgetToken() {
  * rejects with an ApiError, or with the AbortError of `signal`.
  */
 export async function call(name, body = {}, { signal } = {}) {
-  for (let asked = false; ; asked = true) {
-    const answer = await send(name, body, signal)
+  for (;;) {
+    const token = keptToken()
+    const answer = await send(name, body, token, signal)
     if (answer.status !== 401 || !askForToken) return read(answer)
-    const token = await askForToken(asked || sessionStorage.getItem(TOKEN) !== null)
-    if (token === null) return read(answer)
-    sessionStorage.setItem(TOKEN, token)
+    const now = keptToken()
+    if (now !== null && now !== token) continue // another call was given a token meanwhile
+    forget(TOKEN) // it was refused
+    const given = await askForToken(token !== null)
+    if (given === null) return read(answer)
+    keep(TOKEN, given)
   }
 }
 
-async function send(name, body, signal) {
+async function send(name, body, token, signal) {
   const headers = { 'content-type': 'application/json' }
-  const token = sessionStorage.getItem(TOKEN)
   if (token !== null) headers.authorization = `Bearer ${token}`
   try {
     return await fetch(BASE + name, { method: 'POST', headers, body: JSON.stringify(body), signal })
@@ -69,7 +89,10 @@ async function read(answer) {
   } catch (failure) {
     if (failure.name === 'AbortError') throw failure
   }
-  if (answer.ok && said !== null) return said
+  if (answer.ok && said !== null) {
+    watch(said.callInfo)
+    return said
+  }
   throw new ApiError({
     http: answer.status,
     message: `no answer that can be read (HTTP ${answer.status})`,
@@ -77,15 +100,27 @@ async function read(answer) {
   })
 }
 
+let before = null // by whom the first answer was given
+
+// A server may be exchanged for another while the page is open; what `callOnce` was told then no longer holds.
+function watch(info) {
+  if (!info?.modelRevision) return
+  const by = JSON.stringify([info.modelRevision, info.indexRevision, info.serverVersion])
+  before ??= by
+  if (by === before) return
+  tellExchanged?.()
+  tellExchanged = null
+}
+
 // What is served does not change while a server runs, and the page asks often.
-const kept = new Map()
+const answered = new Map()
 
 /** The same, once for the life of the page: for `list-sources` and `get-server-info`. */
 export function callOnce(name) {
-  if (!kept.has(name)) {
+  if (!answered.has(name)) {
     const asked = call(name)
-    kept.set(name, asked)
-    asked.catch(() => kept.delete(name))
+    answered.set(name, asked)
+    asked.catch(() => answered.delete(name))
   }
-  return kept.get(name)
+  return answered.get(name)
 }

@@ -39,6 +39,16 @@ function shown(children) {
     .map((child) => (child instanceof Node ? child : String(child)))
 }
 
+const written = new WeakMap()
+
+/** Writes into a field what the address says, if that is other than the last time: what was typed since stays. */
+export function follow(field, said) {
+  if (written.get(field) === said) return
+  written.set(field, said)
+  if (field.value !== said) field.value = said
+  field.setCustomValidity('')
+}
+
 /** Says something to those who do not see what changed on the page. */
 export function announce(words) {
   document.getElementById('status').textContent = words

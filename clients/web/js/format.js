@@ -23,6 +23,11 @@ export function millis(micros) {
   return `${ms < 10 ? ms.toFixed(1) : Math.round(ms)} ms`
 }
 
+/** What a table says of a name that was written elsewhere; undefined of others, `constructor` among them. */
+export function entry(table, name) {
+  return Object.hasOwn(table, name) ? table[name] : undefined
+}
+
 /** `0-demo:1633` of a FeatureId. */
 export function featureName(id) {
   return `${id.source}:${id.index ?? 0}`

@@ -1,9 +1,9 @@
 // The page: it reads its address and shows the view that stands there.
 
 import { address, read, shows } from './address.js'
-import { callOnce, onTokenNeeded } from './api.js'
+import { callOnce, onExchanged, onTokenNeeded } from './api.js'
 import { announce, el, fill } from './dom.js'
-import { visible, whole } from './format.js'
+import { entry, visible, whole } from './format.js'
 import { problem, progress } from './parts.js'
 import * as scrolling from './scrolling.js'
 import { askForToken } from './token_dialog.js'
@@ -39,7 +39,7 @@ async function show() {
   shows(null)
   scrolling.leaving()
   const main = document.getElementById('main')
-  const module = VIEWS[view]
+  const module = entry(VIEWS, view)
   // A text goes along from view to view.
   const text = params.get('text')
   fill(
@@ -93,6 +93,7 @@ async function tell() {
   if (told) return
   try {
     const info = await callOnce('get-server-info')
+    if (told) return
     fill(
       where,
       el('bdi', {}, visible(info.model.name)),
@@ -100,8 +101,28 @@ async function tell() {
     )
     told = true
   } catch {
-    fill(where, 'the server does not answer')
+    if (!told) fill(where, 'the server does not answer')
   }
+}
+
+// What the page knows of the server is that of the one before: the limits, the sources, what stands there.
+function exchanged() {
+  told = true
+  fill(
+    document.getElementById('served'),
+    el(
+      'span',
+      { role: 'alert' },
+      'The server was exchanged: what stands here may be of the one before. ',
+      el('button', { type: 'button', onclick: () => location.reload() }, 'Reload'),
+    ),
+  )
+}
+
+// Not by its address, which would name another view.
+function skip(event) {
+  event.preventDefault()
+  document.getElementById('main').focus()
 }
 
 // "/" goes to the view's first text, as it does elsewhere.
@@ -116,6 +137,8 @@ function shortcut(event) {
 }
 
 onTokenNeeded(askForToken)
+onExchanged(exchanged)
 window.addEventListener('hashchange', show)
 window.addEventListener('keydown', shortcut)
+document.querySelector('.skip').addEventListener('click', skip)
 show()

@@ -2,7 +2,7 @@
 
 import { address } from './address.js'
 import { el } from './dom.js'
-import { featureName, share, spaced, visible } from './format.js'
+import { entry, featureName, share, spaced, visible } from './format.js'
 
 const MATCHES = {
   MATCH_EXACT: ['✓', 'exact', 'a token on which it usually fires'],
@@ -12,7 +12,7 @@ const MATCHES = {
 
 /** A mark of whether a feature fires on a token on which it usually does. */
 export function match(name) {
-  const [mark, kind, words] = MATCHES[name] ?? ['', 'unknown', 'no index: usual tokens are not known']
+  const [mark, kind, words] = entry(MATCHES, name) ?? ['', 'unknown', 'no index: usual tokens are not known']
   return el('span', { class: `match ${kind}`, role: 'img', title: words, 'aria-label': words }, mark)
 }
 
@@ -35,7 +35,7 @@ export function density(facts) {
   const words =
     facts.density === undefined
       ? 'not known'
-      : `fires on ${share(facts.density)} of tokens ${origins[facts.densityOrigin] ?? ''}`
+      : `fires on ${share(facts.density)} of tokens ${entry(origins, facts.densityOrigin) ?? ''}`
   return el('span', { class: 'density', title: words }, share(facts.density))
 }
 
@@ -79,17 +79,29 @@ export function problem(error, again = null) {
   return el('div', { class: 'problem', role: 'alert' }, parts)
 }
 
+const TITLES = {
+  UNAVAILABLE: 'No answer.',
+  RESOURCE_EXHAUSTED: 'Busy.',
+  DEADLINE_EXCEEDED: 'It took too long.',
+  NOT_FOUND: 'Not there.',
+  UNAUTHENTICATED: 'A token is needed.',
+  FAILED_PRECONDITION: 'Not possible here.',
+  INVALID_ARGUMENT: 'Not understood.',
+}
+
 function titled(error) {
-  return (
-    {
-      UNAVAILABLE: 'No answer.',
-      RESOURCE_EXHAUSTED: 'Busy.',
-      DEADLINE_EXCEEDED: 'It took too long.',
-      NOT_FOUND: 'Not there.',
-      UNAUTHENTICATED: 'A token is needed.',
-      FAILED_PRECONDITION: 'Not possible here.',
-      INVALID_ARGUMENT: 'Not understood.',
-    }[error.status] ?? 'It failed.'
+  return entry(TITLES, error.status) ?? 'It failed.'
+}
+
+/** That parts of an address cannot be read; null where all can. `unread` are such parts, `limit=0`. */
+export function unreadNote(unread) {
+  if (!unread.length) return null
+  return el(
+    'p',
+    { class: 'note' },
+    'This part of the address cannot be read, and says nothing: ',
+    el('code', {}, visible(unread.join(', '))),
+    '.',
   )
 }
 

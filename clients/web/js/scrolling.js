@@ -1,7 +1,9 @@
 // Where somebody had scrolled to: kept for each entry of the browser's history, as it is for a page that is loaded.
 
+import { keep, kept } from './storage.js'
+
 const KEPT = 'saeserve-scrolled'
-const places = new Map(JSON.parse(sessionStorage.getItem(KEPT) ?? '[]'))
+const places = new Map(JSON.parse(kept(KEPT) ?? '[]'))
 let entries = 0
 let resting = false
 
@@ -30,4 +32,4 @@ window.addEventListener(
 )
 
 // For a reload, and for who comes back from another site. The last will do.
-window.addEventListener('pagehide', () => sessionStorage.setItem(KEPT, JSON.stringify([...places].slice(-50))))
+window.addEventListener('pagehide', () => keep(KEPT, JSON.stringify([...places].slice(-50))))

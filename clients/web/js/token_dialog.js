@@ -1,5 +1,6 @@
 // Asks for the token of a protected server.
 
+import { sendable } from './api.js'
 import { el } from './dom.js'
 
 let open = null
@@ -14,7 +15,16 @@ export function askForToken(again) {
 
 function ask(again) {
   return new Promise((resolve) => {
-    const input = el('input', { type: 'password', autocomplete: 'off', id: 'token', required: true })
+    const input = el('input', {
+      type: 'password',
+      autocomplete: 'off',
+      id: 'token',
+      required: true,
+      oninput: () => {
+        const fits = input.value === '' || sendable(input.value.trim())
+        input.setCustomValidity(fits ? '' : 'A token is one word of printable ASCII characters.')
+      },
+    })
     const dialog = el(
       'dialog',
       { 'aria-labelledby': 'token-title' },

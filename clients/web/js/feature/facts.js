@@ -1,7 +1,7 @@
 // What is known of a feature: what it is, how often and how strongly it fires, on which tokens, how it was explained.
 
 import { el } from '../dom.js'
-import { share, spaced, value, visible, whole } from '../format.js'
+import { entry, share, spaced, value, visible, whole } from '../format.js'
 
 const KINDS = { FEATURE_KIND_LATENT: 'latent', FEATURE_KIND_NEURON: 'neuron' }
 const WORDS = {
@@ -12,18 +12,18 @@ const WORDS = {
 
 /** `latent` or `neuron`. */
 export function kind(facts) {
-  return KINDS[facts.kind] ?? 'feature'
+  return entry(KINDS, facts.kind) ?? 'feature'
 }
 
 /** A density, or a largest activation, and by whose word. */
 function byWhom(shown, origin) {
-  const words = WORDS[origin]
+  const words = entry(WORDS, origin)
   return words ? [shown, ' ', el('span', { class: 'quiet' }, words)] : [shown]
 }
 
 /** By whose word the densities of a source are known. */
 export function sourceDensity({ densityOrigin }) {
-  return WORDS[densityOrigin] ?? 'not known'
+  return entry(WORDS, densityOrigin) ?? 'not known'
 }
 
 /** Names and values of facts. `answer` is that of GetFeature; what does not apply has no value. */

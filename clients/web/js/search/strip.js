@@ -1,10 +1,8 @@
 // The text's tokens as buttons: one sorts by it, several by their sum.
 
 import { el, fill } from '../dom.js'
-import { spaced } from '../format.js'
+import { entry, spaced } from '../format.js'
 import { shaded } from '../tokens.js'
-
-const KEYS = { ArrowRight: 1, ArrowLeft: -1 }
 
 /**
  * The strip: `{root, show(tokens, rows, {byToken}), hide()}`. `choose(rows)` is called with the rows to sort
@@ -76,7 +74,7 @@ export function tokenStrip(choose) {
 
   function moved(event) {
     const last = buttons().length - 1
-    const to = event.key in KEYS ? at + KEYS[event.key] : { Home: 0, End: last }[event.key]
+    const to = entry({ ArrowRight: at + 1, ArrowLeft: at - 1, Home: 0, End: last }, event.key)
     if (to === undefined || event.altKey || event.ctrlKey || event.metaKey) return
     event.preventDefault()
     focusOn(to)

@@ -1,7 +1,7 @@
 // How an answer came about.
 
 import { el } from '../dom.js'
-import { millis, whole } from '../format.js'
+import { entry, millis, whole } from '../format.js'
 
 const CAME = {
   CACHE_TIER_NONE: ['the model read the text', ''],
@@ -19,7 +19,7 @@ const CAME = {
 /** Number of features, time, cache; with what was cut away said before all. */
 export function told(answer, info) {
   const sources = answer.sourcesConsidered.length
-  const [words, more] = CAME[answer.callInfo.cache] ?? ['', '']
+  const [words, more] = entry(CAME, answer.callInfo.cache) ?? ['', '']
   return el(
     'div',
     { class: 'told' },
