@@ -157,6 +157,41 @@ def test_more_is_shown_and_two_are_chosen_to_compare(browser_page: Page, gateway
     assert page.locator("td.pick input:checked").count() == 2
 
 
+def test_more_that_did_not_come_moves_nobody_later(browser_page: Page, gateway: Running) -> None:
+    page = browser_page
+    page.goto(address(gateway.url, text=RED))
+    answered(page)
+    page.route("**/api/v1/search", lambda route: route.fulfill(status=500, body="{}"))
+    page.get_by_role("button", name="Show 25 more").click()
+    page.get_by_text("no answer that can be read").wait_for()
+    page.unroute("**/api/v1/search")
+    page.get_by_role("radio", name="both").check()
+    answered(page, kind="both", limit="50")
+    assert len(rows(page)) == 50
+    assert page.evaluate("document.activeElement.id") == "kind-both"
+
+
+def test_what_is_typed_stays_until_it_is_sent(browser_page: Page, gateway: Running) -> None:
+    page = browser_page
+    page.goto(address(gateway.url, text=saeserve.EXAMPLES["odyssey"]))
+    answered(page)
+    page.locator("textarea").fill(RED)
+    page.get_by_role("button", name="token 2:").click()
+    answered(page, sort="2")
+    page.get_by_label("whole texts").check()
+    answered(page, sort="2", whole="1")
+    first = rows(page)[0][0]
+    page.get_by_role("button", name=f"leave {first.upper()} out").click()
+    answered(page, **{"not": first})
+    assert asked(page)["text"] == [saeserve.EXAMPLES["odyssey"]]
+    assert page.locator("textarea").input_value() == RED
+    page.locator("textarea").press("Enter")
+    answered(page, text=RED)
+    page.go_back()
+    answered(page, sort="2")
+    assert page.locator("textarea").input_value() == saeserve.EXAMPLES["odyssey"]
+
+
 def test_a_refused_value_is_told_beside_its_field(browser_page: Page, gateway: Running) -> None:
     page = browser_page
     page.goto(address(gateway.url, text=RED, max="7"))
@@ -171,6 +206,16 @@ def test_a_refused_value_is_told_beside_its_field(browser_page: Page, gateway: R
     page.get_by_text("source '9-nobody' is not served").wait_for()
     page.goto(address(gateway.url, text=RED, layers="nine"))
     page.get_by_text("This part of the address cannot be read").wait_for()
+    # Nor names that every object of the browser has, nor what the server would refuse.
+    for view, params, words in (
+        ("search", {"ranking": "valueOf", "kind": "constructor"}, "kind=constructor, ranking=valueOf"),
+        ("search", {"limit": "0"}, "limit=0 (1 to 1000)"),
+        ("match", {"limit": "1001"}, "limit=1001 (1 to 1000)"),
+    ):
+        page.goto(address(gateway.url, view, text="red", **params))
+        page.locator(".note", has_text=words).wait_for()
+    page.goto(f"{gateway.url}/#/constructor")
+    page.get_by_role("heading", name="Not a page").wait_for()
     page.goto(address(gateway.url, text=RED, min="0.9", max="0.95"))
     page.get_by_text("The filters leave no feature").wait_for()
     page.goto(address(gateway.url, text="a" * 70_000))
@@ -217,6 +262,28 @@ def test_the_match_table_is_the_clients_and_leads_to_its_features(
     table = demo.match_table(saeserve.EXAMPLES["odyssey"])
     shown = page.eval_on_selector_all(".count-words", "all => all.map((one) => one.textContent)")
     assert shown == [f"{row.matched}/{row.features - row.unknown}" for row in table]
+
+    searches = page.evaluate(  # the second of them fails: the others, on their way, do not go on
+        """async () => {
+            const { countAll } = await import('./js/search/match_rows.js')
+            const { readState } = await import('./js/search/state.js')
+            const { sources } = await (await fetch('api/v1/list-sources', { method: 'POST' })).json()
+            const state = readState(new URLSearchParams('text=red'), { maxLimit: 1000 })
+            const [real, wait] = [window.fetch, () => new Promise((done) => setTimeout(done, 5))]
+            let [asked, counted] = [0, 0]
+            window.fetch = async () => {
+                if (++asked === 2) return new Response('{}', { status: 500 })
+                await wait()
+                return new Response('{"results": [], "tokens": []}')
+            }
+            await countAll(state, sources, () => counted++, new AbortController().signal).catch(() => {})
+            const then = counted
+            for (let times = 0; times < 4; times++) await wait()
+            window.fetch = real
+            return [asked, counted - then]
+        }"""
+    )
+    assert searches == [5, 0]
     page.locator(".count-cell").nth(3).click()
     answered(page, kind="neuron", layers="1")
     agree(rows(page), demo.search(saeserve.EXAMPLES["odyssey"], kinds="neuron", layers=1))

@@ -40,12 +40,24 @@ export function count({ layer, kind }, answer) {
   }
 }
 
-/** Searches all parts of `state`; `counted(row)` is called for each, in any order. Rejects with the first error. */
+/**
+ * Searches all parts of `state`; `counted(row)` is called for each, in any order. Rejects with the first error, after
+ * which nothing more is asked.
+ */
 export async function countAll(state, sources, counted, signal) {
   const waiting = parts(sources)
+  const failed = new AbortController()
+  const either = AbortSignal.any([signal, failed.signal])
   const one = async (part) => {
     const body = requestOf({ ...state, kind: part.kind, layers: [part.layer] }, sources)
-    counted(count(part, await call('search', body, { signal })))
+    try {
+      const answer = await call('search', body, { signal: either })
+      either.throwIfAborted()
+      counted(count(part, answer))
+    } catch (error) {
+      failed.abort() // the others
+      throw error
+    }
   }
   if (waiting.length) await one(waiting.shift())
   const worker = async () => {

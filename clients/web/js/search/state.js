@@ -1,6 +1,6 @@
 // What a search asks for, as the page's address says it, and as the contract does.
 
-import { address } from '../address.js'
+import { address, count } from '../address.js'
 import { featureId } from '../format.js'
 import { layerRanges, parseLayers, writeLayers } from './layers.js'
 
@@ -16,7 +16,7 @@ export const LIMITS = { text: 25, token: 5 }
 
 const whole = (text) => (/^\d{1,7}$/.test(text) ? Number(text) : null)
 const share = (text) => (text.trim() !== '' && Number.isFinite(Number(text)) ? Number(text) : null)
-const oneOf = (known) => (text) => (text in known ? text : null)
+const oneOf = (known) => (text) => (Object.hasOwn(known, text) ? text : null)
 const rows = (text) =>
   /^\d{1,7}(,\d{1,7})*$/.test(text) ? [...new Set(text.split(',').map(Number))].sort((a, b) => a - b) : null
 
@@ -28,7 +28,6 @@ const READ = {
   max: [share, null],
   ranking: [oneOf(RANKINGS), 'raw'],
   fires: [whole, null],
-  limit: [whole, null],
   by: [oneOf({ token: 1 }), 'text'],
   sort: [rows, []],
   whole: [oneOf({ 1: 1 }), ''],
@@ -39,8 +38,9 @@ const LISTS = ['set', 'not', 'pick']
  * The state that an address names: `text`, `kind` (empty: the server's default), `layers`, `set` (names of sets), `min`
  * and `max` (density, 0 to 1), `ranking`, `fires`, `limit`, `by`, `sort` (rows), `whole` (texts are shown whole), `not`
  * (features left out), `pick` (features chosen to compare). `unread`: parts of the address that cannot be read.
+ * `limits` are the server's.
  */
-export function readState(params) {
+export function readState(params, limits) {
   const state = { text: params.get('text') ?? '', unread: [] }
   for (const [key, [read, unset]] of Object.entries(READ)) {
     const written = params.get(key)
@@ -48,6 +48,7 @@ export function readState(params) {
     if (value === null && written !== null) state.unread.push(`${key}=${written}`)
     state[key] = value ?? unset
   }
+  state.limit = count(params, 'limit', state.unread, { unset: null, most: limits.maxLimit })
   for (const key of LISTS) state[key] = [...new Set(params.getAll(key))]
   const named = (name) => featureId(name) !== null
   for (const key of ['not', 'pick']) {

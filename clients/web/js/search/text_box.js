@@ -1,6 +1,6 @@
 // Where a text is typed or chosen: Enter sends it.
 
-import { el, fill } from '../dom.js'
+import { el, fill, follow } from '../dom.js'
 import { whole } from '../format.js'
 import { EXAMPLES } from './examples.js'
 
@@ -11,7 +11,8 @@ let made = 0
 
 /**
  * A form: `{root, input, text(), set(text), refuse(words)}`. `send(text)` is called for Enter, the button and an
- * example; `words` is the button's. `refuse` tells beside the box why its text was not taken, null that it was.
+ * example; `words` is the button's. `set` is told the text of each address: the same as before leaves what was typed.
+ * `refuse` tells beside the box why its text was not taken, null that it was.
  */
 export function textBox({ label, words, send }) {
   const id = `text-${made++}`
@@ -84,7 +85,7 @@ export function textBox({ label, words, send }) {
         type: 'button',
         title: text === name ? null : text,
         onclick: () => {
-          set(text)
+          input.value = text
           send(text)
         },
       },
@@ -99,7 +100,7 @@ export function textBox({ label, words, send }) {
   }
 
   function set(text) {
-    if (input.value !== text) input.value = text
+    follow(input, text)
     refuse(null)
     requestAnimationFrame(fit)
   }

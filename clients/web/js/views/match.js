@@ -5,7 +5,7 @@ import { address, go } from '../address.js'
 import { callOnce } from '../api.js'
 import { announce, el, fill } from '../dom.js'
 import { visible, whole } from '../format.js'
-import { problem, progress } from '../parts.js'
+import { problem, progress, unreadNote } from '../parts.js'
 import { countAll, KIND_NAMES, parts } from '../search/match_rows.js'
 import { hasMaxima, number } from '../search/options.js'
 import { limitOf, readState, stateAddress } from '../search/state.js'
@@ -25,11 +25,11 @@ export async function show({ params, main, signal }) {
   if (signal.aborted) return
   page ??= build({ sources: listed.sources, info })
   if (page.root.parentNode !== main) fill(main, page.root)
-  await page.show(readState(params), signal)
+  await page.show(readState(params, info.limits), signal)
 }
 
 function build({ sources, info }) {
-  let state = readState(new URLSearchParams())
+  let state = readState(new URLSearchParams(), info.limits)
   const box = textBox({ label: 'A text to take apart', words: 'Count', send: (text) => change({ text }) })
   const ranking = el(
     'select',
@@ -42,6 +42,7 @@ function build({ sources, info }) {
     change({ limit: value }),
   )
   const refused = el('p', { class: 'refused', role: 'alert' })
+  const unread = el('div')
   const found = el('section', { 'aria-label': 'Counts', class: 'answer' })
   const root = el(
     'div',
@@ -58,6 +59,7 @@ function build({ sources, info }) {
         el('div', { class: 'field' }, el('label', { for: 'match-limit' }, 'Of the top'), el('div', {}, limit), refused),
       ),
     ),
+    unread,
     found,
   )
 
@@ -78,6 +80,7 @@ function build({ sources, info }) {
     ranking.value = state.ranking
     limit.value = limitOf(state)
     fill(refused)
+    fill(unread, unreadNote(state.unread))
     if (state.text === '')
       return fill(
         found,

@@ -4,7 +4,7 @@ import { go, note } from '../address.js'
 import { call, callOnce } from '../api.js'
 import { announce, el, fill } from '../dom.js'
 import { visible } from '../format.js'
-import { problem, progress } from '../parts.js'
+import { problem, progress, unreadNote } from '../parts.js'
 import { tokenTable } from '../search/by_token.js'
 import { options } from '../search/options.js'
 import { pickedBar } from '../search/picked.js'
@@ -43,12 +43,12 @@ export async function show({ params, main, signal }) {
   if (signal.aborted) return
   page ??= build({ sources: listed.sources, info })
   if (page.root.parentNode !== main) fill(main, page.root)
-  await page.show(readState(params), signal)
+  await page.show(readState(params, info.limits), signal)
 }
 
 function build(served) {
   const { sources, info } = served
-  let state = readState(new URLSearchParams())
+  let state = readState(new URLSearchParams(), info.limits)
   let goFrom = null // the row from which "show more" went on
 
   const box = textBox({
@@ -103,22 +103,14 @@ function build(served) {
   }
 
   async function showState(next, signal) {
+    const from = goFrom
+    goFrom = null // whatever comes of this search, the next one starts anew
     const sameText = next.text === state.text
     state = next
     box.set(state.text)
     controls.sync(state)
     picked.show(state)
-    fill(
-      unread,
-      state.unread.length > 0 &&
-        el(
-          'p',
-          { class: 'note' },
-          'This part of the address cannot be read, and says nothing: ',
-          el('code', {}, visible(state.unread.join(', '))),
-          '.',
-        ),
-    )
+    fill(unread, unreadNote(state.unread))
     if (!sameText) strip.hide()
     if (state.text === '') return welcome()
     const long = tooLong(state.text, info.limits)
@@ -126,7 +118,7 @@ function build(served) {
       box.refuse(long)
       return clear()
     }
-    await search(signal)
+    await search(signal, from)
   }
 
   function clear() {
@@ -162,7 +154,7 @@ function build(served) {
     )
   }
 
-  async function search(signal) {
+  async function search(signal, from) {
     const stopped = new AbortController()
     const wait = setTimeout(
       () =>
@@ -183,7 +175,7 @@ function build(served) {
         signal: AbortSignal.any([signal, stopped.signal]),
       })
       if (signal.aborted) return
-      draw(answer)
+      draw(answer, from)
     } catch (error) {
       if (signal.aborted) return
       clear()
@@ -223,7 +215,7 @@ function build(served) {
     }
   }
 
-  function draw(answer) {
+  function draw(answer, from) {
     strip.show(answer.tokens, answer.sortPositions, { byToken: state.by === 'token' })
     const rows = state.by === 'token' ? answer.tokenResults.length : answer.results.length
     const any = state.by === 'token' ? answer.features.length : rows
@@ -258,8 +250,7 @@ function build(served) {
     )
     fill(below, any > 0 && legend(answer), more(answer))
     announce(inWords(answer, state))
-    if (goFrom !== null) found.querySelectorAll('tbody tr')[goFrom]?.querySelector('a')?.focus()
-    goFrom = null
+    if (from !== null) found.querySelectorAll('tbody tr')[from]?.querySelector('a')?.focus()
   }
 
   function more(answer) {
