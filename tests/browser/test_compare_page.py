@@ -128,6 +128,14 @@ def test_one_way_that_fails_leaves_the_others(browser_page: Page, gateway: Runni
     shown = [row[1] for row in cells(browser_page, "Table of how alike they are")]
     assert shown[2] == "there is no index"
     assert shown[0] == "0.237"
+    # What was typed meanwhile stays where another part of the address changes.
+    browser_page.get_by_role("textbox", name="Text 1").fill(RED)
+    opened(browser_page, gateway.url, "compare", a=NAMES[0], b="2:92")
+    assert boxes(browser_page) == [RED]
+    browser_page.get_by_role("textbox", name="Feature A").fill("2:92")
+    opened(browser_page, gateway.url, "compare", a=NAMES[0], b="2:92", text=CRIMSON)
+    assert boxes(browser_page) == [CRIMSON]
+    assert browser_page.get_by_role("textbox", name="Feature A").input_value() == "2:92"
 
 
 def test_axe_finds_nothing_and_a_phone_shows_all(browser_page: Page, gateway: Running) -> None:

@@ -74,6 +74,18 @@ def test_texts_page_by_page(browser_page: Page, gateway: Running, demo: saeserve
     assert records(page) == twenty
     page.get_by_label("Among").select_option("neuron")  # another section does not disturb this one
     settled(page)
+    # Others are on their way: more of these are not asked for.
+    page.evaluate(
+        """() => new Promise((done) => {
+            const more = [...document.querySelectorAll('button')].find((one) => one.textContent === 'More texts')
+            addEventListener('hashchange', () => done(more.click()), { once: true })
+            location.hash += '&group=near-misses'
+        })"""
+    )
+    settled(page)
+    assert asked(page) == {"records": ["20"], "kind": ["neuron"], "group": ["near-misses"]}
+    page.go_back()
+    settled(page)
     page.get_by_role("button", name="More texts").click()
     settled(page)
     assert records(page) == expected(demo.top_activations(NAME, page_size=100))
@@ -83,6 +95,9 @@ def test_texts_page_by_page(browser_page: Page, gateway: Running, demo: saeserve
 def test_diversity_and_groups(browser_page: Page, gateway: Running, demo: saeserve.Client) -> None:
     page = browser_page
     opened(page, gateway.url, "feature", NAME)
+    page.get_by_role("textbox", name="Variant 1").fill("not yet sent")
+    page.get_by_role("button", name="Add a variant").click()
+    page.get_by_label("Layers").fill("two")
     page.get_by_label("One for each").select_option("token")
     settled(page)
     answered = demo.top_activations(NAME, diversity="token")
@@ -114,6 +129,8 @@ def test_diversity_and_groups(browser_page: Page, gateway: Running, demo: saeser
     page.get_by_label("Show").select_option("near-misses")
     settled(page)
     assert "wherever a usual token was looked at, it fires" in page.locator(".records").inner_text()
+    assert boxes(page) == ["not yet sent"] * 2
+    assert page.get_by_label("Layers").input_value() == "two"
 
     opened(page, gateway.url, "feature", "3-demo:1254", group="near-misses")
     misses = demo.top_activations("3-demo:1254", group="near-misses").records
@@ -213,11 +230,22 @@ def test_a_record_is_copied_into_the_test_box(browser_page: Page, gateway: Runni
     text = b"".join(token.piece for token in record.tokens).decode()
     assert boxes(page) == [text, text]
     assert page.evaluate("document.activeElement.id") == "variant-2"
+    said = page.get_by_text("its values may differ from the record's")
+    assert said.is_visible()
+    page.get_by_role("textbox", name="Variant 2").fill("not yet sent")
+    page.get_by_role("button", name="Copy into the test box: record 3").click()  # once more
+    settled(page)
+    assert boxes(page) == [text, text]
     page.get_by_role("textbox", name="Variant 2").fill(text.replace("bright", "pale"))
     page.get_by_role("button", name="Encode").click()
     settled(page)
     assert "in place of" in page.locator(".differences").inner_text()
     assert records(page) == expected(demo.top_activations(NAME))  # the texts below stay
+    assert said.is_visible()
+    page.get_by_role("textbox", name="Variant 1").fill(RED)
+    page.get_by_role("button", name="Encode").click()
+    settled(page)
+    assert said.is_hidden()  # it is of another text
 
 
 def test_variants_are_aligned_as_the_python_client_does(browser_page: Page, gateway: Running) -> None:
@@ -235,19 +263,33 @@ def test_variants_are_aligned_as_the_python_client_does(browser_page: Page, gate
     assert rows == [[list(row) for row in case] for case in wanted]
 
 
-def test_no_more_variants_than_one_call_takes(browser_page: Page, gateway: Running) -> None:
+def test_no_more_than_one_call_takes_and_what_was_not_compared(browser_page: Page, gateway: Running) -> None:
     def narrow(route: Route) -> None:
         told = route.fetch().json()
-        told["limits"]["maxInputs"] = 2
+        told["limits"].update(maxInputs=2, maxLimit=13)
+        route.fulfill(body=json.dumps(told), content_type="application/json")
+
+    def without(route: Route) -> None:
+        told = route.fetch().json()
+        told["leftOut"] = [{"sources": ["0", "1"], "reason": "<b>others</b> write\u202e"}]
         route.fulfill(body=json.dumps(told), content_type="application/json")
 
     browser_page.route("**/api/v1/get-server-info", narrow)
+    browser_page.route("**/api/v1/similar-features", without)
     opened(browser_page, gateway.url, "feature", NAME)
     add = browser_page.get_by_role("button", name="Add a variant")
     add.click()
     assert add.is_disabled()
     browser_page.get_by_role("button", name="Remove variant 1").click()
     assert add.is_enabled()
+
+    assert texts(browser_page, ".left-out li") == ["Not compared: 0, 1: <b>others</b> write\\u{202e}"]
+    more = browser_page.get_by_role("button", name="More similar features")
+    more.click()
+    settled(browser_page)
+    assert asked(browser_page) == {"similar": ["13"]}
+    assert len(cells(browser_page, "Table of similar features")) == 13
+    assert more.count() == 0
 
 
 def test_one_section_that_fails_leaves_the_others(browser_page: Page, gateway: Running, demo: saeserve.Client) -> None:
@@ -309,6 +351,9 @@ def test_what_is_not_there_names_the_nearest(browser_page: Page, gateway: Runnin
     assert "indices of 0-DEMO are 0 to 2047" in page.get_by_role("alert").inner_text()
     page.goto(f"{gateway.url}/#/feature/red")
     page.get_by_text("red is no name of a feature").wait_for()
+    opened(page, gateway.url, "feature", NAME, records="0", similar="ten")
+    assert "records=0 (from 1), similar=ten (from 1)" in page.locator("main .note").first.inner_text()
+    assert len(records(page)) == 10
 
 
 def test_hostile_texts_stay_texts(browser_page: Page, gateway: Running) -> None:

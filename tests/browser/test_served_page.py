@@ -51,8 +51,11 @@ def test_words_find_explained_features_page_by_page(browser_page: Page, gateway:
     settled(page)
     names = [f"0-DEMO:{index}" for index in range(EXPLAINED)]
     assert texts(page, ".record .feature") == names[:10]
+    page.get_by_role("searchbox", name="Words").fill("not yet sent")
     page.get_by_role("button", name="More explanations").click()
     settled(page)
+    assert page.get_by_role("searchbox", name="Words").input_value() == "not yet sent"
+    page.get_by_role("searchbox", name="Words").fill('"shades of" red')
     page.get_by_label("Layers").fill("1-2")
     page.keyboard.press("Tab")
     settled(page)
@@ -95,3 +98,22 @@ def test_what_is_served(browser_page: Page, gateway: Running, demo: saeserve.Cli
     assert told["max text bytes"] == f"{info.limits.max_text_bytes:,}"
     assert told["max inputs"] == f"{info.limits.max_inputs:,}"
     judged(page)
+
+
+def test_a_server_that_was_exchanged_is_told(browser_page: Page, gateway: Running) -> None:
+    page = browser_page
+
+    def of_another(route: Route) -> None:
+        told = route.fetch().json()
+        told["callInfo"]["modelRevision"] = "another"
+        route.fulfill(body=json.dumps(told), content_type="application/json")
+
+    opened(page, gateway.url, "search", text="red")
+    served = page.locator("#served").inner_text()
+    assert "features of" in served
+    page.route("**/api/v1/search", of_another)
+    opened(page, gateway.url, "search", text="crimson")
+    assert "The server was exchanged" in page.get_by_role("alert").filter(visible=True).inner_text()
+    page.unroute("**/api/v1/search")
+    page.get_by_role("button", name="Reload").click()
+    page.locator("#served", has_text=served).wait_for()

@@ -26,7 +26,7 @@ export function labelled(words, control) {
   return el('label', {}, el('span', {}, words), control)
 }
 
-/** A field of layers, such as `0-3,5`. What is not written so is told at the field, and not handed on. */
+/** A field of layers, such as `0-3,5`. What is not written so is told at the field, and not handed on. `follow` it. */
 export function layersField(onChoose) {
   const field = el('input', {
     type: 'text',

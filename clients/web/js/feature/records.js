@@ -1,7 +1,7 @@
 // The texts on which a feature fires: which of them, one for which others, page after page.
 
 import { call, callOnce } from '../api.js'
-import { announce, el, fill } from '../dom.js'
+import { announce, el, fill, follow } from '../dom.js'
 import { problem } from '../parts.js'
 import { labelled, select } from './controls.js'
 import { record } from './record.js'
@@ -86,7 +86,7 @@ export function recordsSection(feature, { change, onCopy }) {
   async function update(state) {
     group.value = state.group
     diversity.value = state.diversity
-    threshold.value = state.threshold
+    follow(threshold, state.threshold)
     origin.value = state.origin
     if (state.origin) originLabel.hidden = false
     diversity.disabled = state.group !== 'top'
@@ -118,7 +118,7 @@ export function recordsSection(feature, { change, onCopy }) {
     do await fetchInto(mine, state, signal)
     while (mine.token && mine.count < state.records)
     held = mine
-    return mine.count ? [mine.list, foot(state)] : none(mine.statistics, state)
+    return mine.count ? [mine.list, foot(mine, state)] : none(mine.statistics, state)
   }
 
   async function fetchInto(mine, state, signal) {
@@ -144,13 +144,17 @@ export function recordsSection(feature, { change, onCopy }) {
     mine.token = answer.nextPageToken
   }
 
-  function foot(state) {
+  function foot(mine, state) {
     const button = el(
       'button',
-      { type: 'button', onclick: () => change({ records: held.count + PAGE }, { replace: true }) },
+      {
+        type: 'button',
+        // Not of those that others are about to take the place of.
+        onclick: () => held === mine && change({ records: mine.count + PAGE }, { replace: true }),
+      },
       'More texts',
     )
-    return el('div', { class: 'actions more' }, held.token ? button : el('span', { class: 'quiet' }, ended(state)))
+    return el('div', { class: 'actions more' }, mine.token ? button : el('span', { class: 'quiet' }, ended(state)))
   }
 
   function ended(state) {
@@ -168,7 +172,7 @@ export function recordsSection(feature, { change, onCopy }) {
         do await fetchInto(mine, state, signal)
         while (mine.token && mine.count < state.records)
         announce(`${mine.count - before} more texts`)
-        const next = foot(state)
+        const next = foot(mine, state)
         place.replaceWith(next)
         next.querySelector('button')?.focus({ preventScroll: true })
       },

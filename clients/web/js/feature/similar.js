@@ -1,8 +1,8 @@
 // The features most like one, in every layer: by what they write, by what they read, by where they fire.
 
 import { address } from '../address.js'
-import { call } from '../api.js'
-import { el } from '../dom.js'
+import { call, callOnce } from '../api.js'
+import { el, follow } from '../dom.js'
 import { featureName, millis, share, visible, whole } from '../format.js'
 import { density, featureLink, usual } from '../parts.js'
 import { among, KINDS, labelled, layersField, select } from './controls.js'
@@ -40,7 +40,7 @@ export function similarSection(feature, { change }) {
   function update(state) {
     by.value = state.by
     kind.value = state.kind
-    layers.value = state.layers
+    follow(layers, state.layers)
     about.textContent = WAYS.find(([key]) => key === state.by)?.[2] ?? ''
     const first = !asked
     asked = true
@@ -49,18 +49,13 @@ export function similarSection(feature, { change }) {
     return part.load(
       key,
       async (signal) => {
-        const answer = await call(
-          'similar-features',
-          {
-            feature,
-            by: enumName('SIMILARITY', state.by),
-            filter: among(state),
-            limit: state.similar,
-          },
-          { signal },
-        )
+        const body = { feature, by: enumName('SIMILARITY', state.by), filter: among(state), limit: state.similar }
+        const [answer, info] = await Promise.all([
+          call('similar-features', body, { signal }),
+          callOnce('get-server-info'),
+        ])
         found = answer.similar.length
-        return drawn(answer, state, change)
+        return drawn(answer, state, info.limits.maxLimit, change)
       },
       { words: 'Comparing …', say: first ? null : () => `${found} similar features` },
     )
@@ -69,7 +64,8 @@ export function similarSection(feature, { change }) {
   return { ...part, update }
 }
 
-function drawn(answer, state, change) {
+/** `most`: features that one call takes. */
+function drawn(answer, state, most, change) {
   const overlaps = answer.space === ''
   const asked = featureName(answer.facts.feature)
   const head = [
@@ -122,12 +118,16 @@ function drawn(answer, state, change) {
   return [
     rows.length ? table : el('p', {}, 'No feature has anything in common with it.'),
     answer.similar.length === state.similar &&
+      state.similar < most &&
       el(
         'div',
         { class: 'actions' },
         el(
           'button',
-          { type: 'button', onclick: () => change({ similar: state.similar + PAGE }, { replace: true }) },
+          {
+            type: 'button',
+            onclick: () => change({ similar: Math.min(most, state.similar + PAGE) }, { replace: true }),
+          },
           'More similar features',
         ),
       ),

@@ -1,24 +1,26 @@
 // What the address of a feature's page says: which variants stand in the test box, which records and which similar
 // features are shown.
 
-import { address, read } from '../address.js'
+import { address, count, read } from '../address.js'
 
 /** `10` records are shown unless the address says another number. */
 export const PAGE = 10
 
-/** What an address holds, with the usual values where it says nothing. */
+/** What an address holds, with the usual values where it says nothing. `unread`: parts of it that cannot be read. */
 export function state(params) {
+  const unread = []
   return {
+    unread,
     texts: params.getAll('text').filter((text) => text !== ''),
     group: params.get('group') ?? 'top',
     diversity: params.get('diversity') ?? 'none',
     threshold: params.get('threshold') ?? '',
     origin: params.get('origin') ?? '',
-    records: Math.max(1, Number.parseInt(params.get('records'), 10) || PAGE),
+    records: count(params, 'records', unread, { unset: PAGE }),
     by: params.get('by') ?? 'decoder',
     kind: params.get('kind') ?? '',
     layers: params.get('layers') ?? '',
-    similar: Math.max(1, Number.parseInt(params.get('similar'), 10) || PAGE),
+    similar: count(params, 'similar', unread, { unset: PAGE }),
   }
 }
 

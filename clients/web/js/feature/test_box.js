@@ -25,12 +25,20 @@ export function testBox(feature, { change, onResult }) {
     most: () => limit,
     hint: 'Change a word in a variant and encode (Ctrl+Enter): see what it does.',
   })
-  const part = section('Test box', { className: 'test-box panel', controls: form.element })
+  const note = el(
+    'p',
+    { class: 'note', hidden: true },
+    'Of the record the stretch that is shown below was copied. Read by itself, without what stood before it, ',
+    "its values may differ from the record's.",
+  )
+  const part = section('Test box', { className: 'test-box panel', controls: [form.element, note] })
   let first = true
   let after = null
+  let copied = null
 
   function update(state, most) {
     form.set(state.texts)
+    note.hidden = copied === null || state.texts[0] !== copied
     after?.()
     after = null
     const quiet = first
@@ -57,6 +65,8 @@ export function testBox(feature, { change, onResult }) {
 
   function copy(text) {
     after = () => form.edit(1)
+    copied = text
+    form.giveUp()
     change({ texts: [text, text] })
   }
 

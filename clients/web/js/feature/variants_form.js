@@ -7,8 +7,8 @@ import { announce, el, fill } from '../dom.js'
  * are not empty. `most()` tells how many texts one call takes. `before` stands above the boxes; `none`: it may be done
  * without a text.
  *
- * `set(texts)` shows other texts; boxes that hold the same already stay as they are. `edit(place)` puts the cursor
- * there.
+ * `set(texts)` is told the texts of each address: those of the one before leave what was typed since, unless that was
+ * done with (`onEncode`) or given up (`giveUp()`). `edit(place)` puts the cursor there.
  */
 export function variantsForm({
   onEncode,
@@ -31,7 +31,10 @@ export function variantsForm({
         const texts = areas()
           .map((area) => area.value)
           .filter((text) => text !== '')
-        if (texts.length || none) return onEncode(texts)
+        if (texts.length || none) {
+          giveUp()
+          return onEncode(texts)
+        }
         announce('Type a text first')
         areas()[0].focus()
       },
@@ -92,7 +95,15 @@ export function variantsForm({
     edit(Math.min(place, areas().length - 1))
   }
 
+  let told = null // by the address
+
+  function giveUp() {
+    told = null
+  }
+
   function set(texts) {
+    if (told === JSON.stringify(texts)) return
+    told = JSON.stringify(texts)
     const wanted = texts.length ? texts : ['']
     const now = areas()
     if (
@@ -111,5 +122,5 @@ export function variantsForm({
   }
 
   set([])
-  return { element: form, set, edit, texts: () => areas().map((area) => area.value) }
+  return { element: form, set, giveUp, edit, texts: () => areas().map((area) => area.value) }
 }

@@ -81,7 +81,10 @@ function build() {
     'Add a feature',
   )
   const form = variantsForm({
-    onEncode: (texts) => go(addressOf({ names: typed().map(trimmed).filter(Boolean), texts })),
+    onEncode: (texts) => {
+      told = null
+      go(addressOf({ names: typed().map(trimmed).filter(Boolean), texts }))
+    },
     most: () => limit,
     action: 'Compare',
     none: true,
@@ -103,6 +106,7 @@ function build() {
     results,
   )
   let first = true
+  let told = null // by the address: the features' names
 
   const inputs = () => [...fields.querySelectorAll('input')]
   const typed = () => inputs().map((input) => input.value)
@@ -158,8 +162,10 @@ function build() {
   }
 
   function update({ names, texts }) {
-    if (typed().map(trimmed).join() !== names.join() || inputs().length < 2)
+    // The same as before leaves what was typed since.
+    if (told !== names.join() && (typed().map(trimmed).join() !== names.join() || inputs().length < 2))
       number([...names, '', ''].slice(0, Math.max(2, names.length)))
+    told = names.join()
     form.set(texts)
     const quiet = first
     first = false

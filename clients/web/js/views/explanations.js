@@ -3,11 +3,11 @@
 // Accessible names that stay: search box "Words", selects "Among", field "Layers", buttons "Search", "More
 // explanations".
 
-import { address, go } from '../address.js'
+import { address, count, go } from '../address.js'
 import { call } from '../api.js'
-import { announce, el, fill } from '../dom.js'
+import { announce, el, fill, follow } from '../dom.js'
 import { millis, visible } from '../format.js'
-import { density, featureLink, problem, progress, usual } from '../parts.js'
+import { density, featureLink, problem, progress, unreadNote, usual } from '../parts.js'
 import { among, KINDS, labelled, layersField, select } from '../feature/controls.js'
 
 /** How many are shown at first, and how many more each time. */
@@ -22,17 +22,19 @@ export function title(name, params) {
 }
 
 export async function show({ params, main, signal }) {
+  const unread = []
   const state = {
     q: params.get('q') ?? '',
     kind: params.get('kind') ?? '',
     layers: params.get('layers') ?? '',
-    n: Math.max(1, Number.parseInt(params.get('n'), 10) || PAGE),
+    n: count(params, 'n', unread, { unset: PAGE }),
   }
   const results = main.querySelector('.explanations-found') ?? frame(main)
   const form = main.querySelector('form')
-  form.elements.q.value = state.q
+  follow(form.elements.q, state.q)
   form.elements.kind.value = state.kind
-  form.elements.layers.value = state.layers
+  follow(form.elements.layers, state.layers)
+  fill(main.querySelector('.unread'), unreadNote(unread))
   if (!state.q) {
     fill(
       results,
@@ -104,7 +106,7 @@ function frame(main) {
     el('button', { class: 'primary' }, 'Search'),
   )
   const results = el('div', { class: 'explanations-found' })
-  fill(main, el('h1', {}, 'Explanations'), form, results)
+  fill(main, el('h1', {}, 'Explanations'), form, el('div', { class: 'unread' }), results)
   return results
 }
 

@@ -9,7 +9,7 @@ import { address, go, read } from '../address.js'
 import { call, callOnce } from '../api.js'
 import { announce, el, fill } from '../dom.js'
 import { featureId } from '../format.js'
-import { problem } from '../parts.js'
+import { problem, unreadNote } from '../parts.js'
 import { explanations, factList, firing, kind, usualTokens, warnings } from '../feature/facts.js'
 import { histogram } from '../feature/histogram.js'
 import { notThere } from '../feature/not_there.js'
@@ -60,10 +60,12 @@ function build(name, id, main) {
   const records = recordsSection(id, { change, onCopy: box.copy })
   const similar = similarSection(id, { change })
   const sections = [about, box, records, similar]
+  const unread = el('div')
   const element = el(
     'div',
     { class: 'feature-page' },
     el('div', { class: 'feature-top' }, heading, neighbours, withAnother, opener()),
+    unread,
     about.element,
     box.element,
     el('div', { class: 'beside' }, records.element, similar.element),
@@ -122,6 +124,7 @@ function build(name, id, main) {
 
   function update(wanted) {
     now = wanted
+    fill(unread, unreadNote(now.unread))
     const most = known.then((answer) => answer?.facts.indexMaxActivation ?? null)
     const drawn = [known, box.update(now, most), records.update(now), similar.update(now)]
     carry(now.texts, element)
