@@ -143,10 +143,17 @@ class Internal(ServeError):
     """Whether it stands in the log already, with its cause."""
 
 
+COMPARED = 80
+"""Characters of a name."""
+
+
 def nearest(name: str, known: Iterable[str], count: int = 3) -> str:
-    """A hint for an unknown name: the nearest known ones, or a few of them. Empty if nothing is known."""
+    """A hint for an unknown name: the nearest known ones, or a few of them. Empty if nothing is known.
+
+    Of a name of any length its beginning is compared: each comparison takes its length times that of the known one.
+    """
     names = list(known)
-    near = difflib.get_close_matches(name, names, n=count, cutoff=0.4)
+    near = difflib.get_close_matches(name[:COMPARED], names, n=count, cutoff=0.4)
     if near:
         return "; did you mean " + ", ".join(near) + "?"
     if not names:

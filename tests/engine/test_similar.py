@@ -293,5 +293,5 @@ def test_weights_of_neurons_are_found_in_other_architectures(
     assert (found_out.values == W_out[:, 3].numpy()).all()
     if isinstance(found_in, Direction):
         assert (found_in.values == W_in[3].numpy()).all()
-        assert (found_in.hook_name, found_out.hook_name) == ("blocks.1.mlp.hook_in", "blocks.1.hook_mlp_out")
+        assert (found_in.hook_name, found_out.hook_name) == ("blocks.1.mlp.hook_in", "blocks.1.mlp.hook_out")
     assert reads or found_in == NO_INPUT

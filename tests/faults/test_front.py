@@ -73,6 +73,8 @@ def selecting(part: str, **selector: Any) -> service.SearchRequest:
     return service.SearchRequest(input=RED, filter=service.Filter(**{part: service.FeatureSelector(**selector)}))
 
 
+PROJECTION = service.Projection(hook_name="blocks.0.hook_mlp_out", vector=[1.0] * 128)
+LONG_PROJECTION = service.Projection(hook_name="blocks.0.hook_mlp_out", vector=[1.0] * 129)
 REPEATED: dict[str, tuple[str, str, str, Any]] = {
     # method, field, limit, and a request with so many entries
     f"{part}.{name}": ("Search", f"filter.{part}.{name}", limit, (part, name, entry))
@@ -103,6 +105,12 @@ def test_every_other_repeated_field_has_its_limit(attacked: Faulty, channel: grp
         ("Encode", {"inputs": [RED], "sources": ["0-demo"] * (most.max_names + 1)}, "sources", most.max_names),
         ("Encode", {"inputs": [RED], "features": [FEATURE] * (most.max_features + 1)}, "features", most.max_features),
     ]
+    many += [
+        ("Encode", {"inputs": [RED], "projections": [PROJECTION] * (most.max_projections + 1)}, "projections",
+         most.max_projections),
+        ("Encode", {"inputs": [RED], "projections": [LONG_PROJECTION]}, "projections[0].vector", 128),
+        ("SimilarFeatures", {"by": service.SIMILARITY_DECODER, "vector": [1.0] * 129}, "vector", 128),
+    ]  # fmt: skip
     for method, fields, field, limit in many:
         kind = getattr(service, f"{method}Request")
         given = {"input": RED} | fields if method == "Search" else fields
@@ -114,6 +122,7 @@ def test_every_other_repeated_field_has_its_limit(attacked: Faulty, channel: grp
     for fields, field, limit in (
         ({"sources": ["0-demo"] * (most.max_names + 1)}, "sources", most.max_names),
         ({"features": [FEATURE] * (most.max_features + 1)}, "features", most.max_features),
+        ({"projections": [PROJECTION] * (most.max_projections + 1)}, "projections", most.max_projections),
     ):
         stream = stub_of(channel).EncodeStream(iter([config(**fields)]), timeout=TIMEOUT)
         hold_refusal(refused(lambda stream=stream: next(stream)), field, limit)
@@ -121,7 +130,7 @@ def test_every_other_repeated_field_has_its_limit(attacked: Faulty, channel: grp
 
 def test_no_repeated_field_of_a_request_is_without_a_limit() -> None:
     """A new one is to be added above."""
-    known = {"kinds", "sets", "sources", "layers", "features", "sort_tokens", "inputs", "ids"}
+    known = {"kinds", "sets", "sources", "layers", "features", "sort_tokens", "inputs", "ids", "projections", "vector"}
     assert repeated_in(service.DESCRIPTOR.services_by_name["FeatureService"]) == known
 
 

@@ -72,6 +72,21 @@ def test_vectors_are_given_where_files_hold_them_and_refused_where_not(client: s
             assert no.value.message.endswith("its encoder can be asked for alone") == (side == "both")
 
 
+def test_an_encoder_is_as_it_is_applied_also_where_it_is_scaled_by_the_decoders_norm(client: saeserve.Client) -> None:
+    """A latent and the product with its encoder differ by a bias."""
+    scaled = [entry for entry in SERVED if "rescaleTrue-none" in entry["name"]]
+    assert scaled
+    for entry in scaled:
+        source = f"2-{set_name(entry)}"
+        latent = int((expected(entry) > 0).sum(axis=0).argmax())
+        read = client.vectors((source, latent), side="encoder").encoder
+        rows = client.encode([IDS], features=[(source, latent)], projections=[(read.hook_name, read.values)]).dense
+        fires, product = rows[rows[:, 0] > 0].T
+        assert len(fires) > 2
+        assert np.ptp(fires) > 1e-2
+        assert np.ptp(fires - product) < 1e-4 * max(1.0, fires.max()), entry["name"]
+
+
 def test_a_source_of_another_model_says_so(client: saeserve.Client) -> None:
     warnings = {source.id: source.warnings for source in client.list_sources()}
     assert any("trained on google/gemma-3-1b-pt" in one for one in warnings["2-s-gemmascope2-resid_post"])

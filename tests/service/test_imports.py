@@ -11,7 +11,7 @@ import pytest
 import saeserve
 from saeserve_server.records.imported.importer import import_files
 from saeserve_server.records.imported.items import Naming
-from tests.conftest import DEVICE, START_TIMEOUT
+from tests.inside import served_inside
 from tests.records.imports import files
 
 TEXT = "The red cars stood in the red barn."
@@ -26,9 +26,7 @@ def imported(cache_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> It
     import_files(folder / "store", [str(files.write_neuronpedia(folder / "np"))], "words")
     wrong = str(files.write_neuronpedia(folder / "wrong", source="3-demo"))
     import_files(folder / "store", [wrong], "wrong", revisions=lambda sources: dict.fromkeys(sources, "00000000"))
-    with saeserve.local(
-        model="demo", index="none", imports=str(folder / "store"), device=DEVICE, timeout=START_TIMEOUT
-    ) as client:
+    with served_inside(index="none", imports=folder / "store") as target, saeserve.Client(target) as client:
         yield client
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 from collections.abc import Sequence
 
@@ -14,7 +13,7 @@ from saeserve_server.api.call import current_call
 from saeserve_server.api.parse import check_count, parse_feature
 from saeserve_server.catalog import FloatArray
 from saeserve_server.engine.work import expect
-from saeserve_server.errors import FailedPrecondition, InvalidArgument, NotFound
+from saeserve_server.errors import FailedPrecondition, InvalidArgument, NotFound, nearest
 from saeserve_server.ranking.similar import Direction, Side, VectorsDone, VectorsWork
 from saeserve_server.ranking.work import Projection
 from saeserve_server.serving.serving import Serving
@@ -23,8 +22,6 @@ NUMBER_SECONDS = 60e-9
 """Of a core, for a number of a vector to be taken out of a message, or written into one."""
 LARGEST = 1e20
 """Of a number in a vector: its products with activations have to fit into float32."""
-NEAREST, LISTED = 3, 12
-"""Hook points that are named where one is not served: the nearest, or some of all."""
 _SIDES = {
     service.VECTOR_SIDE_UNSPECIFIED: (Side.ENCODER, Side.DECODER),
     service.VECTOR_SIDE_ENCODER: (Side.ENCODER,),
@@ -74,14 +71,8 @@ def _check_hook(name: str, widths: dict[str, int], field: str) -> None:
         raise InvalidArgument.field(field, "missing; a hook point that a served source reads is expected")
     if name in widths:
         return
-    served = list(widths)
-    near = difflib.get_close_matches(name, served, n=NEAREST, cutoff=0.4)
-    hint = f"; did you mean {', '.join(near)}?" if near else ""
-    more = f", … ({len(served)} in all)" if len(served) > LISTED else ""
     raise NotFound(
-        f"{field}: no served source reads the hook point {name[:80]!r}{hint} Served are "
-        f"{', '.join(served[:LISTED])}{more}",
-        reason="HOOK_NOT_FOUND",
+        f"{field}: no served source reads the hook point {name[:80]!r}{nearest(name, widths)}", reason="HOOK_NOT_FOUND"
     )
 
 
@@ -105,7 +96,9 @@ async def get_vectors(serving: Serving, request: service.GetVectorsRequest) -> s
                 f"{serving.catalog.sources[rank].name}:{index} has no {side.value} direction: {found}{alone}",
                 reason="NO_DIRECTION",
             )
-        _write(response.encoder if side is Side.ENCODER else response.decoder, found)
+        message = response.encoder if side is Side.ENCODER else response.decoder
+        seconds = len(found.values) * NUMBER_SECONDS
+        await serving.desk.do(_write, message, found, seconds=seconds, client=call.lane)
     response.call_info.CopyFrom(call_info(serving, timing))
     return response
 

@@ -27,12 +27,14 @@ def _latent(model: LoadedModel, source: Source, index: int, side: Side) -> Direc
     if not isinstance(source, SaeSource):
         raise TypeError(f"{info.id} has no latents")
     if side is Side.ENCODER:
-        return _direction(info.hook_name, source.sae.W_enc[index])
+        sae = source.sae
+        norm = sae.decoder_norm[index] if sae.rescale and sae.decoder_norm is not None else 1
+        return _direction(info.hook_name, sae.W_enc[index] * norm)
     if "cross_layer" in info.architecture:
         return CROSSING
     if source.decoder is None:
         return NO_DECODER
-    hook_name = _mlp_output(info.layer) if "transcoder" in info.architecture else info.hook_name
+    hook_name = f"blocks.{info.layer}.hook_mlp_out" if "transcoder" in info.architecture else info.hook_name
     return _direction(hook_name, source.decoder()[index])
 
 
@@ -44,12 +46,8 @@ def _neuron(model: LoadedModel, source: Source, index: int, side: Side) -> Direc
         hook_name = f"blocks.{info.layer}.mlp.hook_in"
     else:
         weights, missing = model.neurons_write(info.hook_name, info.n_features), NO_OUTPUT
-        hook_name = _mlp_output(info.layer)
+        hook_name = f"blocks.{info.layer}.mlp.hook_out"  # before a norm that may follow the MLP
     return missing if weights is None else _direction(hook_name, weights.take(torch.tensor([index]))[0])
-
-
-def _mlp_output(layer: int) -> str:
-    return f"blocks.{layer}.hook_mlp_out"
 
 
 def _direction(hook_name: str, values: Tensor) -> Direction:

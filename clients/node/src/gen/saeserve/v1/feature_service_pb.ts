@@ -1945,9 +1945,9 @@ export type GetVectorsResponse = Message<"saeserve.v1.GetVectorsResponse"> & {
   facts?: FeatureFacts | undefined;
 
   /**
-   * What it reads. A latent's encoder column as it is applied (with `Source.fold_decoder_norm` times the norm of its
-   * decoder row), at `Source.hook_name`. A neuron's column of W_in, at what its MLP is given: none in a gated MLP, which
-   * has two. Unset where the other alone was asked for.
+   * What it reads. A latent's encoder column as it is applied (with `Source.fold_decoder_norm`, or where the SAE rescales
+   * by it, times the norm of its decoder row), at `Source.hook_name`. A neuron's column of W_in, at what its MLP is given:
+   * none in a gated MLP, which has two. Unset where the other alone was asked for.
    *
    * @generated from field: saeserve.v1.Direction encoder = 3;
    */
@@ -1957,7 +1957,7 @@ export type GetVectorsResponse = Message<"saeserve.v1.GetVectorsResponse"> & {
    * What it writes. A latent's decoder row as its file has it, SAELens' `W_dec`: not scaled, whatever
    * `Source.fold_decoder_norm`, nor divided by what inputs are multiplied with (`Source.normalization`), as its norm in
    * GetFeature is. At `Source.hook_name`, or of a transcoder at what the MLP of its layer writes. A neuron's row of W_out,
-   * at what its MLP writes. Unset where the other alone was asked for.
+   * at what its MLP writes, before a norm that may follow it. Unset where the other alone was asked for.
    *
    * @generated from field: saeserve.v1.Direction decoder = 4;
    */
