@@ -17,13 +17,16 @@ export CHROMIUM
 # More arguments for `make test`, `serve`, `loadtest`, `loadsweep` and `bench`, for example ARGS="-k search -x".
 ARGS ?=
 
+# The files of tests/slow.py's LONG.
+LONG = engine/test_distributed.py faults/test_leaving.py faults/test_load.py loadtests service/test_concurrency.py \
+	service/test_lifecycle.py
 TEST = SAESERVE_TEST_DEVICE=$(DEVICE) $(BIN)/python -m pytest -n $(WORKERS) --no-loadscope-reorder
 
 BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve web test test-web web-tools test-quick lint format proto hazards loadtest loadsweep bench constraints clean
+.PHONY: help setup demo serve web test test-web test-long web-tools test-quick lint format proto hazards loadtest loadsweep bench constraints clean
 # A recipe that fails leaves no half-made file behind.
 .DELETE_ON_ERROR:
 
@@ -50,8 +53,11 @@ web: $(READY) ## serve the embedded model and its page on http://127.0.0.1:8080
 serve: $(READY) ## serve the embedded model on 127.0.0.1:50051
 	@exec $(BIN)/saeserve-server start $(ARGS)
 
-test: $(READY) ## run all tests, seven to fourteen minutes on two cores; DEVICE=cuda runs the model there
+test: $(READY) ## run the tests, ten to fourteen minutes on two cores; DEVICE=cuda runs the model there
 	$(TEST) $(ARGS)
+
+test-long: $(READY) ## what `make test` skips since it takes long: crowds of callers, Ray, the tools of loadtests/
+	SAESERVE_TEST_LONG=1 $(TEST) $(foreach where,$(LONG),tests/$(where)) $(ARGS)
 
 test-quick: $(READY) ## the tests to run between edits, under two minutes: each room, but no broken servers
 	$(TEST) -m 'not slow' $(ARGS)

@@ -15,6 +15,7 @@ from tests import slow
 
 DEVICE = os.environ.get("SAESERVE_TEST_DEVICE", "cpu")
 START_TIMEOUT = 240.0
+LONG = os.environ.get("SAESERVE_TEST_LONG") == "1"
 CACHE = os.environ.get("SAESERVE_TEST_CACHE")
 """A cache folder that several runs share, each on the same code: the index of the demo is built once for all."""
 
@@ -32,6 +33,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         where = item.path.relative_to(Path(__file__).parent).as_posix() + "::" + item.nodeid.partition("::")[2]
         if slow.is_slow(where):
             item.add_marker("slow")
+        if slow.is_long(where) and not LONG:
+            item.add_marker(pytest.mark.skip(reason="takes long: make test-long"))
     items.sort(key=lambda item: slow.turn(item.path.relative_to(Path(__file__).parent).as_posix()))
 
 

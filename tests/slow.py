@@ -1,4 +1,5 @@
-"""What `make test-quick` leaves out: what starts servers of its own, breaks them, or waits; and who runs beside whom.
+"""What `make test-quick` leaves out: what starts servers of its own, breaks them, or waits; what `make test` leaves out;
+and who runs beside whom.
 
 Every folder has something left in it, or its claims would only be tried by whoever runs the whole suite.
 """
@@ -37,16 +38,34 @@ SLOW = (
 )
 """Files and tests, by how their names begin below `tests/`. Others are marked where they stand."""
 
+LONG = (
+    "engine/test_distributed.py",
+    "faults/test_leaving.py::test_a_storm",
+    "faults/test_load.py::test_a_thousand",
+    "loadtests/test_bench.py::test_all_sides",
+    "loadtests/test_connect.py",
+    "loadtests/test_locust.py",
+    "service/test_concurrency.py::test_sixteen_threads_get_the_same_answers_from_the_caches",
+    "service/test_lifecycle.py::test_more_calls_at_once",
+)
+"""What `make test` skips by name and `make test-long` runs: three minutes for crowds of callers, Ray and the tools of
+`loadtests/`, of which the rest of the suite tries the parts."""
+
 FIRST = ("service/", "models/", "faults/")
 """The longest folders: what runs beside them ends with them. Between the two one that needs no index of the demo, which
 the first server builds meanwhile: once, for both processes."""
-BESIDE = {"hazards": "service"}
+BESIDE = {"hazards": "service", "parity": "service"}
 """Folders whose tests run in the process of another, whose servers they ask."""
 
 
 def is_slow(where: str) -> bool:
     """Whether a test, by its name below `tests/`, is left out."""
     return where.startswith(SLOW)
+
+
+def is_long(where: str) -> bool:
+    """The same of `make test`."""
+    return where.startswith(LONG)
 
 
 def turn(where: str) -> int:

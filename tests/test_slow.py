@@ -3,13 +3,13 @@
 import re
 from pathlib import Path
 
-from tests.slow import SLOW, is_slow
+from tests.slow import LONG, SLOW, is_slow
 
 TESTS = Path(__file__).parent
 
 
 def test_what_is_called_slow_is_there() -> None:
-    for entry in SLOW:
+    for entry in SLOW + LONG:
         file, _, name = entry.partition("::")
         assert not name or f"def {name}" in (TESTS / file).read_text()
         assert (TESTS / file).is_file(), entry
