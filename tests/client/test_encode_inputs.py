@@ -257,6 +257,33 @@ def test_a_model_that_changes_during_a_run_is_noticed(run, fake):
     assert not Path("acts.npz").exists()
 
 
+def test_a_part_of_another_sae_is_not_kept(run, fake):
+    served = service.ListSourcesResponse(sources=SOURCES)
+    asked = []
+
+    def changing(_):  # once for the settings, then before each part; in the end the first is there again
+        asked.append(None)
+        served.sources[1].revision = "other" if len(asked) == 3 else ""
+        return served
+
+    fake.answers["ListSources"] = changing
+    lines([f"text {place}" for place in range(9)])
+    command = ["encode", "2:53", "--input", "texts.jsonl", "--output", "acts.npz"]
+    code, _, err = run(*command)
+    assert code == 2
+    assert "has changed during the run, which was begun with another 2 than the one now served" in err
+    code, _, err = run(*command)
+    assert (code, err) == (0, "saeserve: goes on after 4 texts that an earlier run has encoded\n")
+    assert len(saeserve.read_activations("acts.npz")) == 9
+
+
+def test_what_was_begun_by_force_does_not_go_on_by_force(run):
+    lines([f"text {place}" for place in range(9)] + ["bad"])
+    code, _, err = run("encode", "2:53", "--input", "texts.jsonl", "--output", "acts.npz", "--force")
+    assert code == 2
+    assert err.endswith("the first 8 texts are kept in acts.npz.partial: the same command without --force goes on\n")
+
+
 def test_force_begins_anew_and_leaves_what_others_put_there(run, fake):
     asked = begin(run, fake)
     lines(["red"])

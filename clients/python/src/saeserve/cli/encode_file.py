@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from saeserve.client import Client
     from saeserve.files.encode import Summary
     from saeserve.files.partial import Partial
-    from saeserve.files.settings import Settings
+    from saeserve.files.settings import Block, Settings
 
 SKIPPED = 5
 """Exit code of a run that is finished, and has left texts out."""
@@ -99,7 +99,7 @@ def _run(arguments: argparse.Namespace, connect: Callable[[], Client]) -> None:
                     folder,
                     skip=arguments.on_error == "skip",
                     told=told,
-                    check=lambda: _check(client, arguments, settings),
+                    check=lambda: _check(client, settings),
                 )
         except OSError as error:
             raise Ended(f"{error.filename or output} cannot be written: {error.strerror or error}", FAILED) from error
@@ -136,7 +136,7 @@ def _output(arguments: argparse.Namespace) -> Path:
 
 def _settings(client: Client, arguments: argparse.Namespace) -> tuple[Settings, dict[str, Any]]:
     """What is asked of what is served, and the arguments of the stream. Raises NotFound and ValueError."""
-    from saeserve.files.settings import Block, Settings
+    from saeserve.files.settings import Settings
 
     served = client.list_sources()
     features: list[FeatureName] = []
@@ -159,7 +159,7 @@ def _settings(client: Client, arguments: argparse.Namespace) -> tuple[Settings, 
     settings = Settings(
         model=client.server_info().model.name,
         model_revision=served.call_info.model_revision,
-        sources=tuple(Block(one.id, one.name, one.kind.value, one.n_features, one.revision) for one in sources),
+        sources=tuple(map(_block, sources)),
         features=tuple(map(str, features)),
         include_bos=arguments.include_bos,
         truncate=arguments.truncate,
@@ -180,10 +180,22 @@ def _source(client: Client, served: SourceList, name: str, index: int) -> Source
     return source
 
 
-def _check(client: Client, arguments: argparse.Namespace, settings: Settings) -> None:
-    now, _ = _settings(client, arguments)
+def _block(source: Source) -> Block:
+    from saeserve.files.settings import Block
+
+    return Block(source.id, source.name, source.kind.value, source.n_features, source.revision)
+
+
+def _check(client: Client, settings: Settings) -> None:
+    """Raises ValueError if what was asked for is not what is served any more."""
+    served = client.list_sources()
+    sources = tuple(_block(one) for asked in settings.sources for one in served if one.id == asked.id)
+    now = replace(settings, model_revision=served.call_info.model_revision, sources=sources)
     if difference := settings.difference(now):
-        raise ValueError(f"what is served has changed during the run, which was begun with {difference}")
+        raise ValueError(
+            f"what is served has changed during the run, which was begun with {difference}: once that is served again "
+            "the same command without --force goes on; --force begins anew"
+        )
 
 
 @contextmanager
@@ -209,7 +221,8 @@ def _going_on(folder: Partial) -> Iterator[None]:
 def _kept(folder: Partial) -> str:
     if not folder.texts:
         return "no part of it was finished"
-    return f"the first {folder.texts:,} texts are kept in {folder.folder}: the same command goes on"
+    command = "the same command without --force" if folder.force else "the same command"
+    return f"the first {folder.texts:,} texts are kept in {folder.folder}: {command} goes on"
 
 
 def _say(summary: Summary, output: Path, arguments: argparse.Namespace) -> None:

@@ -64,7 +64,7 @@ def encode(
 
     stream: answers texts in order, as `encode_stream`.
     skip: leave out texts that cannot be read or encoded; else the first of them ends the run.
-    check: called when all texts are encoded; raises if the server now serves something else.
+    check: called before a part is kept; raises if the server now serves something else.
 
     Raises ValueError for the input, SaeserveError for the service, OSError for the disk. Finished parts stay.
     """
@@ -72,6 +72,11 @@ def encode(
     reader = _Reader(texts, skip, told)
     reader.leave_behind(partial.last, str(partial.folder))
     gathering = Gathering(partial.settings, reader.unread)
+
+    def keep() -> None:
+        check()
+        partial.add(gathering.finished())
+
     for item in stream(reader.texts()):
         given, reached = reader.sent.popleft()
         if item.error is not None:
@@ -89,13 +94,12 @@ def encode(
             gathering.add(given, text, reached)
             told.goes_on(len(text.tokens), texts.share)
         if gathering.enough:
-            partial.add(gathering.finished())
+            keep()
             gathering = Gathering(partial.settings, reached.unread)
     if reader.bad is not None:
         raise ValueError(f"{reader.bad.place}: {reader.bad.why}")
     if len(gathering) or not partial.parts:
-        partial.add(gathering.finished())
-    check()
+        keep()
     told.writes()
     return _put_together(partial, reader)
 
@@ -110,6 +114,7 @@ def _put_together(partial: Partial, reader: _Reader) -> Summary:
         else:
             parquet.write(file, about, partial)
         size = file.tell()
+        partial.is_written(file)
     partial.remove()
     return Summary(about.texts, lengths["token_ids"], lengths["data"], skipped, size)
 
