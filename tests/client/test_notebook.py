@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
@@ -14,6 +15,7 @@ from saeserve.answers.compare import compare
 from saeserve.answers.match_table import MatchTable, count
 from saeserve.arguments.printable import printable
 from saeserve.calls.stream import Ledger
+from saeserve.notebook import brief, shading
 from saeserve.notebook.markup import tag
 from saeserve.v1 import feature_service_pb2 as service
 from saeserve.v1 import types_pb2 as wire
@@ -224,6 +226,36 @@ def test_an_encode_shows_each_feature_on_each_text():
     assert text.count("0-DEMO:7") == text.count("2:8") == 2
     assert "2.200" in text
     assert "0-DEMO:5" in Page(PLAIN["sparse"]._repr_html_()).text
+
+
+def test_the_shades_of_a_text_are_not_those_of_its_bos():
+    values = fake.np.array([[100], [0], [1], [0], [2], [0]], fake.np.float32)
+    one = replace(PLAIN["EncodedText"], features=PLAIN["EncodedText"].features[:1], dense=values, bos_included=True)
+    page = Page(one._repr_html_())
+    assert page.styles == ["background:#e62a", "background:#e626", "background:#e62a"]
+    assert "2.000·red" in page.text
+
+
+def test_of_a_projection_the_largest_value_is_shown_if_it_is_negative_too():
+    values = fake.np.array([[-3], [-2], [-1], [-2], [-3], [-4]], fake.np.float32)
+    one = replace(PLAIN["EncodedText"], features=(), projections=("blocks.1.hook_mlp_out",), dense=values)
+    assert "blocks.1.hook_mlp_out [0]0-1.000·color" in Page(one._repr_html_()).text
+    neuron = replace(one, features=PLAIN["EncodedText"].features[1:], projections=())
+    assert "2:800.000-" in Page(neuron._repr_html_()).text
+
+
+def test_a_text_is_cut_between_characters():
+    pieces = [bytes([byte]) for byte in "日".encode()] * 60
+    tokens = reading.search(service.SearchResponse(tokens=fake.tokens(pieces))).tokens
+    activations = fake.np.zeros(len(tokens), fake.np.float32)
+    for peak in range(len(tokens)):
+        shown = shading.tokens(tokens, activations, 1.0, peak)
+        assert re.search(r">日{16,17}<", shown)
+        assert "\\x" not in shown
+    assert brief.text_of(tokens) == f"'{'日' * 39}…'"
+    for peak in range(len(tokens)):
+        record = replace(PLAIN["Record"], tokens=tokens, activations=activations, max_position=peak)
+        assert re.search(r"in '日{2,5}'>$", repr(record))
 
 
 def test_a_comparison_marks_where_variants_differ():

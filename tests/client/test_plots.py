@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import matplotlib as mpl
 
 mpl.use("Agg")
@@ -11,6 +13,7 @@ import numpy as np
 import pytest
 
 from saeserve.answers import reading
+from saeserve.answers.activations import Csr
 from saeserve.v1 import feature_service_pb2 as service
 from tests.client import fake
 from tests.client.test_notebook import HOSTILE, PLAIN
@@ -83,6 +86,47 @@ def test_of_whole_sources_the_strongest_are_drawn(ax):
 def test_a_comparison_has_a_row_for_each_feature_and_text(ax):
     PLAIN["Comparison"].plot(ax=ax)
     assert labels(ax.yaxis) == ["0-DEMO:7 A", "0-DEMO:7 B", "2:8 A", "2:8 B"]
+
+
+@pytest.mark.parametrize(("kind", "what"), [("SearchResult", "activation"), ("by token", "value")])
+def test_the_colour_bar_says_what_the_colour_is(kind, what, ax):
+    PLAIN[kind].plot(ax=ax)
+    assert ax.figure.axes[1].get_ylabel() == what
+
+
+def with_bos(kind):
+    """An answer in which one feature has 100 on the BOS, and the other 2 on a token."""
+    plain = PLAIN["EncodedText" if kind == "neurons" else kind]
+    values = np.zeros((6, 2), np.float32)
+    values[0, 0], values[4, 1] = 100, 2
+    if kind == "SearchResult":
+        hits = [replace(hit, activations=column) for hit, column in zip(plain, values.T, strict=True)]
+        return replace(plain, bos_included=True, results=tuple(hits))
+    if kind == "by token":
+        row, number = plain.token_results[4], np.float32
+        bos = replace(row, position=0, features=row.features[1:], values=np.array([100], number))
+        red = replace(row, features=row.features[:1], values=np.array([2], number))
+        return replace(plain, bos_included=True, token_results=(bos, red))
+    text = PLAIN["EncodedText"]
+    if kind == "sparse":
+        csr = Csr((6, 2), np.array([0, 1, 1, 1, 1, 2, 2]), np.array([0, 1], np.uint32), np.array([100, 2], np.float32))
+        return replace(text, bos_included=True, features=(), dense=None, sparse={"0-demo": csr})
+    if kind == "neurons":
+        return replace(text, bos_included=True, features=(), dense=None, neurons={"2": values})
+    return replace(text, bos_included=True, dense=values)
+
+
+@pytest.mark.parametrize("kind", ["SearchResult", "by token", "EncodedText", "sparse", "neurons"])
+def test_a_bos_takes_the_colour_from_no_text(kind, ax):
+    with_bos(kind).plot(ax=ax)
+    assert drawn(ax)[:, 4].max() == 2
+    assert ax.images[0].get_clim() == (0, 2)
+
+
+@pytest.mark.parametrize(("kind", "chosen"), [("by token", "2:553"), ("sparse", "0-DEMO:1"), ("neurons", "2:1")])
+def test_a_bos_chooses_no_feature(kind, chosen, ax):
+    with_bos(kind).plot(ax=ax, limit=1)
+    assert labels(ax.yaxis) == [chosen]
 
 
 def test_the_profile_counts_features_or_sums_values_by_layer(ax):

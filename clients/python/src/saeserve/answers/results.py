@@ -77,7 +77,7 @@ class TokenHits(Shown):
     features: tuple[Feature, ...]
     """By falling value."""
     values: Floats
-    """[features]; their activation on this token, > 0."""
+    """[features]; their activation on this token, > 0; relative to the index maximum, or in bits, if asked."""
     matches: tuple[Match, ...]
     """For each feature, whether this token is one it usually fires on."""
 

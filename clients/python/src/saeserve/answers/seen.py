@@ -66,6 +66,9 @@ class HeatMap:
     def plot(self, *, limit: int = 25, ax: Axes | None = None) -> Axes:
         """Draw features × tokens, activation as colour, into `ax` or new Axes, and return them.
 
+        Of a search by token the colour is the value by which it ranked. A BOS is drawn, and takes no part in the choice
+        of features and in the scale.
+
         limit: at most so many features: the first, and of whole sources those with the largest activations.
 
         Raises ImportError without matplotlib: pip install "saeserve[plot]"; ValueError where there is nothing to draw.

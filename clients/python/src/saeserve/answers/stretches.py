@@ -10,6 +10,11 @@ from saeserve.answers.activations import Floats
 from saeserve.answers.types import Token
 from saeserve.arguments.printable import printable
 
+_BYTES = 4
+"""Of a character, at most."""
+_LATER = {bytes([byte]) for byte in range(0x80, 0xC0)}
+"""Its bytes in UTF-8 that are not the first."""
+
 
 @dataclass(frozen=True, slots=True)
 class Stretch:
@@ -27,14 +32,26 @@ def stretches(tokens: Sequence[Token], activations: Floats, peak: int | None) ->
     """The tokens as they are shown, those that share a character joined. What is no character stays as displayed."""
     shown = []
     first = 0
-    for count, text in _characters(tokens):
+    for count, text in characters(tokens):
         part = range(first, first + count)
         shown.append(Stretch(text, max(float(activations[place]) for place in part), peak is not None and peak in part))
         first += count
     return shown
 
 
-def _characters(tokens: Sequence[Token]) -> Iterator[tuple[int, str]]:
+def whole_characters(tokens: Sequence[Token], start: int, end: int) -> tuple[int, int]:
+    """The range of tokens, made larger where it begins or ends within a character that tokens share."""
+    first = next((at for at in range(start, max(-1, start - _BYTES), -1) if not _goes_on(tokens, at)), start)
+    last = next((at for at in range(end, min(len(tokens) + 1, end + _BYTES)) if not _goes_on(tokens, at)), end)
+    return first, last
+
+
+def _goes_on(tokens: Sequence[Token], place: int) -> bool:
+    """Whether a token begins within a character."""
+    return 0 < place < len(tokens) and tokens[place].piece[:1] in _LATER
+
+
+def characters(tokens: Sequence[Token]) -> Iterator[tuple[int, str]]:
     """How many tokens are shown together, and as what."""
     decoder = codecs.getincrementaldecoder("utf-8")()
     waiting: list[Token] = []  # they end within a character

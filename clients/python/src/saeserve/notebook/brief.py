@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import singledispatch
-from itertools import islice
 from typing import Any
 
 from saeserve.answers import results, types
@@ -14,6 +13,7 @@ from saeserve.answers.contrast import Contrast, Distinction
 from saeserve.answers.explanations import Explained, ExplanationSearch
 from saeserve.answers.match_table import MatchRow, MatchTable
 from saeserve.answers.similar import Similar, SimilarFeatures
+from saeserve.answers.stretches import characters, whole_characters
 from saeserve.answers.wording import counted, milliseconds, number, percent
 from saeserve.arguments.printable import printable
 
@@ -43,9 +43,10 @@ def quoted(text: str, most: int = _TEXT) -> str:
     return f"'{text if len(text) <= most else text[: most - 1] + '…'}'"
 
 
-def text_of(tokens: Iterable[types.Token]) -> str:
-    """The beginning of a text from its tokens."""
-    return quoted("".join(token.display for token in islice(tokens, _TEXT)))
+def text_of(tokens: Sequence[types.Token], most: int = _TEXT) -> str:
+    """The beginning of a text from its tokens, its characters whole."""
+    start, end = whole_characters(tokens, 0, 4 * most)  # a character has at most 4 tokens
+    return quoted("".join(text for _, text in characters(tokens[start:end])), most)
 
 
 def _first(parts: Sequence[str]) -> str:
@@ -99,8 +100,9 @@ def _(statistics: types.Statistics) -> str:
 def _(record: types.Record) -> str:
     if record.max_position >= len(record.tokens):
         return number(record.max_activation)
-    start = max(0, record.max_position - 4)
-    around = quoted("".join(token.display for token in record.tokens[start : record.max_position + 5]), 60)
+    peak = record.max_position
+    start, end = whole_characters(record.tokens, max(0, peak - 4), min(len(record.tokens), peak + 5))
+    around = text_of(record.tokens[start:end], 60)
     return f"{number(record.max_activation)} on {quoted(record.tokens[record.max_position].display)} in {around}"
 
 

@@ -33,6 +33,21 @@ class _Line:
     number: int
     text: EncodedText
     activations: Floats
+    projected: bool = False
+    """Whether it is a projection, whose values have either sign; what is not fires where it is above 0."""
+
+    @property
+    def begin(self) -> int:
+        """The row behind the BOS, which is drawn, and otherwise left out: it would outdo the text."""
+        return int(self.text.bos_included)
+
+    @property
+    def peak(self) -> int | None:
+        """The row that has the largest value; None where the feature does not fire."""
+        if len(self.activations) <= self.begin:
+            return None
+        place = self.begin + int(np.argmax(self.activations[self.begin :]))
+        return place if self.projected or self.activations[place] > 0 else None
 
 
 def result(encoded: EncodeResult) -> str:
@@ -56,7 +71,7 @@ def _texts(texts: Sequence[EncodedText], numbers: Sequence[int]) -> Iterator[Htm
     left = 0
     if columns:
         lines = [
-            _Line(name, number_, one, one.dense[:, place])
+            _Line(name, number_, one, one.dense[:, place], projected=place >= len(one.features))
             for place, name in enumerate(columns)
             for number_, one in zip(numbers, texts, strict=True)
             if one.dense is not None
@@ -72,12 +87,17 @@ def _texts(texts: Sequence[EncodedText], numbers: Sequence[int]) -> Iterator[Htm
         yield note(f"{counted(values, 'value')} above 0 on {counted(rows, 'token')}; the strongest of each text:")
     scales = {line.feature: 0.0 for line in lines}
     for line in lines:
-        scales[line.feature] = max(scales[line.feature], float(np.abs(line.activations).max(initial=0)))
+        scales[line.feature] = max(scales[line.feature], _largest(line.activations[line.begin :]))
     yield first(lines, _ROWS, "line", lambda some: _lines(some, scales))
     if left:
         yield note(f"{counted(left, 'text')} more not shown here")
     if any(one.truncated for one in texts):
         yield note("texts were cut to the token limit: see `truncated` of each")
+
+
+def _largest(values: Floats) -> float:
+    """Whatever its sign; NaN counts for nothing."""
+    return float(np.nanmax(np.abs(values), initial=0))
 
 
 def _strongest(number_: int, one: EncodedText) -> Iterator[_Line]:
@@ -96,9 +116,7 @@ def _strongest(number_: int, one: EncodedText) -> Iterator[_Line]:
 def _lines(lines: Sequence[_Line], scales: dict[str, float]) -> Html:
     rows = []
     for line in lines:
-        begin = int(line.text.bos_included)
-        fires = len(line.activations) > begin and line.activations[begin:].max() > 0
-        peak = begin + int(np.argmax(line.activations[begin:])) if fires else None
+        peak = line.peak
         named = bool(line.text.tokens)
         on: object = "-" if peak is None else shading.label(line.text.tokens[peak]) if named else f"token {peak}"
         shaded = shading.tokens(line.text.tokens, line.activations, scales[line.feature], peak) if named else Html()
@@ -118,7 +136,7 @@ def comparison(compared: Comparison) -> str:
 
 def _compared(compared: Comparison, name: FeatureLike) -> Html:
     values = compared.activations(name)
-    scale = float(np.nanmax(np.abs(values))) if values.size else 0.0
+    scale = _largest(values)
     differs = [compared.differs(row) for row in range(len(compared.rows))]
     told = [row for row in range(len(differs)) if differs[row] or np.nanmax(values[row]) > 0]
     near = sorted(

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from saeserve.answers.activations import Floats
 from saeserve.answers.compare import shown
-from saeserve.answers.stretches import Stretch, stretches
+from saeserve.answers.stretches import Stretch, stretches, whole_characters
 from saeserve.answers.types import Token
 from saeserve.answers.wording import counted, number
 from saeserve.notebook.markup import Html, escaped, isolated, joined, tag
@@ -38,8 +38,7 @@ def tokens(
     """The text, its values on hover, the peak bold; of a long one what stands round the peak, and how much does not."""
     middle = 0 if peak is None else peak
     start = max(0, min(middle - window // 2, len(tokens) - window))
-    end = min(len(tokens), start + window)
-    # Only what is shown is looked at: a window may begin within a character, which then is shown as bytes.
+    start, end = whole_characters(tokens, start, min(len(tokens), start + window))
     inside = None if peak is None else peak - start
     parts = stretches(tokens[start:end], activations[start:end], inside)
     return joined(
