@@ -46,15 +46,14 @@ def parser() -> Parser:
     top.set_defaults(target=None, timeout=DEFAULT_TIMEOUT, wait=None, json=False)
     top.set_defaults(**{name: os.environ.get("SAESERVE_" + name.upper()) or None for name in _CONNECTION})
     top.set_defaults(tls=_yes("SAESERVE_TLS"), allow_insecure_token=_yes("SAESERVE_ALLOW_INSECURE_TOKEN"))
-    common = _common()
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
 
-    def command(name: str, summary: str) -> argparse.ArgumentParser:
+    def command(name: str, summary: str, *, answers: bool = True) -> argparse.ArgumentParser:
         return commands.add_parser(
             name,
             help=summary,
             description=summary,
-            parents=[common],
+            parents=[_common(answers)],
             epilog=_EPILOG,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
@@ -76,7 +75,9 @@ def parser() -> Parser:
     tokenize.add_argument("text", metavar="TEXT", nargs="?", type=text, help="the text, or - for standard input")
     tokenize.add_argument("--ids", metavar="ID,...", type=integers, help="token ids instead of a text")
     command("info", "which model, which device, which limits?")
-    web.options(command("web", "a page in the browser and HTTP for everyone, before one or several servers"))
+    web.options(
+        command("web", "a page in the browser and HTTP for everyone, before one or several servers", answers=False)
+    )
     completion = commands.add_parser(
         "completion",
         help="what a shell completes `saeserve` by",
@@ -87,8 +88,11 @@ def parser() -> Parser:
     return top
 
 
-def _common() -> Parser:
-    """Options of every command. They have no defaults of their own, so that they work before and after its name."""
+def _common(answers: bool = True) -> Parser:
+    """Options of every command. They have no defaults of their own, so that they work before and after its name.
+
+    answers: whether it prints an answer.
+    """
     common = Parser(add_help=False, argument_default=argparse.SUPPRESS)
     group = common.add_argument_group("connection and output")
     group.add_argument(
@@ -122,7 +126,8 @@ def _common() -> Parser:
         type=seconds,
         help=f"before that, wait for a server that starts or loads (without SECONDS: {WAIT:g})",
     )
-    group.add_argument("--json", action="store_true", help="print the answer as JSON")
+    if answers:
+        group.add_argument("--json", action="store_true", help="print the answer as JSON")
     return common
 
 

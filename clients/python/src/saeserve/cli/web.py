@@ -117,6 +117,7 @@ def run(arguments: argparse.Namespace, connection: dict[str, Any]) -> int:
         raise ValueError(f'saeserve web needs {", ".join(missing)}: pip install "saeserve[web]"')
     from saeserve.web import serving
 
+    _check_options(arguments)
     settings = _settings(arguments)
     if arguments.local:
         _check_local(arguments)
@@ -144,6 +145,17 @@ def run(arguments: argparse.Namespace, connection: dict[str, Any]) -> int:
 
         told = serving.serve(sock, connection, settings, ready)
     return INTERRUPTED if told == signal.SIGINT else OK
+
+
+def _check_options(arguments: argparse.Namespace) -> None:
+    """Raises ValueError for options that would say nothing."""
+    if arguments.json:  # given before the command's name
+        raise ValueError("--json says how an answer is printed, and saeserve web prints none")
+    for option in () if arguments.local else ("model", "config"):
+        if getattr(arguments, option):
+            raise ValueError(f"--{option} says what a server of its own serves, which --local starts")
+    if arguments.local and arguments.wait is not None:
+        raise ValueError("--wait waits for a server that is started elsewhere; the one of --local is waited for anyway")
 
 
 def _settings(arguments: argparse.Namespace) -> Settings:
