@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from saeserve.v1 import feature_service_pb2 as service
+from saeserve.web import protocol
 from tests.client.fake import dense, new_service, serve
 from tests.web.running import gateway_before
 from tests.web.test_stream import metrics, wait
@@ -56,6 +57,38 @@ def head(length: int, more: str = "") -> bytes:
     return f"POST /api/v1/search HTTP/1.1\r\nhost: localhost\r\ncontent-length: {length}\r\n{more}\r\n".encode()
 
 
+def one(of: socket.socket) -> bytes:
+    """A whole answer that tells its length."""
+    found = b""
+    while b"\r\n\r\n" not in found:
+        found += received(of)
+    start, _, body = found.partition(b"\r\n\r\n")
+    length = next(int(line[15:]) for line in start.lower().split(b"\r\n") if line.startswith(b"content-length:"))
+    while len(body) < length:
+        body += received(of)
+    assert len(body) == length
+    return start
+
+
+def received(of: socket.socket) -> bytes:
+    part = of.recv(65536)
+    assert part, "the connection ended"
+    return part
+
+
+def side_of(running, caller: socket.socket):
+    """The gateway's protocol of a connection."""
+    found = []
+
+    def look() -> bool:
+        every = list(running.server.server_state.connections)
+        found[:] = [made for made in every if made.client == caller.getsockname()]
+        return bool(found)
+
+    wait(look, "it is connected")
+    return found[0]
+
+
 def test_a_head_that_does_not_come(behind):
     for begun in (b"", b"GET / HTTP/1.1\r\nhost: loc", b"GET / HTTP/1.1\r\n"):
         with connect(behind) as slow:
@@ -65,6 +98,7 @@ def test_a_head_that_does_not_come(behind):
             assert PATIENCE * 0.9 < time.monotonic() - began < 5
             assert said.startswith(b"HTTP/1.1 408")
             assert b"the head of the request did not arrive within 0.4 s" in said
+            assert b'"status": "INVALID_ARGUMENT"' in said  # as /docs has it of 408
 
 
 def test_a_head_that_comes_byte_by_byte(behind):
@@ -81,6 +115,70 @@ def test_a_head_without_end(behind):
         for number in range(200):
             endless.sendall(f"x-{number}: {'a' * 1000}\r\n".encode())
         assert rest(endless).startswith(b"HTTP/1.1 431")
+
+
+def test_a_long_head_in_one_piece(behind):
+    with connect(behind) as endless:
+        side = side_of(behind, endless)
+        said = b"GET /healthz HTTP/1.1\r\nhost: localhost\r\nx: " + b"a" * 200_000 + b"\r\n\r\n"
+        behind.loop.call_soon_threadsafe(side.data_received, said)
+        assert rest(endless).startswith(b"HTTP/1.1 431")
+
+
+def test_a_body_does_not_count_as_the_head_after_it(behind):
+    body = json.dumps({"input": {"text": "a" * 150_000}}).encode()
+    with connect(behind) as caller:
+        side = side_of(behind, caller)
+        said = head(len(body)) + body + b"GET /healthz HTTP/1.1\r\nhost:"
+        behind.loop.call_soon_threadsafe(side.data_received, said)
+        assert one(caller).startswith(b"HTTP/1.1 200")
+        caller.sendall(b" localhost\r\n\r\n")
+        assert one(caller).startswith(b"HTTP/1.1 200")
+
+
+def test_half_a_head_does_not_break_into_an_answer(behind, fake):
+    """Of a request that was sent ahead: the answer before it gets out whole, and then the connection ends."""
+    fake.hang.add("Search")
+    body = json.dumps(SEARCH).encode()
+    with connect(behind) as caller:
+        caller.sendall(head(len(body)) + body + b"GET /healthz HTTP/1.1\r\nhost: loc")
+        wait(lambda: 'connections_refused_total{why="slow"} 1.0' in metrics(behind), "it was waited for")
+        fake.release.set()
+        said = rest(caller)
+        assert said.startswith(b"HTTP/1.1 200")
+        assert said.count(b"HTTP/1.1") == 1
+        assert said.endswith(b"}")
+
+
+REFUSED = "authorization: Basic abc\r\n"
+
+
+def test_a_connection_outlives_a_request_that_was_refused_before_its_body_came(behind, monkeypatch):
+    monkeypatch.setattr(protocol, "_READ_ON", 0.2)
+    with connect(behind) as caller:
+        caller.sendall(head(100, REFUSED))
+        assert one(caller).startswith(b"HTTP/1.1 401")
+        caller.sendall(b" " * 100)
+        time.sleep(0.4)
+        caller.sendall(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n")
+        assert one(caller).startswith(b"HTTP/1.1 200")
+        caller.sendall(head(100, REFUSED) + b" ")  # this one's never comes
+        assert one(caller).startswith(b"HTTP/1.1 401")
+        assert rest(caller) == b""
+
+
+def test_a_request_that_was_sent_ahead_has_its_own_time_for_its_body(behind, fake, monkeypatch):
+    monkeypatch.setattr(protocol, "_READ_ON", 0.1)
+    fake.hang.add("Search")
+    body = json.dumps(SEARCH).encode()
+    with connect(behind) as caller:
+        caller.sendall(head(len(body)) + body + head(len(body)) + body[:1])
+        wait(lambda: fake.seen, "the first is asked")
+        fake.release.set()
+        assert one(caller).startswith(b"HTTP/1.1 200")
+        time.sleep(0.25)
+        caller.sendall(body[1:])
+        assert one(caller).startswith(b"HTTP/1.1 200")
 
 
 def test_a_body_that_does_not_come(behind):
@@ -105,20 +203,56 @@ def test_a_body_that_comes_byte_by_byte(behind):
         assert slow.recv(100).startswith(b"HTTP/1.1 408")
 
 
-def test_who_does_not_read_his_answer_is_cut_off(behind, fake):
+@pytest.fixture
+def large(fake):
+    """The fake server answers searches by seven megabytes."""
     answer = fake.answers["Search"]
 
-    def large(request):
-        made = answer(request)
-        made.results[0].activations.extend([1 / 3] * 400_000)
-        return made
+    def made(request):
+        found = answer(request)
+        found.results[0].activations.extend([1 / 3] * 400_000)
+        return found
 
-    fake.answers["Search"] = large
+    fake.answers["Search"] = made
+    return fake
+
+
+def narrow(running) -> socket.socket:
+    """A connection that asks for an answer, and takes little at a time."""
+    made = socket.socket()
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    made.settimeout(10)
+    made.connect(("127.0.0.1", running.port))
     body = json.dumps(SEARCH).encode()
-    with connect(behind) as slow:
-        slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        slow.sendall(head(len(body)) + body)
+    made.sendall(head(len(body)) + body)
+    return made
+
+
+def test_who_does_not_read_his_answer_is_cut_off(behind, large):
+    with narrow(behind):
         wait(lambda: 'connections_refused_total{why="unread"} 1.0' in metrics(behind), "he is cut off")
+
+
+def test_who_reads_slowly_is_not(behind, large):
+    with narrow(behind) as slow:
+        began = time.monotonic()
+        while time.monotonic() - began < 4 * PATIENCE:
+            assert slow.recv(16384)
+            time.sleep(0.01)
+        assert side_of(behind, slow).transport.get_write_buffer_size() > 0
+        assert 'connections_refused_total{why="unread"}' not in metrics(behind)
+
+
+def test_an_answer_keeps_its_place_until_it_has_left(large):
+    server, address = serve(large)
+    with gateway_before(address, max_requests=1) as running:
+        with narrow(running) as slow:
+            side = side_of(running, slow)
+            wait(lambda: side.transport.get_write_buffer_size() > 0, "it is on its way")
+            assert "saeserve_web_requests_in_flight 1.0" in metrics(running)
+            assert httpx.post(f"{running.url}/api/v1/search", json=SEARCH, trust_env=False).status_code == 503
+        wait(lambda: "saeserve_web_requests_in_flight 0.0" in metrics(running), "he is gone")
+    server.stop(0).wait(10)
 
 
 @pytest.mark.parametrize(

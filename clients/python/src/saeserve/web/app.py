@@ -6,13 +6,14 @@ import json
 from functools import cache
 from pathlib import Path
 
-from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route, Router
 from starlette.types import ASGIApp
 
 from saeserve.web import calls, docs, metrics, openapi
+from saeserve.web.cors import OtherPages
+from saeserve.web.forwarding import scheme
 from saeserve.web.gateway import Gateway
 from saeserve.web.guard import Errors, Guard
 from saeserve.web.neuronpedia import routes as neuronpedia
@@ -30,25 +31,18 @@ def build(gateway: Gateway) -> ASGIApp:
     # No Starlette around it: its own middleware would answer errors, and log them with the texts that they quote.
     app: ASGIApp = Errors(Router(routes, redirect_slashes=False, default=Page()))
     if gateway.settings.allow_origins:
-        app = CORSMiddleware(
-            app,
-            allow_origins=gateway.settings.allow_origins,
-            allow_methods=["GET", "POST"],
-            allow_headers=["authorization", "content-type", "x-request-id", "x-saeserve-client", "x-saeserve-timeout"],
-            expose_headers=["retry-after", "x-request-id"],
-            max_age=600,
-        )
+        app = OtherPages(app, gateway.settings.allow_origins)
     return Guard(app, gateway.settings, gateway.metrics)
 
 
 def _calls(gateway: Gateway) -> list[BaseRoute]:
     """The RPCs."""
     routes: list[BaseRoute] = [
-        Route(calls.path_of(name), calls.unary(gateway, name), methods=["POST"])
+        Route(calls.path_of(name), calls.Unary(gateway, name), methods=["POST"])
         for name, rpc in calls.RPCS.items()
         if not rpc.client_streaming
     ]
-    routes.append(Route(calls.path_of("Contrast"), calls.contrast(gateway), methods=["POST"]))
+    routes.append(Route(calls.path_of("Contrast"), calls.Contrast(gateway), methods=["POST"]))
     routes.append(Route(calls.path_of("EncodeStream"), EncodeStream(gateway), methods=["POST"]))
     return routes
 
@@ -63,7 +57,7 @@ def _about(gateway: Gateway) -> list[BaseRoute]:
         return Response(gateway.metrics.text(), media_type=metrics.CONTENT_TYPE)
 
     async def explained(request: Request) -> Response:
-        return HTMLResponse(docs.page(f"{request.url.scheme}://{request.url.netloc}"))
+        return HTMLResponse(docs.page(f"{scheme(request.scope, gateway.settings)}://{request.url.netloc}"))
 
     async def described(request: Request) -> Response:
         return Response(_openapi(), media_type="application/json")

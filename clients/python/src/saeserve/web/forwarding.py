@@ -62,6 +62,15 @@ def peer(scope: Scope, settings: Settings) -> str:
     return str(client[0]) if client else "local"
 
 
+def scheme(scope: Scope, settings: Settings) -> str:
+    """`http` or `https`, as the caller wrote it; behind a proxy that is trusted as that says."""
+    if settings.trust_proxy:
+        forwarded = ",".join(Headers(scope=scope).getlist("x-forwarded-proto")).rpartition(",")[2].strip().lower()
+        if forwarded in ("http", "https"):
+            return forwarded
+    return str(scope["scheme"])
+
+
 def _client(headers: Headers, scope: Scope, settings: Settings) -> str:
     named = headers.get("x-saeserve-client")
     if named:

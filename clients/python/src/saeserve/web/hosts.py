@@ -25,7 +25,7 @@ class Names:
         self._any_host = "*" in settings.allow_hosts
         self._hosts = {name.lower().rstrip(".") for name in (*settings.allow_hosts, settings.host)}
         self._any_origin = "*" in settings.allow_origins
-        self._origins = {origin.lower().rstrip("/") for origin in settings.allow_origins}
+        self._origins = frozenset(settings.allow_origins)
         self.known = lru_cache(maxsize=256)(self._known)
 
     def check(self, scope: Scope) -> None:
@@ -42,7 +42,8 @@ class Names:
                 reason="HOST_NOT_ALLOWED",
                 http=421,
             )
-        if scope["method"] not in ("GET", "HEAD", "OPTIONS"):
+        asks_first = scope["method"] == "OPTIONS" and "access-control-request-method" in headers
+        if asks_first or scope["method"] not in ("GET", "HEAD", "OPTIONS"):
             self._check_origin(headers, given[0])
 
     def _check_origin(self, headers: Headers, host: str) -> None:

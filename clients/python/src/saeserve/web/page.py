@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
@@ -30,6 +31,10 @@ class Page(StaticFiles):
 
     async def get_response(self, path: str, scope: Scope) -> Response:
         """A browser asks each time whether a file is still the same: it changes with the next version."""
-        response = await super().get_response(path, scope)
+        asks = scope["method"] in ("GET", "HEAD")
+        # Of another method too it is said first whether anything is there.
+        response = await super().get_response(path, scope if asks else {**scope, "method": "GET"})
+        if not asks:
+            raise HTTPException(405, headers={"Allow": "GET, HEAD"})
         response.headers["cache-control"] = "no-cache"
         return response

@@ -6,7 +6,6 @@ import asyncio
 import json
 from typing import Any
 
-from grpc import StatusCode
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from saeserve.web import problems
@@ -19,6 +18,10 @@ LONGEST_HEAD = 64 * 1024
 
 _READ_ON = 5.0
 """Seconds for the rest of a body whose request was answered before."""
+_AT_A_TIME = 16 * 1024
+"""Bytes that are read between two looks at how long a head has become."""
+_TAKEN = 16 * 1024
+"""Bytes of an answer that a caller takes at least in each turn of the patience."""
 
 
 def protocol(settings: Settings, metrics: Metrics) -> type[asyncio.Protocol]:
@@ -37,6 +40,12 @@ class _Protocol(HttpToolsProtocol):
         self._head_bytes = 0
         self._writing: asyncio.TimerHandle | None = None
         """Until when something of what was written must be taken."""
+        self._unwritten = 0
+        """Bytes that waited for the caller when that began."""
+        self._reading_on: asyncio.TimerHandle | None = None
+        """Until when the rest of a body must be there whose request is answered."""
+        self._deaf = False
+        """Whether nothing is read any more: what is being answered gets out, then the connection ends."""
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
@@ -51,17 +60,21 @@ class _Protocol(HttpToolsProtocol):
         self.metrics.connections.set(len(self.connections))
         self._forget_head()
         self._forget_writing()
+        self._forget_rest()
 
     def data_received(self, data: bytes) -> None:
-        if self.transport.is_closing():
-            return
-        super().data_received(data)
-        if self._head is None or self.transport.is_closing():
-            return
-        self._head_bytes += len(data)
-        if self._head_bytes > LONGEST_HEAD:
-            said = f"the head of the request has more than {LONGEST_HEAD:,} bytes"
-            self._end("head", Refused(said, reason="REQUEST_TOO_LARGE", http=431))
+        for start in range(0, len(data), _AT_A_TIME):
+            if self._deaf or self.transport.is_closing():
+                return
+            part = data[start : start + _AT_A_TIME]
+            head = self._head
+            super().data_received(part)
+            # Of the part in which it begins nothing counts: the end of another body may be in it.
+            if head is not None and self._head is head:
+                self._head_bytes += len(part)
+                if self._head_bytes > LONGEST_HEAD:
+                    said = f"the head of the request has more than {LONGEST_HEAD:,} bytes"
+                    self._end("head", Refused(said, reason="REQUEST_TOO_LARGE", http=431))
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -79,37 +92,61 @@ class _Protocol(HttpToolsProtocol):
     def _slow(self) -> None:
         self._head = None
         said = f"the head of the request did not arrive within {self.settings.patience:g} s"
-        self._end("slow", Refused(said, code=StatusCode.DEADLINE_EXCEEDED, reason="SLOW_REQUEST", http=408))
+        self._end("slow", Refused(said, reason="SLOW_REQUEST", http=408))
+
+    def on_message_complete(self) -> None:
+        self._forget_rest()
+        super().on_message_complete()
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._writing = self.loop.call_later(self.settings.patience, self._unread)
+        self._await_taking()
 
     def resume_writing(self) -> None:
         super().resume_writing()
         self._forget_writing()
 
-    def _unread(self) -> None:
+    def _await_taking(self) -> None:
+        self._forget_writing()
+        self._unwritten = self.transport.get_write_buffer_size()
+        self._writing = self.loop.call_later(self.settings.patience, self._look_at_taking)
+
+    def _look_at_taking(self) -> None:
+        """Who takes little by little is waited for: one write may be megabytes."""
         self._writing = None
-        self.metrics.refused.labels("unread").inc()
-        self.transport.abort()
+        left = self.transport.get_write_buffer_size()
+        if left > max(0, self._unwritten - _TAKEN):
+            self.metrics.refused.labels("unread").inc()
+            self.transport.abort()
+        elif left:
+            self._await_taking()
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        if self.cycle.more_body:  # of a request that was refused: it may come for a while, and nobody reads it
-            self.loop.call_later(_READ_ON, self.transport.close)
+        # Of a request that was refused the body may come for a while, and nobody reads it. (With requests that were
+        # sent ahead the cycle is the last of them, not the one that is complete.)
+        if self.cycle.response_complete and self.cycle.more_body and not self.transport.is_closing():
+            self._forget_rest()
+            self._reading_on = self.loop.call_later(_READ_ON, self.transport.close)
 
     def timeout_keep_alive_handler(self) -> None:
-        """uvicorn's would wait for the last of an answer to be taken."""
-        if self.transport.get_write_buffer_size():
-            self.transport.abort()
-        else:
+        """uvicorn's would not wait for the last of an answer to be taken."""
+        if not self.transport.get_write_buffer_size():
             super().timeout_keep_alive_handler()
+            return
+        if self._writing is None:
+            self._await_taking()
+        self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
 
     def _end(self, why: str, error: Refused) -> None:
         """Say why, and close: there is no request that could be answered."""
         self.metrics.refused.labels(why).inc()
         self._forget_head()
+        before: Any = self.cycle
+        if before is not None and not before.response_complete:  # that request is being answered: nothing in between
+            self._deaf = True
+            before.keep_alive = False
+            return
         body = json.dumps(problems.body_of(error, "")).encode()
         head = f"HTTP/1.1 {problems.status_of(error)} \r\ncontent-type: application/json\r\nconnection: close\r\n"
         head += f"content-length: {len(body)}\r\n"
@@ -126,3 +163,8 @@ class _Protocol(HttpToolsProtocol):
         if self._writing is not None:
             self._writing.cancel()
             self._writing = None
+
+    def _forget_rest(self) -> None:
+        if self._reading_on is not None:
+            self._reading_on.cancel()
+            self._reading_on = None

@@ -20,10 +20,10 @@ from saeserve.web.settings import Settings
 
 _KEEP_ALIVE = 60
 """Seconds that a connection may be idle: longer than proxies and browsers leave theirs."""
-
-
 _BACKLOG = 2048
 """Connections that may wait to be taken."""
+_HELD = 128 * 1024
+"""Bytes of an answer that the system keeps, beside what is on its way: else it is not seen who takes none."""
 
 
 def listen(settings: Settings) -> socket.socket:
@@ -33,6 +33,8 @@ def listen(settings: Settings) -> socket.socket:
     sock = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        with contextlib.suppress(OSError, AttributeError):  # not every system has it
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _HELD)
         sock.bind((settings.host, settings.port))
         # At once: so far others could be bound there too, and it would be known only when all has been loaded.
         sock.listen(_BACKLOG)

@@ -16,7 +16,7 @@ class Settings:
     allow_hosts: tuple[str, ...] = ()
     """Names that a request's Host may have beside addresses, those of the loopback, and `host`; `*` is any."""
     allow_origins: tuple[str, ...] = ()
-    """Other pages that may ask, `https://lab.example`; `*` is any."""
+    """Other pages that may ask, `https://lab.example`; `*` is any. Kept as browsers write them."""
     trust_proxy: bool = False
     """Whether the last address in X-Forwarded-For is the caller's."""
     client_name: str = "web"
@@ -41,6 +41,25 @@ class Settings:
     options: dict[str, Any] = field(default_factory=dict)
     """Of rooms that an option builds in, by their names."""
 
+    def __post_init__(self) -> None:
+        """Raises ValueError for an origin that no browser would send."""
+        object.__setattr__(self, "allow_origins", tuple(map(_origin, self.allow_origins)))
+
     def answering_within(self, timeout: float) -> Settings:
         """The same with another `timeout`."""
         return replace(self, timeout=timeout)
+
+
+_OF_SCHEME = {"http": ":80", "https": ":443"}
+
+
+def _origin(given: str) -> str:
+    """As a browser writes it: lower-case, without a slash at its end or the port that its scheme has anyway."""
+    if given == "*":
+        return given
+    scheme, mark, host = given.lower().removesuffix("/").partition("://")
+    if not (scheme and mark and host and given.isascii() and given.isprintable()) or set("/?#@ ,") & set(host):
+        raise ValueError(
+            f"--allow-origin {given}: SCHEME://HOST is expected, in ASCII, for example https://lab.example"
+        )
+    return f"{scheme}://{host.removesuffix(_OF_SCHEME.get(scheme, ' '))}"
