@@ -13,11 +13,12 @@ import grpc
 import httpx
 import pytest
 
-from tests.client.fake import Failure, new_service, serve, status
+from tests.client.fake import Failure, echo, new_service, one_value, serve, status
 from tests.web.replica import replicas
 from tests.web.running import gateway_before
 
 SEARCH = {"input": {"text": "My favorite color is red."}}
+STREAM = {"config": {"sources": ["0-demo"]}, "items": [{"input": {"text": "a"}}, {"input": {"text": "ab"}}]}
 
 
 @pytest.fixture
@@ -51,6 +52,10 @@ def test_nothing_listens():
         error = answer.json()["error"]
         assert (answer.status_code, error["status"], error["reason"]) == (503, "UNAVAILABLE", "CONNECTION_REFUSED")
         assert f"nothing listens at 127.0.0.1:{port}" in error["message"]
+        began = time.monotonic()
+        answer = client.post("/api/v1/encode-stream", json=STREAM)
+        assert time.monotonic() - began < 2.0
+        assert (answer.status_code, answer.json()["error"]["reason"]) == (503, "CONNECTION_REFUSED")
         ready = client.get("/readyz")
         assert ready.status_code == 503
         assert ready.json()["ready"] is False
@@ -99,6 +104,38 @@ def test_each_status_has_its_own(behind, fake, code, reason, http, status_name):
     assert answer.headers["retry-after"] == "1"
     assert ("www-authenticate" in answer.headers) == (http == 401)
     assert len(fake.seen) == (5 if reason == "OVERLOADED" else 1)  # what waiting mends is asked again here
+
+
+LOADING = Failure(status(grpc.StatusCode.UNAVAILABLE, "it loads", reason="LOADING", retry_seconds=0.01))
+
+
+def test_a_server_that_loads_is_told_of_at_once_in_words_for_http(behind, fake):
+    def loads(requests, context):
+        LOADING.abort(context)
+        yield
+
+    fake.failures.extend([LOADING] * 2)
+    fake.streams[:] = [loads]
+    for answer in (
+        behind.post("/api/v1/search", json=SEARCH),
+        behind.post("/api/v1/encode-stream", json=STREAM),
+        behind.get("/readyz"),
+    ):
+        assert answer.status_code == 503
+        assert answer.json()["error"]["message"] == "it loads; GET /readyz says when it has loaded"
+    assert len(fake.seen) == 3
+
+
+def test_a_stream_that_has_begun_waits_for_a_server_that_loads_anew(behind, fake):
+    def leaves(requests, context):
+        next(requests)
+        yield one_value(next(requests).item)
+        LOADING.abort(context)
+
+    fake.streams[:] = [leaves, echo]
+    text = behind.post("/api/v1/encode-stream", json=STREAM).text
+    assert text.endswith('event: end\ndata: {"items":2,"failed":0}\n\n')
+    assert len(fake.seen) == 2
 
 
 def test_a_draining_server_is_asked_again_and_said_to_drain(behind, fake):

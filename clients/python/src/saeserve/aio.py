@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Collection, Iterable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Concatenate, Literal, ParamSpec, Self, TypeVar, cast
@@ -178,6 +178,7 @@ class AsyncClient:
         *,
         window: Number = DEFAULT_WINDOW,
         token: str | None = None,
+        at_once: Collection[str] = (),
         timeout: timeouts.OfCall = timeouts.DEFAULT,
         metadata: Metadata | None = None,
         request_id: str | None = None,
@@ -185,11 +186,12 @@ class AsyncClient:
         """EncodeStream for ready protobuf items, as `call` is for requests. Yields a StreamAnswer for each.
 
         Items are numbered as they like, also twice the same; answers come in any order. Everything else, going on
-        when the server goes away too, is as of `encode_stream`. token: as of `call`.
+        when the server goes away too, is as of `encode_stream`. token: as of `call`. at_once: so too, for as long as
+        nothing was answered.
         """
         patience = timeouts.of_call(timeout, self.timeout)
         headers = self._connection.headers(metadata, request_id, token)
-        ledger = Forwarded(config, window, patience)
+        ledger = Forwarded(config, window, patience, at_once)
         line = Line(
             self._method("EncodeStream"), headers, lambda failure: self._error(failure, headers), self._unconnected
         )

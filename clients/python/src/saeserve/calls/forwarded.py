@@ -6,6 +6,7 @@ first chunk on, and nobody has seen half of the other's.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,8 +33,10 @@ class StreamAnswer:
 class Forwarded(Ledger):
     """Numbers items anew, so that those of the caller may be any. Answers come as they are ready, in any order."""
 
-    def __init__(self, config: service.EncodeStreamConfig, window: Number, timeout: float | None) -> None:
-        super().__init__(config, window, False, timeout)
+    def __init__(
+        self, config: service.EncodeStreamConfig, window: Number, timeout: float | None, at_once: Collection[str] = ()
+    ) -> None:
+        super().__init__(config, window, False, timeout, at_once)
         self._named: dict[int, int] = {}
         """The caller's number of each item that is not answered yet."""
         self._held: dict[int, list[service.EncodeStreamResponse]] = {}

@@ -9,7 +9,7 @@ import random
 import re
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,16 +64,23 @@ class Line:
 class Ledger:
     """Numbers the items, keeps those not yet answered, puts chunks together and says when to resume.
 
-    `window` bounds the items that are unanswered or, `in_order`, answered but waiting for an earlier one.
+    `window` bounds the items that are unanswered or, `in_order`, answered but waiting for an earlier one. `at_once`:
+    reasons of errors after which a stream of which nothing was answered yet is not resumed.
     """
 
     def __init__(
-        self, config: service.EncodeStreamConfig, window: Number, in_order: bool, timeout: float | None
+        self,
+        config: service.EncodeStreamConfig,
+        window: Number,
+        in_order: bool,
+        timeout: float | None,
+        at_once: Collection[str] = (),
     ) -> None:
         self._config = config
         self._window = number(window, "window: the number of items let through at a time", least=1)
         self._in_order = flag(in_order, "in_order")
         self._timeout = timeout
+        self._at_once = at_once
         self._count = 0
         self._unanswered: dict[int, service.EncodeStreamItem] = {}
         self._parts: dict[int, _Parts] = {}
@@ -144,6 +151,7 @@ class Ledger:
         self._unanswered.pop(item.sequence, None)
         self._parts.pop(item.sequence, None)
         if item.call_info is not None:  # an answer of the server's
+            self._at_once = ()
             self._failing_since = None
             self._said = ""
             self._backoff = channel.INITIAL_BACKOFF
@@ -167,6 +175,8 @@ class Ledger:
         unread = error.code is StatusCode.CANCELLED and error.reason != "CLIENT_CLOSED"
         if not (unread or worth_another(error)):
             raise error from failure.__cause__
+        if error.reason in self._at_once:
+            raise advised(error) from failure.__cause__
         now = time.monotonic()
         if self._failing_since is None:
             self._failing_since = now

@@ -16,7 +16,8 @@ from saeserve.transport.errors import DeadlineExceeded, SaeserveError
 
 RETRYABLE = (StatusCode.UNAVAILABLE, StatusCode.RESOURCE_EXHAUSTED)
 _OF_GRPC = "Deadline Exceeded"
-_LOADING = "wait_ready(), or --wait on the command line, waits until it has loaded"
+LOADING = "; wait_ready(), or --wait on the command line, waits until it has loaded"
+"""What errors of a server that loads end with."""
 
 
 def worth_another(error: SaeserveError) -> bool:
@@ -68,5 +69,5 @@ class Attempts:
 def advised(error: SaeserveError) -> SaeserveError:
     """The error with what to do where the server loads."""
     if error.reason == "LOADING":
-        error.message += f"; {_LOADING}"
+        error.message += LOADING
     return error

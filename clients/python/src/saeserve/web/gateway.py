@@ -13,6 +13,8 @@ from starlette.types import Receive
 
 from saeserve.aio import AsyncClient
 from saeserve.calls.forwarded import StreamAnswer
+from saeserve.transport.attempts import LOADING
+from saeserve.transport.errors import SaeserveError
 from saeserve.v1 import feature_service_pb2 as service
 from saeserve.web.forwarding import Asked
 from saeserve.web.metrics import Metrics
@@ -56,7 +58,7 @@ class Gateway:
 
     async def ask(self, asked: Asked, method: str, message: Message | Sequence[Message]) -> Any:
         """The answer to an RPC, as a message. Raises SaeserveError."""
-        with _token_refused():
+        with over_http():
             return await self.client.call(
                 method,
                 message,
@@ -74,11 +76,12 @@ class Gateway:
         items: AsyncIterator[service.EncodeStreamItem],
     ) -> AsyncGenerator[StreamAnswer, None]:
         """The answers to items, in any order. Raises SaeserveError, and what `items` raises."""
-        with _token_refused():
+        with over_http():
             answers = self.client.call_stream(
                 config,
                 items,
                 token=asked.token,
+                at_once=AT_ONCE,
                 timeout=asked.timeout,
                 metadata=asked.metadata,
                 request_id=asked.request_id,
@@ -89,10 +92,17 @@ class Gateway:
 
 
 @contextmanager
-def _token_refused() -> Iterator[None]:
-    """The one thing that is left to refuse in a request's head: a token that could be read on the way."""
+def over_http() -> Iterator[None]:
+    """What the client raises, in words for who asks by HTTP.
+
+    Raises Refused for the one thing that is left to refuse in a request's head: a token that could be read on the way.
+    """
     try:
         yield
+    except SaeserveError as error:
+        if error.reason == "LOADING":
+            error.message = error.message.removesuffix(LOADING) + "; GET /readyz says when it has loaded"
+        raise
     except ValueError as error:
         raise Refused(f"Authorization cannot be handed on: {error}", reason="INSECURE_TOKEN") from error
 

@@ -12,7 +12,7 @@ from starlette.responses import JSONResponse, Response
 from saeserve.transport.errors import SaeserveError, Unauthenticated
 from saeserve.v1 import feature_service_pb2 as service
 from saeserve.web import problems
-from saeserve.web.gateway import AT_ONCE, Gateway
+from saeserve.web.gateway import AT_ONCE, Gateway, over_http
 
 FRESH = 1.0
 """Seconds for which an answer is given again."""
@@ -46,12 +46,13 @@ class Readiness:
 
     async def _ask(self) -> SaeserveError | None:
         try:
-            await self._gateway.client.call(
-                "GetServerInfo",
-                service.GetServerInfoRequest(),
-                at_once=(*AT_ONCE, "DRAINING"),
-                timeout=PATIENCE,
-            )
+            with over_http():
+                await self._gateway.client.call(
+                    "GetServerInfo",
+                    service.GetServerInfoRequest(),
+                    at_once=(*AT_ONCE, "DRAINING"),
+                    timeout=PATIENCE,
+                )
         except Unauthenticated:
             return None  # it answers; whoever asks has to bring a token
         except SaeserveError as error:
