@@ -58,8 +58,8 @@ class Items:
             place += 1
             try:
                 item = _inside(parsing.parsed(found, what) if isinstance(found, bytes) else found, "item")
+                sequence = _number(item, sequence)
                 read = parsing.message(item, service.EncodeStreamItem(), what)
-                sequence = read.sequence if "sequence" in item else sequence
                 read.sequence = sequence
             except Refused as error:
                 await refuse(BadItem(sequence, error))
@@ -96,3 +96,13 @@ def config_and_items(found: Any) -> tuple[Any, list[Any]]:
 def _inside(found: Any, name: str) -> Any:
     """What stands in `{"item": …}`, as the contract writes it, or alone."""
     return found[name] if isinstance(found, dict) and found.keys() == {name} else found
+
+
+def _number(item: Any, place: int) -> int:
+    """An item's own number, also of one that is none for other reasons; else its place."""
+    if not isinstance(item, dict) or item.get("sequence") is None:
+        return place
+    try:
+        return parsing.message({"sequence": item["sequence"]}, service.EncodeStreamItem()).sequence
+    except Refused:
+        return place
