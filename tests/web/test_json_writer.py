@@ -6,6 +6,9 @@ import json
 import math
 import random
 import string
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -15,6 +18,7 @@ from google.rpc import status_pb2
 from hypothesis import given
 from hypothesis import strategies as st
 
+from saeserve.answers import json_writer
 from saeserve.answers.as_json import as_json
 from saeserve.answers.json_writer import json_text
 from saeserve.answers.shortest import float32, shortest
@@ -127,6 +131,24 @@ def test_every_type_was_tried_with_every_field():
             names |= {field.name for field, _ in message.ListFields()}
         choices = {field.name for one in kind.oneofs if not one.name.startswith("_") for field in one.fields}
         assert {field.name for field in kind.fields} - names <= choices, kind.name
+
+
+def test_a_writer_is_known_to_other_threads_only_when_it_is_whole(monkeypatch):
+    begun, value_of = threading.Event(), json_writer._value
+
+    def slow(*args):
+        begun.set()
+        time.sleep(0.02)
+        return value_of(*args)
+
+    monkeypatch.setattr(json_writer, "_writers", {})
+    monkeypatch.setattr(json_writer, "_value", slow)
+    message = service.SearchResponse(tokens=[wire.Token(id=1, piece=b"a")])
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(json_text, message)
+        assert begun.wait(10)
+        second = pool.submit(json_text, message)
+        assert json.loads(first.result()) == json.loads(second.result()) == as_json(message)
 
 
 @given(st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), max_size=50))

@@ -10,6 +10,7 @@ from binascii import b2a_base64
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from json.encoder import encode_basestring as quoted  # of json.dumps, in C
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -163,12 +164,30 @@ _SCALARS: dict[int, Write] = {
     **dict.fromkeys(_WHOLE, repr),
     **dict.fromkeys(_LONG, _int64),
 }
-_writers: dict[tuple[str, tuple[str, ...]], Write] = {}
+_Writers = dict[tuple[str, tuple[str, ...]], Write]
+_writers: _Writers = {}
+_building = Lock()
+"""Answers are written on the event loop and in threads."""
 
 
 def _writer(kind: Any, without: tuple[str, ...] = ()) -> Write:
-    """What writes a message of this type, but for some fields: one f-string, made from the fields and compiled."""
+    """What writes a message of this type, but for some fields."""
     known = _writers.get((kind.full_name, without))
+    if known is not None:
+        return known
+    if kind.full_name.startswith(_WELL_KNOWN):
+        return _as_protobuf_does
+    with _building:
+        new: _Writers = {}
+        made = _made(kind, without, new)
+        _writers.update(new)  # now that all that they call is there
+    return made
+
+
+def _made(kind: Any, without: tuple[str, ...], new: _Writers) -> Write:
+    """The same: one f-string, made from the fields and compiled. It stands in `new` then, with those of its parts."""
+    key = kind.full_name, without
+    known = _writers.get(key) or new.get(key)
     if known is not None:
         return known
     if kind.full_name.startswith(_WELL_KNOWN):
@@ -182,12 +201,12 @@ def _writer(kind: Any, without: tuple[str, ...] = ()) -> Write:
             parts.append(f"{{o{field.number}(m)}}")
         else:
             parts.append(_part(field)[2:-1])
-    made = _writers[kind.full_name, without] = _compiled(f"'{{' + f'{''.join(parts)}'[1:] + '}}'", names)
+    made = new[key] = _compiled(f"'{{' + f'{''.join(parts)}'[1:] + '}}'", names)
     if kind.full_name == _RECURRING and not without:
-        _writers[kind.full_name, without] = _remembered(kind, made)
+        made = new[key] = _remembered(kind, made)
     for field in fields:  # now that it is known: a type may hold itself
-        names[f"w{field.number}"] = _value(_inner(field))
-    return _writers[kind.full_name, without]
+        names[f"w{field.number}"] = _value(_inner(field), new)
+    return made
 
 
 def _remembered(kind: Any, write: Write) -> Write:
@@ -234,10 +253,10 @@ def _inner(field: FieldDescriptor) -> FieldDescriptor:
     return field.message_type.fields_by_name["value"] if _is_map(field) and field.message_type else field
 
 
-def _value(field: FieldDescriptor) -> Write:
+def _value(field: FieldDescriptor, new: _Writers) -> Write:
     """What writes one value of a field."""
     if field.message_type is not None:
-        return _writer(field.message_type)
+        return _made(field.message_type, (), new)
     if field.enum_type is not None:
         return _Names({number: f'"{one.name}"' for number, one in field.enum_type.values_by_number.items()}).__getitem__
     return _SCALARS[field.type]
