@@ -275,6 +275,9 @@ def test_what_cannot_be_is_400_with_the_reason(camel: Running, what: str) -> Non
         ("activation/all", ALL | {"ignoreBos": None}, [("bool_type", ["body", "ignoreBos"])]),
         ("activation/single", ASKED | {"source": "0-demo", "index": 5}, [("string_type", ["body", "index"])]),
         ("activation/single", ASKED | {"vector": ["1"], "hook": "x"}, [("float_type", ["body", "vector", 0])]),
+        ("activation/single", ASKED | {"vector": [10**400], "hook": "x"}, [("float_type", ["body", "vector", 0])]),
+        ("activation/single", ASKED | {"vector": [0, -1e39], "hook": "x"}, [("float_type", ["body", "vector", 1])]),
+        ("util/sae-topk-by-decoder-cossim", COSINE | {"vector": [10**400]}, [("float_type", ["body", "vector", 0])]),
         (
             "util/sae-topk-by-decoder-cossim",
             COSINE | {"feature": {"source": "x"}},
@@ -289,6 +292,17 @@ def test_what_is_no_such_request_is_422_field_by_field(
     assert answer.status_code == 422
     assert [(one["type"], one["loc"]) for one in answer.json()["detail"]] == details
     assert all(one["msg"] for one in answer.json()["detail"])
+
+
+def test_half_a_pair_of_surrogates_is_no_text(camel: Running) -> None:
+    for name, body in CALLS.items():
+        for field in ("prompt", "prompts", "text", "source", "model"):
+            if field in body:
+                half = ["\ud800"] if field == "prompts" else "\ud800"
+                answer = httpx.post(f"{camel.url}/v1/{name}", content=json.dumps(body | {field: half}))
+                assert answer.status_code == 422, (name, field)
+                (said,) = answer.json()["detail"]
+                assert (said["type"], said["loc"][1]) == ("string_type", field)
 
 
 @pytest.mark.parametrize("body", [b"{", b"\xff", b'{"model": NaN}', b"[" * 100_000])
@@ -313,6 +327,19 @@ def test_while_there_is_no_server_every_path_says_so() -> None:
             assert answer.json()["traceback"] is None
         for path in ("/health", "/v1/capabilities"):
             assert httpx.get(gateway.url + path).status_code == 500
+
+
+def test_what_the_gateway_itself_refuses_has_its_own_status() -> None:
+    options = {"neuronpedia": Options()}
+    with gateway_before(f"127.0.0.1:{free_port()}", options=options, max_requests=0, max_body=100) as full:
+        answer = post(full, "tokenize", CALLS["tokenize"])
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+        assert answer.json() == {"error": "this gateway answers 0 calls, as many as it may; come again in a moment"}
+        answer = post(full, "tokenize", {}, authorization="Basic abc")
+        assert (answer.status_code, answer.headers["www-authenticate"]) == (401, 'Bearer realm="saeserve"')
+    with gateway_before(f"127.0.0.1:{free_port()}", options=options, max_body=100) as small:
+        answer = post(small, "tokenize", {"model": "", "text": "a" * 200})
+        assert (answer.status_code, answer.headers["connection"]) == (413, "close")
 
 
 def error(code: StatusCode, reason: str, kind: type[saeserve.SaeserveError] = saeserve.SaeserveError) -> Any:

@@ -56,12 +56,12 @@ def top_of_token(
     }
 
 
-def active_features(rows: Csr) -> dict[str, list[list[float]]]:
-    """`activeFeatures` of `source`: by feature its positions and values, in the order of the text; no BOS row."""
+def active_features(rows: Csr, first: int) -> dict[str, list[list[float]]]:
+    """`activeFeatures` of `source`: by feature its positions and values, in the order of the text, from row `first`."""
     row = np.repeat(np.arange(len(rows)), np.diff(rows.indptr))
     found: dict[str, list[list[float]]] = {}
     for place, index, value in zip(row.tolist(), rows.indices.tolist(), rows.data.tolist(), strict=True):
-        if place:
+        if place >= first:
             found.setdefault(str(index), []).append([place, round(value, DECIMALS)])
     return found
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -77,23 +77,23 @@ async def _all_of(call: Call, fields: Fields, prompt: str, limit: float | None) 
     if fields["num_results"] < 1:
         raise Wrong(f"numResults is {fields['num_results']}: at least 1 is expected")
     tokens = await call.tokens(prompt, limit)
-    lead = len(call.lead)
+    lead = int(call.served.leads(sources))
     asked = _All(
         prompt=prompt,
         sources=sources,
-        count=min(fields["num_results"], MOST_RESULTS),
-        rows=lead + len(tokens),
+        count=call.served.at_most(min(fields["num_results"], MOST_RESULTS)),
         indexes=_sort_indexes(fields, lead + len(tokens)),
         ignored=bool(fields["ignore_bos"] and lead),
     )
     found = await _ranked(call, asked, lead)
+    asked = replace(asked, ignored=bool(fields["ignore_bos"] and found.bos_included))
     activations = []
-    for one in found:
+    for one in found.results:
         values = asked.shown(np.array(one.activations, np.float32))
         feature, summed = one.facts.feature, one.value if asked.indexes else 0.0
         activations.append(answers.activation(feature.source, feature.index, values, summed))
     activations += await _without_value(call, asked, found)
-    return {"activations": activations, "tokens": answers.strings([*call.lead, *tokens]), "counts": None}
+    return {"activations": activations, "tokens": answers.strings(found.tokens), "counts": None}
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +103,6 @@ class _All:
     prompt: str
     sources: Sequence[types.Source]
     count: int
-    rows: int
-    """Tokens, the BOS included."""
     indexes: Sequence[int]
     """Rows to sort by."""
     ignored: bool
@@ -117,23 +115,24 @@ class _All:
         return values
 
 
-async def _ranked(call: Call, asked: _All, lead: int) -> Sequence[service.FeatureResult]:
+async def _ranked(call: Call, asked: _All, lead: int) -> service.SearchResponse:
     """What fires, ranked by the server."""
-    if asked.ignored and list(asked.indexes) == [0]:
-        return []  # by a row of zeros nothing has a value
+    by_nothing = asked.ignored and list(asked.indexes) == [0]  # by a row of zeros nothing has a value
     request = service.SearchRequest(
         input=types.Input(text=asked.prompt),
         filter=service.Filter(include=service.FeatureSelector(sources=[source.id for source in asked.sources])),
         include_bos=True,
         rank_bos=not asked.ignored,
-        limit=asked.count,
+        limit=1 if by_nothing else asked.count,
     )
     for index in asked.indexes:
         if index >= lead:
             request.sort_tokens.add(position=index - lead)
         elif not asked.ignored:
             request.sort_tokens.add(bos=True)
-    found: Sequence[service.FeatureResult] = (await call.ask("Search", request)).results
+    found: service.SearchResponse = await call.ask("Search", request)
+    if by_nothing:
+        del found.results[:]
     return found
 
 
@@ -150,30 +149,35 @@ def _sort_indexes(fields: Fields, rows: int) -> list[int]:
     return given
 
 
-async def _without_value(call: Call, asked: _All, found: Sequence[service.FeatureResult]) -> list[dict[str, Any]]:
+async def _without_value(call: Call, asked: _All, found: service.SearchResponse) -> list[dict[str, Any]]:
     """Rows of latents whose value is 0, as many as are missing: source after source, by index. Neurons, which may be
     below 0, have none."""
     taken: dict[str, set[int]] = {}
-    for one in found:
+    for one in found.results:
         taken.setdefault(one.facts.feature.source, set()).add(one.facts.feature.index)
     names: list[tuple[str, int]] = []
     for source in asked.sources:
         if not is_neurons(source):
-            left = asked.count - len(found) - len(names)
+            left = asked.count - len(found.results) - len(names)
             more = answers.following(taken.get(source.id, set()), left, source.n_features)
             names += [(source.id, index) for index in more]
     if not names:
         return []
-    columns = np.zeros((asked.rows, len(names)), np.float32)
+    columns = np.zeros((len(found.tokens), len(names)), np.float32)
     if asked.indexes:  # they may fire on other tokens
-        columns = asked.shown(await _columns(call, [asked.prompt], names))
+        most = call.served.info.limits.max_features or len(names)
+        for first in range(0, len(names), most):
+            some = slice(first, first + most)
+            values = await _columns(call, asked.prompt, names[some])
+            columns[len(columns) - len(values) :, some] = values  # sources without a BOS may have no row for it
+        columns = asked.shown(columns)
     return [answers.activation(*name, columns[:, place], 0.0) for place, name in enumerate(names)]
 
 
-async def _columns(call: Call, prompts: Sequence[str], names: Sequence[tuple[str, int]]) -> Floats:
-    """[rows of all prompts, features], with those of their BOS."""
-    found = await call.ask("Encode", _encoding(prompts, features=names, omit_tokens=True))
-    return np.array(reading.dense(found.dense))
+async def _columns(call: Call, prompt: str, names: Sequence[tuple[str, int]]) -> Floats:
+    """[rows, features], with that of the BOS."""
+    found = await call.ask("Encode", _encoding([prompt], features=names, omit_tokens=True))
+    return reading.dense(found.dense)
 
 
 def _encoding(prompts: Sequence[str], features: Sequence[tuple[str, int]] = (), **more: Any) -> service.EncodeRequest:
@@ -215,16 +219,17 @@ async def _single_of(call: Call, fields: Fields, prompts: Sequence[str], limit: 
     found = await call.ask("Encode", request)
     column, ends = reading.dense(found.dense)[:, 0], found.text_offsets
     return [
-        _single_answer(call.served, text.tokens, column[start:end], keeps_bos)
+        _single_answer(call.served, text, column[start:end], keeps_bos)
         for text, start, end in zip(found.texts, ends, ends[1:], strict=False)
     ]
 
 
-def _single_answer(served: Served, tokens: Sequence[types.Token], values: Floats, keeps_bos: bool) -> dict[str, Any]:
+def _single_answer(served: Served, text: service.EncodedText, values: Floats, keeps_bos: bool) -> dict[str, Any]:
     """Of a latent every BOS is 0, and the leading one is left out."""
-    if not keeps_bos and served.bos is not None:
+    tokens: Sequence[types.Token] = text.tokens
+    if not keeps_bos and text.bos_included:
         ids = np.array([token.id for token in tokens])
-        tokens, values = tokens[1:], np.where(ids == served.bos.id, np.float32(0), values)[1:]
+        tokens, values = tokens[1:], np.where(ids == ids[0], np.float32(0), values)[1:]
     return answers.single(values, tokens, served.special)
 
 
@@ -250,7 +255,7 @@ async def topk_batch(call: Call, fields: Fields) -> dict[str, Any]:
 
 async def _topk_of(call: Call, fields: Fields, prompt: str, limit: float | None) -> dict[str, Any]:
     source = call.served.source(fields["source"])
-    count = max(1, min(fields["top_k"], MOST_TOP_K, source.n_features))
+    count = max(1, min(fields["top_k"], call.served.at_most(MOST_TOP_K), source.n_features))
     await call.tokens(prompt, limit)
     request = service.SearchRequest(
         input=types.Input(text=prompt),
@@ -289,7 +294,10 @@ async def source(call: Call, fields: Fields) -> dict[str, Any]:
     rows, ends = reading.sparse(found.sparse[0]), found.text_offsets
     return {
         "results": [
-            {"tokens": answers.strings(text.tokens), "activeFeatures": answers.active_features(rows[start:end])}
+            {
+                "tokens": answers.strings(text.tokens),
+                "activeFeatures": answers.active_features(rows[start:end], int(text.bos_included)),
+            }
             for text, start, end in zip(found.texts, ends, ends[1:], strict=False)
         ]
     }
@@ -328,7 +336,7 @@ async def similar(call: Call, fields: Fields) -> dict[str, Any]:
     if (feature is None) == (given is None):
         raise Wrong("Invalid request data: exactly one of feature or vector must be provided")
     asked = call.served.autoencoder(fields["source"])
-    count = max(1, min(fields["num_results"], MOST_SIMILAR, asked.n_features))
+    count = max(1, min(fields["num_results"], call.served.at_most(MOST_SIMILAR), asked.n_features))
     request = service.SimilarFeaturesRequest(
         filter=service.Filter(include=service.FeatureSelector(sources=[asked.id])), limit=count
     )
@@ -360,7 +368,7 @@ def capabilities(served: Served, token_limit: int) -> dict[str, Any]:
         "max_tokens": token_limit,
         "token_limit": token_limit,
         "activation_token_limit": token_limit,
-        "max_num_results": MOST_RESULTS,
+        "max_num_results": served.at_most(MOST_RESULTS),
         "num_layers": info.model.n_layers,
         "sae_sets": sorted({source.set for source in served.sources.values()}),
         "endpoints": {

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 _MISSING = object()
+_TOO_LARGE = 2.0**128 - 2.0**103
+"""From here on float32 would be infinite."""
 
 
 class Unprocessable(Exception):
@@ -35,7 +36,10 @@ class Field:
 
 
 def _is_text(value: Any) -> bool:
-    return isinstance(value, str)
+    try:
+        return isinstance(value, str) and value.encode() is not None
+    except UnicodeEncodeError:  # half of a pair of surrogates, which JSON may hold, is no character
+        return False
 
 
 def _is_whole(value: Any) -> bool:
@@ -43,7 +47,8 @@ def _is_whole(value: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    """As float32 can hold: JSON's may have any number of digits."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _TOO_LARGE
 
 
 def _is_flag(value: Any) -> bool:
@@ -53,7 +58,7 @@ def _is_flag(value: Any) -> bool:
 TEXT = Field(_is_text, "string_type", "Input should be a valid string")
 WHOLE = Field(_is_whole, "int_type", "Input should be a valid integer")
 FLAG = Field(_is_flag, "bool_type", "Input should be a valid boolean")
-NUMBER = Field(_is_number, "float_type", "Input should be a valid number")
+NUMBER = Field(_is_number, "float_type", "Input should be a valid number of 32 bits")
 
 
 def several(of: Field, default: Any = _MISSING) -> Field:

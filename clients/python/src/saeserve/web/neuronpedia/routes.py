@@ -8,6 +8,7 @@ import json
 import logging
 import zlib
 from collections.abc import Awaitable, Callable
+from contextlib import ExitStack
 from typing import Any
 
 from grpc import StatusCode
@@ -15,11 +16,13 @@ from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
+from starlette.types import Receive, Scope, Send
 
 from saeserve.transport.errors import SaeserveError
 from saeserve.web import bodies, parsing, problems
 from saeserve.web.forwarding import asked
 from saeserve.web.gateway import Gateway, while_there
+from saeserve.web.guard import CLOSED_AFTER
 from saeserve.web.neuronpedia import answers, calls
 from saeserve.web.neuronpedia.options import Options
 from saeserve.web.neuronpedia.requests import Unprocessable, Wrong, read, unreadable
@@ -38,10 +41,11 @@ _BAD = (
     StatusCode.FAILED_PRECONDITION,
     StatusCode.OUT_OF_RANGE,
 )
-_OF_BODIES = (408, 413)
+_WITH_HEADS = (401, 503)
 _BUSY = (StatusCode.RESOURCE_EXHAUSTED, StatusCode.DEADLINE_EXCEEDED)
 
-Answering = Callable[[Request], Awaitable[Any]]
+Answering = Callable[[Request, ExitStack], Awaitable[Any]]
+"""What is entered on the stack ends when the answer has left."""
 
 
 def routes(gateway: Gateway, options: Options) -> list[BaseRoute]:
@@ -49,33 +53,33 @@ def routes(gateway: Gateway, options: Options) -> list[BaseRoute]:
     knowing, readiness = Knowing(gateway), Readiness(gateway)
 
     def answering(name: str) -> Answering:
-        async def answer(request: Request) -> Any:
+        async def answer(request: Request, held: ExitStack) -> Any:
             head = asked(request.scope, gateway.settings)
-            with gateway.place():
-                data = await bodies.whole(request.scope, request.receive, gateway.settings)
-                work = _answer(name, data, lambda: knowing.served(head), gateway, head, options)
-                return await while_there(request.receive, work)
+            held.enter_context(gateway.place())
+            data = await bodies.whole(request.scope, request.receive, gateway.settings)
+            work = _answer(name, data, lambda: knowing.served(head), gateway, head, options)
+            return await while_there(request.receive, work)
 
         return answer
 
-    async def capabilities(request: Request) -> Any:
+    async def capabilities(request: Request, held: ExitStack) -> Any:
         served = await knowing.served(asked(request.scope, gateway.settings))
         return calls.capabilities(served, options.token_limit)
 
-    async def health(request: Request) -> Any:
+    async def health(request: Request, held: ExitStack) -> Any:
         if (error := await readiness.error()) is not None:
             raise error
         return {"status": "healthy"}
 
-    async def unknown(request: Request) -> Any:
+    async def unknown(request: Request, held: ExitStack) -> Any:
         raise NoSuchCall
 
     found: list[BaseRoute] = [
-        Route(PREFIX + name, _endpoint(answering(name), options), methods=["POST"]) for name in calls.CALLS
+        Route(PREFIX + name, _Endpoint(answering(name), options), methods=["POST"]) for name in calls.CALLS
     ]
-    found.append(Route(f"{PREFIX}capabilities", _endpoint(capabilities, options, renamed=False), methods=["GET"]))
-    found.append(Route("/health", _endpoint(health, Options()), methods=["GET"]))
-    found.append(Route(PREFIX + "{rest:path}", _endpoint(unknown, options), methods=ANY))
+    found.append(Route(f"{PREFIX}capabilities", _Endpoint(capabilities, options, renamed=False), methods=["GET"]))
+    found.append(Route("/health", _Endpoint(health, Options()), methods=["GET"]))
+    found.append(Route(PREFIX + "{rest:path}", _Endpoint(unknown, options), methods=ANY))
     return found
 
 
@@ -94,16 +98,27 @@ async def _answer(
     return await calls.CALLS[name](calls.Call(gateway, head, known, options.token_limit), fields)
 
 
-def _endpoint(answer: Answering, options: Options, *, renamed: bool = True) -> Callable[[Request], Awaitable[Response]]:
-    """An endpoint that answers errors itself, in the shape of Neuronpedia's."""
+class _Endpoint:
+    """As ASGI has it. It answers errors itself, in the shape of Neuronpedia's."""
 
-    async def endpoint(request: Request) -> Response:
+    def __init__(self, answer: Answering, options: Options, *, renamed: bool = True) -> None:
+        self._answer = answer
+        self._options = options
+        self._snake = renamed and options.snake_case
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive)
+        with ExitStack() as held:
+            response = await self._response(request, held)
+            await response(scope, receive, send)
+
+    async def _response(self, request: Request, held: ExitStack) -> Response:
         zipped = accepts_gzip(request.headers)
-        if not _has_secret(request.headers, options.secret):
+        if not _has_secret(request.headers, self._options.secret):
             return _json({"error": "Invalid or missing X-SECRET-KEY header"}, 401, zipped)
         try:
-            found = await answer(request)
-            found = answers.snake(found) if renamed and options.snake_case else found
+            found = await self._answer(request, held)
+            found = answers.snake(found) if self._snake else found
             return await asyncio.to_thread(_json, found, 200, zipped)
         except ClientDisconnect:
             raise
@@ -115,18 +130,19 @@ def _endpoint(answer: Answering, options: Options, *, renamed: bool = True) -> C
             return _json({"error": str(error)}, 400, zipped)
         except SaeserveError as error:
             status, said = _refused(error)
-            return _json(said, status, zipped, problems.headers_of(error) if status == 503 else {})
+            headers = problems.headers_of(error) if status in _WITH_HEADS else {}
+            if status in CLOSED_AFTER:
+                headers["connection"] = "close"
+            return _json(said, status, zipped, headers)
         except Exception as error:
             log.exception("request %s failed", request.scope["state"]["request_id"])
             return _json(_fault("a fault of the gateway; its log has the rest", type(error).__name__), 500, zipped)
 
-    return endpoint
-
 
 def _refused(error: SaeserveError) -> tuple[int, dict[str, Any]]:
     """Status and body of what the server, or the gateway itself, refuses."""
-    if isinstance(error, Refused) and error.http in _OF_BODIES:
-        return error.http, {"error": error.message}
+    if isinstance(error, Refused):
+        return problems.status_of(error), {"error": error.message}
     if error.code in _BAD:
         return 400, {"error": error.message}
     if error.code in _BUSY or error.reason == "OUT_OF_MEMORY":

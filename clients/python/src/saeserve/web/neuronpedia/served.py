@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from saeserve.v1 import feature_service_pb2 as service
@@ -14,6 +14,9 @@ from saeserve.web.neuronpedia.requests import Wrong
 
 FRESH = 5.0
 """Seconds for which what was asked counts: a server may be started anew with other sources."""
+
+_TOKENS = 100
+"""For how many tokens it is kept."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -30,6 +33,14 @@ class Served:
     def special(self) -> frozenset[int]:
         """Ids of special tokens."""
         return frozenset((*self.info.model.special_ids, *(() if self.bos is None else (self.bos.id,))))
+
+    def leads(self, sources: Iterable[types.Source]) -> bool:
+        """Whether a BOS stands before texts that these sources read: the model's, or one of their own."""
+        return self.bos is not None or any(source.HasField("bos_id") for source in sources)
+
+    def at_most(self, count: int) -> int:
+        """So many results, or as many as the server gives at a time."""
+        return min(count, self.info.limits.max_limit or count)
 
     def source(self, name: str) -> types.Source:
         """A source by name. Raises Wrong."""
@@ -61,24 +72,39 @@ class Served:
         return list({source.id: source for source in chosen}.values())
 
 
+@dataclass(slots=True)
+class _Known:
+    """What a token's bearer was told."""
+
+    served: Served | None = None
+    until: float = 0.0
+
+
 class Knowing:
-    """Asks once for all callers, and anew once that is old."""
+    """Asks once for all callers with the same token, and anew once that is old."""
 
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
-        self._known: Served | None = None
-        self._until = 0.0
+        self._known: dict[str | None, _Known] = {}
+        """By token. None: that of the gateway, or none."""
 
     async def served(self, asked: Asked) -> Served:
-        """What is served. Raises SaeserveError where the server does not answer."""
-        if self._known is None or time.monotonic() >= self._until:
-            self._until = time.monotonic() + FRESH  # meanwhile others go on with what is known
+        """What is served. Raises SaeserveError where the server does not answer, or does not take the token."""
+        known = self._known.get(asked.token) or _Known()
+        if known.served is None or time.monotonic() >= known.until:
+            known.until = time.monotonic() + FRESH  # meanwhile others go on with what is known
             try:
-                self._known = await self._ask(asked)
+                known.served = await self._ask(asked)
             except BaseException:
-                self._until = 0.0
+                known.until = 0.0
+                if self._known.get(asked.token) is known:
+                    del self._known[asked.token]
                 raise
-        return self._known
+            # Only now: whoever tries tokens leaves none here.
+            self._known[asked.token] = known
+            while len(self._known) > _TOKENS:
+                del self._known[next(iter(self._known))]
+        return known.served
 
     async def _ask(self, asked: Asked) -> Served:
         info = await self._gateway.ask(asked, "GetServerInfo", service.GetServerInfoRequest())
