@@ -17,9 +17,22 @@ import httpx
 import pytest
 
 from saeserve.cli.main import main
+from saeserve.transport.connection import Connection
+from saeserve.web import serving
+from saeserve.web.settings import Settings
 from tests.client.fake import new_service, serve
+from tests.security.certificates import Authority
 
 SEARCH = {"input": {"text": "My favorite color is red."}}
+DEFAULTS: dict = {
+    **dict.fromkeys(("tls", "ca_cert", "client_cert", "client_key", "server_name", "credentials", "token")),
+    "token_file": None,
+    "allow_insecure_token": False,
+    "client_name": "",
+    "metadata": (),
+    "options": (),
+    "max_message_bytes": 2**20,
+}
 
 
 @contextlib.contextmanager
@@ -128,6 +141,11 @@ def test_nothing_is_logged_of_what_is_asked(target, fake, tmp_path):
         (["--max-requests", "0"], 2, "whole number from 1"),
         (["--local", "--target", "127.0.0.1:1"], 2, "give one of them"),
         (["--target", "http://127.0.0.1:1"], 2, "is a URL"),
+        (["--json"], 2, "unrecognized arguments: --json"),
+        (["--model", "demo"], 2, "which --local starts"),
+        (["--local", "--wait", "5"], 2, "is waited for anyway"),
+        (["--allow-origin", "lab.example"], 2, "SCHEME://HOST is expected"),
+        (["--local", "--token-file", "a"], 2, "as auth_token_file"),
         (["--bind", "192.0.2.77:0"], 1, "cannot listen there"),
     ],
 )
@@ -137,6 +155,13 @@ def test_what_cannot_be_served_is_said_in_a_line(capsys, arguments, code, words)
     said = capsys.readouterr().err
     assert words in said
     assert said.count("\n") == 1
+
+
+def test_it_prints_no_answer(capsys):
+    assert main(["--json", "web", "--bind", "127.0.0.1:0"]) == 2
+    assert "saeserve web prints none" in capsys.readouterr().err
+    assert main(["web", "--help"]) == 0
+    assert "--json" not in capsys.readouterr().out
 
 
 def test_a_port_that_is_taken(capsys):
@@ -150,13 +175,75 @@ def test_a_port_that_is_taken(capsys):
     )
 
 
-def test_strangers_do_not_ask_with_its_token(capsys, tmp_path):
-    token = tmp_path / "token"
+def test_a_port_is_taken_before_a_server_is_started(capsys):
+    with contextlib.closing(serving.listen(Settings(port=0))) as first:
+        bind = f"127.0.0.1:{first.getsockname()[1]}"
+        assert main(["web", "--bind", bind, "--local"]) == 1
+    assert "another program listens there already" in capsys.readouterr().err
+
+
+OWN = {"token": ["--token-file", "TOKEN"], "certificate": ["--client-cert", "CERT", "--client-key", "KEY"]}
+
+
+@pytest.mark.parametrize("held", OWN)
+@pytest.mark.parametrize(
+    "where",
+    [["--bind", "0.0.0.0:0"], ["--bind", "127.0.0.1:0", "--trust-proxy"], ["--allow-host", "sae.example"]],
+)
+def test_strangers_do_not_ask_with_what_is_its_own(capsys, monkeypatch, tmp_path, held, where):
+    token = tmp_path / "TOKEN"
     token.write_text("secret")
-    assert main(["web", "--bind", "0.0.0.0:0", "--token-file", str(token)]) == 2
+    given = [str(token) if one == "TOKEN" else one for one in OWN[held]]
+    bind = [] if "--bind" in where else ["--bind", "127.0.0.1:0"]
+    assert main(["web", *bind, *where, *given]) == 2
     said = capsys.readouterr().err
+    assert f"has a {held} of its own" in said
+    assert where[-1] in said
     assert "--share-token" in said
     assert "secret" not in said
+    served = []
+    monkeypatch.setattr(serving, "serve", lambda *arguments: served.append(arguments) or 0)
+    assert main(["web", *bind, *where, *given, "--share-token"]) == 0
+    assert main(["web", "--bind", "127.0.0.1:0", "--allow-host", "localhost", *given]) == 0
+    assert len(served) == 2
+
+
+def test_a_server_of_its_own_is_asked_as_its_configuration_says(capsys, monkeypatch, tmp_path):
+    class Stand:
+        def __init__(self, arguments, timeout, token=None):
+            pass
+
+        def start(self):
+            return "127.0.0.1:1"
+
+        def await_ready(self, client):
+            pass
+
+        def stop(self):
+            pass
+
+    served = []
+    monkeypatch.setattr("saeserve.local_server.ServerProcess", Stand)
+    monkeypatch.setattr(serving, "serve", lambda sock, connection, *_: served.append(connection) or 0)
+    for name, value in {"TLS": "1", "TOKEN": "another", "CA_CERT": "/nowhere", "CLIENT_CERT": "/nowhere"}.items():
+        monkeypatch.setenv(f"SAESERVE_{name}", value)
+    made = Authority(tmp_path, "authority")
+    pair = made.sign("here", "IP:127.0.0.1")
+    (tmp_path / "token").write_text("secret")
+    config = tmp_path / "config.toml"
+    config.write_text(f'auth_token_file = "token"\ntls_cert = "{pair.cert.name}"\ntls_key = "{pair.key.name}"\n')
+    local = ["web", "--bind", "127.0.0.1:0", "--local"]
+    assert main([*local, "--config", str(config)]) == 0
+    assert main(local) == 0
+    protected, plain = (Connection(**DEFAULTS | connection) for connection in served)
+    assert (protected.target, plain.target) == ("127.0.0.1:1", "127.0.0.1:1")
+    assert ("authorization", "Bearer secret") in protected.headers(None, None)
+    assert protected.credentials is not None
+    assert plain.credentials is None
+    assert not any(name == "authorization" for name, _ in plain.headers(None, None))
+    capsys.readouterr()
+    assert main([*local, "--config", str(config), "--trust-proxy"]) == 2
+    assert "has a token of its own" in capsys.readouterr().err
 
 
 def test_without_its_packages_it_says_what_to_install(capsys, monkeypatch):
@@ -189,8 +276,6 @@ def test_it_starts_a_server_of_its_own_and_ends_it():
 
 @pytest.mark.slow
 def test_over_tls(target, tmp_path):
-    from tests.security.certificates import Authority
-
     made = Authority(tmp_path, "web")
     pair = made.sign("here", "DNS:localhost", "IP:127.0.0.1")
     with started("--target", target, "--tls-cert", str(pair.cert), "--tls-key", str(pair.key)) as (_, url):

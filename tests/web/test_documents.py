@@ -14,6 +14,7 @@ from saeserve.cli.options import parser
 from saeserve.v1 import feature_service_pb2 as service
 from saeserve.web import contract, openapi
 from saeserve.web.calls import RPCS
+from tests.web.running import gateway_before
 from tests.web.test_calls import UNARY, message
 
 README = Path(__file__).parents[2] / "clients" / "web" / "README.md"
@@ -103,6 +104,15 @@ def test_the_page_has_every_call_type_and_field_and_no_script(http):
             for field in kind.fields:
                 assert field.json_name in words
     assert http.get("/docs.css").headers["content-type"].startswith("text/css")
+
+
+def test_behind_a_proxy_that_is_trusted_its_lines_for_curl_go_to_the_proxy(demo, http):
+    heads = {"host": "localhost", "x-forwarded-proto": "https"}
+    assert "curl http://localhost/api" in http.get("/docs", headers=heads).text
+    with gateway_before(demo.target, trust_proxy=True) as behind:
+        assert "curl https://localhost/api" in http.get(f"{behind.url}/docs", headers=heads).text
+        strange = heads | {"x-forwarded-proto": "javascript"}
+        assert "curl http://localhost/api" in http.get(f"{behind.url}/docs", headers=strange).text
 
 
 def test_the_readme_has_every_option_and_metric_and_path(http):

@@ -68,7 +68,13 @@ def test_paths_and_methods_that_are_not_there(http):
         answer = http.request(method, path)
         assert answer.status_code == status
         assert answer.json()["error"]["message"].startswith(f"{method} {path}: ")
-    assert http.post("/", content=b"{}").status_code == 405
+    for path in ("/", "/index.html", "/js/main.js"):
+        answer = http.post(path, content=b"{}")
+        assert (answer.status_code, answer.json()["error"]["reason"]) == (405, "METHOD_NOT_ALLOWED"), path
+    for path in ("/nope", "/api/v1/serach", "/js", "/README.md"):
+        for method in ("POST", "PUT", "OPTIONS"):
+            answer = http.request(method, path)
+            assert (answer.status_code, answer.json()["error"]["reason"]) == (404, "PATH_NOT_FOUND"), path
     for path in ("/README.md", "/package.json", "/%2e%2e/python/pyproject.toml", "/js/../../python/x", "/js", "/js/"):
         assert http.get(path).status_code == 404, path
 

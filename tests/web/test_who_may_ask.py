@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from saeserve.web.settings import Settings
 from tests.web.running import gateway_before
 
 OURS = {
@@ -42,7 +43,9 @@ def test_it_answers_under_no_other(http, host):
 
 
 def test_a_name_is_allowed_by_setting(demo, http):
-    with gateway_before(demo.target, allow_hosts=("sae.example",), allow_origins=("https://lab.example",)) as named:
+    with gateway_before(
+        demo.target, allow_hosts=("sae.example",), allow_origins=("https://Lab.Example:443/",)
+    ) as named:
         ask = f"{named.url}/api/v1/list-sources"
         assert http.post(ask, headers={"host": "sae.example:80"}).status_code == 200
         assert http.post(ask, headers={"host": "other.example"}).status_code == 421
@@ -58,6 +61,33 @@ def test_a_name_is_allowed_by_setting(demo, http):
         }
         assert http.options(ask, headers=preflight).status_code == 200
         assert http.post(ask, headers={"origin": "https://evil.example"}).status_code == 403
+        strange = http.options(ask, headers=preflight | {"origin": "https://evil.example"})
+        assert (strange.status_code, strange.json()["error"]["reason"]) == (403, "ORIGIN_NOT_ALLOWED")
+        strange = http.options(ask, headers=preflight | {"access-control-request-headers": "x-other"})
+        assert strange.status_code == 400
+        assert "by GET and POST with the heads authorization, " in strange.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ("https://Lab.Example/", "https://lab.example"),
+        ("http://lab.example:80", "http://lab.example"),
+        ("http://[2001:DB8::7]:8080", "http://[2001:db8::7]:8080"),
+        ("http://lab.example:443", "http://lab.example:443"),
+        ("*", "*"),
+    ],
+)
+def test_origins_are_kept_as_browsers_write_them(given, kept):
+    assert Settings(allow_origins=(given,)).allow_origins == (kept,)
+
+
+@pytest.mark.parametrize(
+    "given", ["lab.example", "https://", "://a", "https://lab.example/page", "https://b\u00fcro.example"]
+)
+def test_what_is_no_origin_is_said(given):
+    with pytest.raises(ValueError, match=r"--allow-origin .*SCHEME://HOST is expected"):
+        Settings(allow_origins=(given,))
 
 
 @pytest.mark.parametrize(
