@@ -35,6 +35,10 @@ const CALLS: Record<string, [(client: Client) => Promise<unknown>, RegExp]> = {
     /metadata: x is no printable ASCII/,
   ],
   'a vector that is none': [(client) => client.similar([1, Infinity]), /vector\[1\] is Infinity: no finite float32/],
+  'a vector with a hole': [
+    (client) => client.similar([1, null] as never),
+    /vector\[1\] is null: no finite float32/,
+  ],
   'a stream of letters': [(client) => client.encodeStream('red', { sources: 0 }).next(), /whose letters are no texts/],
   'no window': [(client) => client.encodeStream([], { sources: 0, window: 0 }).next(), /window.* is 0, out of range/],
 }

@@ -57,7 +57,9 @@ export function isVector(value: unknown): value is VectorLike {
 export function vector(value: unknown, what: string): number[] {
   if (!isVector(value)) throw new TypeError(`${what} is ${shown(value)}, not numbers in an array`)
   return Array.from(value, (one, place) => {
-    if (!Number.isFinite(Math.fround(one))) throw new TypeError(`${what}[${place}] is ${shown(one)}: no finite float32`)
+    if (typeof one !== 'number' || !Number.isFinite(Math.fround(one))) {
+      throw new TypeError(`${what}[${place}] is ${shown(one)}: no finite float32`)
+    }
     return one
   })
 }
