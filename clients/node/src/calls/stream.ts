@@ -136,7 +136,9 @@ async function* oneCall(
   line: Line,
   timeout: number,
 ): AsyncGenerator<StreamItem> {
-  const call = await line.open()
+  const call = await opened(line)
+  // How long an answer may still be waited for. Only an answer renews it: texts that come give a silent server no more.
+  let left = timeout
   try {
     for (const message of ledger.opening()) call.write(message)
     if (source.ended) call.end()
@@ -145,7 +147,10 @@ async function* oneCall(
       line.signal.throwIfAborted()
       if (ledger.hasRoom) void source.ask()
       // While nothing is unanswered, the texts are what is waited for, and they may take their time.
-      const event = await mail.take(ledger.settled && !source.ended ? Infinity : timeout)
+      const idle = ledger.settled && !source.ended
+      const began = performance.now()
+      const event = await mail.take(idle ? Infinity : left)
+      if (!idle) left -= performance.now() - began
       if (event.kind === 'late') throw ledger.stalled(line.unconnected())
       if (event.kind === 'broken') throw event.error
       if (event.kind === 'text') {
@@ -161,12 +166,23 @@ async function* oneCall(
           throw new CallFailed(ledger.endedEarly())
         }
         ledger.take(event.answer)
+        left = timeout
         void read(call, mail)
       } // what is left of a call before is of no use
       yield* ledger.ready()
     }
   } finally {
     call.cancel()
+  }
+}
+
+/** A call. That there is no way to the server, its name unknown for a moment say, is a call that failed. */
+async function opened(line: Line): Promise<Call> {
+  try {
+    return await line.open()
+  } catch (failure) {
+    line.signal.throwIfAborted()
+    throw new CallFailed(line.error(failure))
   }
 }
 
