@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import filecmp
+import json
 import os
 import re
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import grpc
+import numpy as np
 import pytest
 
 import saeserve
+from saeserve.answers.as_json import as_json
+from saeserve.v1 import feature_service_pb2 as service
+from saeserve.v1 import types_pb2 as types
+from saeserve.v1.feature_service_pb2_grpc import FeatureServiceStub
 
 NODE = Path(__file__).parents[2] / "clients" / "node"
 TEXT = "My favorite color is red."
@@ -71,6 +80,48 @@ def test_what_the_readme_shows_is_what_is_printed(demo: saeserve.Client, tmp_pat
         assert "127.0.0.1:50051" in code
         script.write_text(code.replace("127.0.0.1:50051", demo.target))
         assert run("node", script).rstrip() == output.rstrip()
+
+
+def test_its_json_is_that_of_the_contract(demo: saeserve.Client) -> None:
+    script = """
+        import { Client } from 'saeserve'
+        const client = new Client(process.env.SAESERVE_TARGET)
+        const found = await client.search(process.argv[1], { limit: 3 })
+        const sparse = await client.encode(process.argv[1], { sources: '0-demo' })
+        const dense = await client.encode(process.argv[1], { features: '0-demo:1633' })
+        const item = await client.encodeStream([process.argv[1]], { sources: '0-demo' }).next()
+        console.log(JSON.stringify([found, sparse, dense, item.value]))
+        client.close()
+    """
+    printed = json.loads(run("node", "--input-type=module", "-e", script, TEXT, target=demo.target))
+    text, feature = types.Input(text=TEXT), types.FeatureId(source="0-demo", index=1633)
+    with grpc.insecure_channel(demo.target) as channel:
+        stub = FeatureServiceStub(channel)
+        answers = [
+            stub.Search(service.SearchRequest(input=text, limit=3)),
+            stub.Encode(service.EncodeRequest(inputs=[text], sources=["0-demo"])),
+            stub.Encode(service.EncodeRequest(inputs=[text], features=[feature])),
+        ]
+    for got, answer in zip(printed, answers, strict=False):
+        ours, wanted = dict(leaves(got)), dict(leaves(as_json(answer)))
+        assert ours.keys() == wanted.keys()
+        for place, value in wanted.items():
+            if isinstance(value, float):  # its last bits differ by what shares its batch
+                assert ours[place] == pytest.approx(value, abs=1e-4), place
+                assert ours[place] in (value, float(str(np.float32(ours[place])))), place
+            elif not place.startswith("/callInfo/"):
+                assert ours[place] == value, place
+    assert printed[3]["result"]["sparse"]["0-demo"]["indices"] == printed[1]["sparse"][0]["indices"]
+
+
+def leaves(value: Any, place: str = "") -> Iterator[tuple[str, Any]]:
+    """What stands where in JSON."""
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else None
+    if inner is None:
+        yield place, value
+    else:
+        for name, one in inner:
+            yield from leaves(one, f"{place}/{name}")
 
 
 def test_the_generated_code_is_that_of_the_contract(tmp_path: Path) -> None:

@@ -73,7 +73,7 @@ export class Client implements Disposable {
   /** How strongly do features, or all features of sources, fire on each token of these texts? Projections too. */
   async encode(texts: string | Iterable<TextLike>, options: requests.EncodeOptions): Promise<EncodeResult> {
     const request = requests.encode(texts, options)
-    return new EncodeResult(await this.#ask(RPC.encode, request, options), request.features)
+    return new EncodeResult(await this.#ask(RPC.encode, request, options), request.features, request.sources)
   }
 
   /**

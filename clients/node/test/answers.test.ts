@@ -2,7 +2,7 @@
 
 import assert from 'node:assert/strict'
 import { after, describe, test } from 'node:test'
-import { Client, ContrastSide, FeatureKind, featureName, Match, NotFound } from 'saeserve'
+import { Client, ContrastSide, FeatureKind, featureName, type FeatureResult, Match, NotFound } from 'saeserve'
 import { assertClose, needsServer, refusal, TARGET } from './support.js'
 
 const TEXT = 'My favorite color is red.'
@@ -183,6 +183,33 @@ describe('a running server', needsServer, () => {
     const encoded = JSON.parse(JSON.stringify(await client.encode('red', { sources: '0-demo' })))
     assert.deepEqual(encoded.sparse[0].indptr, [0, encoded.sparse[0].data.length])
     assert.equal(encoded.texts[0].tokens[0].piece, Buffer.from('red').toString('base64'))
+  })
+
+  test('so is each part of it: a hit, a record, what is said of the call', async () => {
+    const parsed = (part: unknown) => JSON.parse(JSON.stringify(part))
+    const found = await client.search(TEXT, { limit: 1, sources: '0-demo' })
+    assert.deepEqual(parsed(found.results), parsed(found).results)
+    assert.match(parsed(found.callInfo).totalMicros, /^\d+$/)
+    const page = await client.topActivations(RED, { pageSize: 1 })
+    for await (const record of client.iterTopActivations(RED, { pageSize: 1 })) {
+      assert.match(parsed(record).textIndex, /^\d+$/)
+      assert.deepEqual(parsed(record), parsed(page.records[0]))
+      break
+    }
+    const encoded = await client.encode('red', { features: RED })
+    assert.deepEqual(parsed(encoded.callInfo), parsed(encoded).callInfo)
+    assert.deepEqual(parsed(encoded.texts[0]!.tokens[0]), parsed(encoded).texts[0].tokens[0])
+  })
+
+  test('as JSON a float32 is the shortest number that reads back as it', async () => {
+    const found = await client.search(TEXT, { limit: 5 })
+    const printed = JSON.parse(JSON.stringify(found)).results.flatMap(({ activations }: FeatureResult) => activations)
+    assert.deepEqual(
+      printed.map(Math.fround),
+      found.results.flatMap(({ activations }) => activations),
+    )
+    assert.ok(printed.some((one: number) => one !== 0))
+    for (const one of printed) assert.equal(one, Number(one.toPrecision(9)))
   })
 
   test('names of features', () => {

@@ -1,6 +1,8 @@
 /** EncodeStream: order, errors of single texts, bounded reading, and going on when a server goes away. */
 
 import assert from 'node:assert/strict'
+import dns from 'node:dns/promises'
+import { syncBuiltinESMExports } from 'node:module'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { after, describe, test } from 'node:test'
 import { create } from '@bufbuild/protobuf'
@@ -143,6 +145,63 @@ test('a stream on which calls fail for too long ends with their error; without a
   assert.match(late.message, /no answer on the stream within 0.1 s, 1 items unanswered/)
 })
 
+test('a server that falls silent is noticed in time, though texts go on coming', async (t) => {
+  // It answers each item once the next has come, so that one is always unanswered; 12 in all.
+  const fake = await serve(t, { encodeStream: answering((sequence) => sequence < 13n && sequence - 1n) })
+  let read = 0
+  async function* texts() {
+    for (; read < 100; read++) {
+      await sleep(30)
+      yield 'a'
+    }
+  }
+  let answered = 0
+  const late = await using(new Client(fake.target, { timeoutMs: 300 }), (client) =>
+    refusal(
+      (async () => {
+        for await (const { error } of client.encodeStream(texts(), { sources: 'x', window: 100 })) {
+          answered += Number(error === undefined)
+        }
+      })(),
+    ),
+  )
+  assert.equal(late.name, 'DeadlineExceeded')
+  // Those took longer than the timeout: each answer renewed it.
+  assert.equal(answered, 12)
+  assert.ok(read < 50, `${read} texts were read`)
+})
+
+test('a name that is not known for a moment is looked up again', async (t) => {
+  const fake = await serve(t, { encodeStream: answering((sequence) => sequence) })
+  let lookups = 0
+  t.mock.method(dns, 'lookup', (async () => {
+    if (lookups++ < 4) throw new Error('EAI_AGAIN') // two targets, by IPv4 and by IPv6
+    return [{ address: '127.0.0.1', family: 4 }]
+  }) as never)
+  syncBuiltinESMExports()
+  t.after(() => {
+    t.mock.restoreAll()
+    syncBuiltinESMExports()
+  })
+  const port = fake.target.split(':')[1]
+  const items = await using(new Client(`one.invalid:${port},one.invalid:${port}`), (client) =>
+    all(client.encodeStream(['a'], { sources: 'x' })),
+  )
+  assert.deepEqual([items.length, items[0]!.error], [1, undefined])
+})
+
+test('an item as JSON: counts as texts, activations as arrays, the words of an error', async (t) => {
+  const fake = await serve(t, { encodeStream: answering((sequence) => sequence) })
+  const items = await using(new Client(fake.target), (client) =>
+    all(client.encodeStream(['a', 'half \ud83d'], { sources: 'x' })),
+  )
+  const [item, wrong] = JSON.parse(JSON.stringify(items))
+  assert.deepEqual([item.sequence, item.callInfo.totalMicros], [0, '0'])
+  assert.deepEqual(item.result.dense, { rows: 1, columns: 1, data: [[0]] })
+  assert.deepEqual([wrong.sequence, wrong.error.reason, wrong.error.status], [1, 'INVALID_TEXT', 'INVALID_ARGUMENT'])
+  assert.match(wrong.error.message, /texts\[1\] is not Unicode/)
+})
+
 test('a server that sends what was not asked for is refused', async (t) => {
   const fake = await serve(t, { encodeStream: streaming((call) => void call.write(chunk(7n, true))) })
   const error = await using(new Client(fake.target), (client) =>
@@ -189,6 +248,16 @@ function streaming(work: (call: Call, number: number) => void) {
     call.on('end', () => call.end())
     work(call, count++)
   }
+}
+
+/** A method that at each item answers the one it is told, if any. */
+function answering(which: (sequence: bigint) => bigint | false) {
+  return streaming((call) => {
+    call.on('data', ({ message }: EncodeStreamRequest) => {
+      const sequence = message.case === 'item' && which(message.value.sequence)
+      if (sequence !== false && sequence >= 0n) call.write(chunk(sequence, true))
+    })
+  })
 }
 
 /** Rows of an item: one row of `bytes` bytes for each part. */

@@ -3,6 +3,7 @@
 import { endianness } from 'node:os'
 import type { DenseActivations, SparseActivations } from '../gen/saeserve/v1/feature_service_pb.js'
 import { malformed } from '../transport/errors.js'
+import { shortest } from './json.js'
 
 /** Activations of chosen features, or of a whole neuron source: rows are tokens. */
 export class Matrix {
@@ -29,7 +30,7 @@ export class Matrix {
   }
 
   toJSON() {
-    const data = Array.from({ length: this.rows }, (_, row) => [...this.row(row)])
+    const data = Array.from({ length: this.rows }, (_, row) => Array.from(this.row(row), shortest))
     return { rows: this.rows, columns: this.columns, data }
   }
 }
@@ -82,8 +83,8 @@ export class Csr {
   }
 
   toJSON() {
-    const [indptr, indices, data] = [[...this.indptr], [...this.indices], [...this.data]]
-    return { rows: this.rows, columns: this.columns, indptr, indices, data }
+    const [indptr, indices] = [[...this.indptr], [...this.indices]]
+    return { rows: this.rows, columns: this.columns, indptr, indices, data: Array.from(this.data, shortest) }
   }
 }
 

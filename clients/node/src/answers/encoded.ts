@@ -1,16 +1,18 @@
 /** What Encode and EncodeStream answer, with activations as typed arrays. */
 
-import { toJson } from '@bufbuild/protobuf'
 import type { FeatureIdInit, FeatureLike } from '../arguments/names.js'
 import { featureId } from '../arguments/names.js'
 import {
   type EncodedText as EncodedTextMessage,
-  type EncodeResponse,
   EncodedTextSchema,
+  type EncodeResponse,
+  EncodeResponseSchema,
 } from '../gen/saeserve/v1/feature_service_pb.js'
 import { type CallInfo, CallInfoSchema, type Token } from '../gen/saeserve/v1/types_pb.js'
 import { malformed } from '../transport/errors.js'
 import { type Csr, dense, type Matrix, sparse } from './activations.js'
+import { printable, protoJson } from './json.js'
+import { aliases, BySource } from './sources.js'
 
 /** One text's activations: rows are its tokens. */
 export class EncodedText {
@@ -18,9 +20,9 @@ export class EncodedText {
     private readonly text: EncodedTextMessage,
     /** Chosen features, in the order asked for; undefined where sources were asked for. */
     readonly dense: Matrix | undefined,
-    /** By source id, in the order of the answer. */
+    /** By source id, in the order of the answer; also found by the alias that was asked for. */
     readonly sparse: ReadonlyMap<string, Csr>,
-    /** By source id. Whole neuron sources come only from `encodeStream`. */
+    /** The same. Whole neuron sources come only from `encodeStream`. */
     readonly neurons: ReadonlyMap<string, Matrix>,
   ) {}
 
@@ -39,7 +41,7 @@ export class EncodedText {
   }
 
   toJSON() {
-    const { tokens, bosIncluded, truncated } = json(this.text)
+    const { tokens, bosIncluded, truncated } = protoJson(EncodedTextSchema, this.text)
     const [bySource, neurons] = [Object.fromEntries(this.sparse), Object.fromEntries(this.neurons)]
     return { tokens, bosIncluded, truncated, dense: this.dense, sparse: bySource, neurons }
   }
@@ -55,22 +57,34 @@ export class EncodeResult {
   readonly textOffsets: number[]
   /** [tokens of all texts, features]; undefined where sources were asked for. */
   readonly dense: Matrix | undefined
-  /** By source id, in the order asked for: [tokens of all texts, latents]. */
+  /** By source id, in the order asked for, also found by the alias asked for: [tokens of all texts, latents]. */
   readonly sparse: ReadonlyMap<string, Csr>
 
-  /** `features` are the columns of `dense`, as asked for. Throws Internal (MALFORMED_ANSWER). */
+  /**
+   * `features` are the columns of `dense`, as asked for; `sources` were asked for by these names, in lower case.
+   * Throws Internal (MALFORMED_ANSWER).
+   */
   constructor(
     answer: EncodeResponse,
     readonly features: readonly FeatureIdInit[],
+    sources: readonly string[],
   ) {
     if (answer.callInfo === undefined) throw malformed('EncodeResponse has no call_info')
     const [offsets, texts] = [answer.textOffsets, answer.texts]
-    const blocks = new Map(answer.sparse.map((block) => [block.source, sparse(block)]))
+    const called = aliases(
+      sources,
+      answer.sparse.map(({ source }) => source),
+    )
+    const blocks = new BySource(
+      answer.sparse.map((block) => [block.source, sparse(block)] as const),
+      called,
+    )
     const chosen = answer.dense && dense(answer.dense)
     if (offsets.length !== texts.length + 1) throw malformed(`${offsets.length} offsets for ${texts.length} texts`)
     for (const { rows } of chosen ? [chosen, ...blocks.values()] : blocks.values()) {
       if (rows !== offsets.at(-1)) throw malformed(`a block of ${rows} rows for ${offsets.at(-1)} tokens`)
     }
+    printable(EncodeResponseSchema, answer)
     this.#texts = texts
     this.callInfo = answer.callInfo
     this.textOffsets = offsets
@@ -78,8 +92,8 @@ export class EncodeResult {
     this.sparse = blocks
     this.texts = texts.map((text, place) => {
       const [start, end] = [offsets[place]!, offsets[place + 1]!]
-      const own = new Map([...blocks].map(([source, block]) => [source, block.slice(start, end)]))
-      return new EncodedText(text, chosen?.slice(start, end), own, new Map())
+      const own = [...blocks].map(([source, block]) => [source, block.slice(start, end)] as const)
+      return new EncodedText(text, chosen?.slice(start, end), new BySource(own, called), new Map())
     })
   }
 
@@ -100,15 +114,11 @@ export class EncodeResult {
   /** The gateway's form: buffers as arrays. */
   toJSON() {
     return {
-      callInfo: toJson(CallInfoSchema, this.callInfo, { alwaysEmitImplicit: true }),
-      texts: this.#texts.map(json),
+      callInfo: protoJson(CallInfoSchema, this.callInfo),
+      texts: this.#texts.map((text) => protoJson(EncodedTextSchema, text)),
       textOffsets: this.textOffsets,
       sparse: [...this.sparse].map(([source, block]) => ({ source, ...block.toJSON() })),
-      dense: this.dense,
+      dense: this.dense && { source: '', ...this.dense.toJSON() },
     }
   }
-}
-
-function json(text: EncodedTextMessage) {
-  return toJson(EncodedTextSchema, text, { alwaysEmitImplicit: true }) as Record<string, unknown>
 }

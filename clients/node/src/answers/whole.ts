@@ -5,8 +5,9 @@
  * service always sets those in this table; an answer without one is refused as malformed.
  */
 
-import { type DescMessage, type Message, type MessageShape, toJson } from '@bufbuild/protobuf'
+import type { DescMessage, Message, MessageShape } from '@bufbuild/protobuf'
 import { malformed } from '../transport/errors.js'
+import { printable } from './json.js'
 
 const ALWAYS = {
   'saeserve.v1.SearchResponse': ['callInfo'],
@@ -41,15 +42,10 @@ export type Whole<T> =
       ? Whole<E>[]
       : T
 
-/** The answer, checked. As JSON (`JSON.stringify(answer)`) it is the contract's ProtoJSON, defaults printed. */
+/** The answer, checked. As JSON (`JSON.stringify(answer)`), it and each message in it is the contract's ProtoJSON. */
 export function whole<D extends DescMessage>(schema: D, answer: MessageShape<D>): Whole<MessageShape<D>> {
   check(schema, answer)
-  return withJson(answer, () => toJson(schema, answer, { alwaysEmitImplicit: true })) as Whole<MessageShape<D>>
-}
-
-/** Tell JSON.stringify what to write: 64-bit counts are bigints, which it would refuse. Not seen when iterating. */
-export function withJson<T extends object>(answer: T, json: () => unknown): T {
-  return Object.defineProperty(answer, 'toJSON', { value: json, enumerable: false })
+  return printable(schema, answer) as Whole<MessageShape<D>>
 }
 
 function check(schema: DescMessage, message: Message): void {

@@ -4,10 +4,12 @@ import { create, toBinary } from '@bufbuild/protobuf'
 import { status as Code } from '@grpc/grpc-js'
 import { type Csr, dense, joined, type Matrix, sparse, stacked } from '../answers/activations.js'
 import { EncodedText } from '../answers/encoded.js'
+import { printable } from '../answers/json.js'
+import { aliases, BySource } from '../answers/sources.js'
 import { oneInput, type TextLike } from '../arguments/inputs.js'
 import { whole } from '../arguments/numbers.js'
 import * as wire from '../gen/saeserve/v1/feature_service_pb.js'
-import type { CallInfo } from '../gen/saeserve/v1/types_pb.js'
+import { type CallInfo, CallInfoSchema } from '../gen/saeserve/v1/types_pb.js'
 import { advised, INITIAL_BACKOFF, jittered, MAX_BACKOFF, seconds, worthAnother } from '../transport/attempts.js'
 import {
   DeadlineExceeded,
@@ -95,6 +97,7 @@ export class Ledger {
     const { callInfo } = answer
     if (!this.#unanswered.has(sequence)) throw malformed(`item ${sequence} is not waiting for an answer`)
     if (callInfo === undefined) throw malformed('EncodeStreamResponse has no call_info')
+    printable(CallInfoSchema, callInfo)
     if (answer.answer.case === 'error') {
       const error = fromStatus(answer.answer.value, callInfo.requestId)
       this.#answered({ sequence, callInfo, result: undefined, error })
@@ -102,7 +105,10 @@ export class Ledger {
       const parts = this.#parts.get(sequence) ?? new Parts()
       this.#parts.set(sequence, parts)
       parts.add(answer.answer.value)
-      if (answer.answer.value.last) this.#answered({ sequence, callInfo, result: parts.joined(), error: undefined })
+      if (answer.answer.value.last) {
+        const result = parts.joined(this.config.sources)
+        this.#answered({ sequence, callInfo, result, error: undefined })
+      }
     } else {
       throw malformed(`the answer to item ${sequence} is neither a chunk nor an error`)
     }
@@ -187,23 +193,28 @@ class Parts {
   #text: wire.EncodedText | undefined
   readonly #sparse = new Map<string, Csr[]>()
   readonly #dense = new Map<string, Matrix[]>()
+  /** In the order of the answer. */
+  readonly #sources = new Set<string>()
 
   /** Throws Internal for rows that do not follow those before. */
   add(chunk: wire.EncodeChunk): void {
-    this.#text ??= chunk.text
+    this.#text ??= chunk.text && printable(wire.EncodedTextSchema, chunk.text)
+    if (chunk.rows.value?.source) this.#sources.add(chunk.rows.value.source)
     if (chunk.rows.case === 'sparse')
       put(this.#sparse, chunk.rows.value.source, sparse(chunk.rows.value), chunk.rowStart)
     if (chunk.rows.case === 'dense') put(this.#dense, chunk.rows.value.source, dense(chunk.rows.value), chunk.rowStart)
   }
 
-  joined(): EncodedText {
+  /** `asked` names the sources as they were asked for. */
+  joined(asked: readonly string[]): EncodedText {
     if (this.#text === undefined) throw malformed('no chunk carries the text')
-    const bySource = new Map([...this.#sparse].map(([source, parts]) => [source, joined(parts)]))
+    const called = aliases(asked, [...this.#sources])
+    const bySource = [...this.#sparse].map(([source, parts]) => [source, joined(parts)] as const)
     const neurons = new Map([...this.#dense].map(([source, parts]) => [source, stacked(parts)]))
     // Chosen features come without a source's name; whole neuron sources with it.
     const chosen = neurons.get('')
     neurons.delete('')
-    return new EncodedText(this.#text, chosen, bySource, neurons)
+    return new EncodedText(this.#text, chosen, new BySource(bySource, called), new BySource(neurons, called))
   }
 }
 

@@ -64,6 +64,12 @@ export class SaeserveError extends Error {
   get status(): string {
     return Code[this.code] ?? 'UNKNOWN'
   }
+
+  /** What it says, the message too, which JSON.stringify leaves out of errors. */
+  toJSON() {
+    const { name, code, status, reason, message, metadata, violations, retryDelayMs, requestId } = this
+    return { name, code, status, reason, message, metadata, violations, retryDelayMs, requestId }
+  }
 }
 
 /** The request cannot be answered by any server like this: see `violations`. */
