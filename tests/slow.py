@@ -1,5 +1,5 @@
-"""What `make test-quick` leaves out: what starts servers of its own, breaks them, or waits; what `make test` leaves out;
-and who runs beside whom.
+"""What `make test-quick` leaves out: what starts servers of its own, breaks them, or waits; what `make test` leaves
+out; and who runs beside whom.
 
 Every folder has something left in it, or its claims would only be tried by whoever runs the whole suite.
 """

@@ -30,6 +30,7 @@ from saeserve_server.ranking.similar import (
 from saeserve_server.ranking.work import SourceFilter
 from saeserve_server.sources.directions import NO_INPUT
 from saeserve_server.sources.neurons import neuron_source
+from saeserve_server.sources.source import SaeSource
 from tests.reference import MODEL
 
 STREAM = {"hook_resid_pre", "hook_resid_mid", "hook_resid_post", "hook_mlp_out", "hook_attn_out"}
@@ -155,7 +156,9 @@ def test_vectors_are_those_of_the_files_at_their_own_hook_points(
     for (rank, _), done in zip(asked.items(), runner.run(list(asked.values())).done, strict=True):
         info = runner.catalog.sources[rank]
         W_enc, W_dec = weights(paths[info.set])
-        scale = W_dec[5].norm() if info.fold_decoder_norm else 1.0
+        source = runner.sources[rank]
+        assert isinstance(source, SaeSource)
+        scale = W_dec[5].norm() if info.fold_decoder_norm or source.sae.rescale else 1.0
         assert isinstance(done, VectorsDone)
         read, written = done.found
         assert isinstance(read, Direction)
