@@ -18,7 +18,7 @@ export CHROMIUM
 ARGS ?=
 
 # The files of tests/slow.py's LONG.
-LONG = engine/test_distributed.py faults/test_leaving.py faults/test_load.py loadtests service/test_concurrency.py \
+LONG = engine/test_distributed.py faults/test_attacks.py faults/test_leaving.py faults/test_load.py loadtests service/test_concurrency.py \
 	service/test_lifecycle.py
 TEST = SAESERVE_TEST_DEVICE=$(DEVICE) $(BIN)/python -m pytest -n $(WORKERS) --no-loadscope-reorder
 

@@ -28,7 +28,7 @@ settings.load_profile("saeserve")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks what is slow, and begins with the longest folders."""
+    """Marks what is slow, and puts folders in order."""
     for item in items:
         where = item.path.relative_to(Path(__file__).parent).as_posix() + "::" + item.nodeid.partition("::")[2]
         if slow.is_slow(where):

@@ -40,6 +40,7 @@ SLOW = (
 
 LONG = (
     "engine/test_distributed.py",
+    "faults/test_attacks.py",
     "faults/test_leaving.py::test_a_storm",
     "faults/test_load.py::test_a_thousand",
     "loadtests/test_bench.py::test_all_sides",
@@ -51,9 +52,11 @@ LONG = (
 """What `make test` skips by name and `make test-long` runs: three minutes for crowds of callers, Ray and the tools of
 `loadtests/`, of which the rest of the suite tries the parts."""
 
-FIRST = ("service/", "models/", "faults/")
-"""The longest folders: what runs beside them ends with them. Between the two one that needs no index of the demo, which
-the first server builds meanwhile: once, for both processes."""
+FIRST = ("client", "sources", "web", "commands", "engine", "records")
+"""Long folders; small ones after them even out. The second needs no index of the demo, which the first server builds
+meanwhile: once, for both processes."""
+LAST = ("models", "service", "faults")
+"""The longest, whose callers are many and whose waits are bounded: in CI lint and the tests in a browser are over."""
 BESIDE = {"hazards": "service", "parity": "service"}
 """Folders whose tests run in the process of another, whose servers they ask."""
 
@@ -69,8 +72,11 @@ def is_long(where: str) -> bool:
 
 
 def turn(where: str) -> int:
-    """Place of its folder in the order of the run."""
-    return next((place for place, folder in enumerate(FIRST) if where.startswith(folder)), len(FIRST))
+    """Place of its folder, or of the one whose process runs it, in the order of the run."""
+    folder = process(where.partition("/")[0])
+    if folder in LAST:
+        return len(FIRST) + 1 + LAST.index(folder)
+    return FIRST.index(folder) if folder in FIRST else len(FIRST)
 
 
 def process(folder: str) -> str:
