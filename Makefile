@@ -24,6 +24,7 @@ TEST = SAESERVE_TEST_DEVICE=$(DEVICE) $(BIN)/python -m pytest -n $(WORKERS) --no
 
 BIN := .venv/bin
 READY := .venv/.ready
+WEB := build/.web-tools
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo serve web test test-web test-long web-tools test-quick lint format proto hazards loadtest loadsweep bench constraints clean
@@ -62,17 +63,20 @@ test-long: $(READY) ## what `make test` skips since it takes long: crowds of cal
 test-quick: $(READY) ## the tests to run between edits, under two minutes: each room, but no broken servers
 	$(TEST) -m 'not slow' $(ARGS)
 
-test-web: $(READY) web-tools ## install Chromium and npm packages, and run the tests that need them
+test-web: $(READY) $(WEB) ## install Chromium and npm packages, and run the tests that need them
 	SAESERVE_TEST_WEB=1 $(BIN)/python -m pytest tests/browser $(ARGS)
 
 # CHROMIUM names another browser's program. Debian's package is installed where there is none, which takes root.
-web-tools:
+web-tools: $(WEB)
+
+$(WEB): clients/node/package-lock.json tests/browser/package-lock.json
 	@mkdir -p build
 	@command -v npm >/dev/null || { echo "make: Node 20 with npm is needed: https://nodejs.org" >&2; exit 1; }
-	@command -v "$${CHROMIUM:-chromium}" >/dev/null || command -v chromium-browser google-chrome >/dev/null \
+	@command -v "$${CHROMIUM:-chromium}" >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null \
 	|| { apt-get install --yes --quiet chromium || { apt-get update && apt-get install --yes --quiet chromium; }; } >build/chromium.log 2>&1 \
 	|| { tail -3 build/chromium.log; echo "make: no Chromium: install one, or name it: make test-web CHROMIUM=PATH" >&2; exit 1; }
 	for folder in clients/node tests/browser; do npm ci --prefix $$folder --no-fund --no-audit --loglevel=error || exit 1; done
+	@touch $@
 
 lint: $(READY) ## ruff, strict types, buf lint, stub drift
 	$(BIN)/ruff check .
