@@ -65,16 +65,13 @@ def agree(shown: list[tuple[str, str]], found: saeserve.SearchResult) -> None:
     assert [float(value) for _, value in shown] == pytest.approx([hit.value for hit in found], abs=HALF_A_DECIMAL)
 
 
-def violations(page: Page, rule: str | None = None) -> list[str]:
-    """What axe-core holds against the page, in words with the elements. `rule`: by it alone; with "-" by all but it."""
+def violations(page: Page) -> list[str]:
+    """What axe-core holds against the page, in words with the elements."""
     if not AXE.is_file():
         pytest.fail(f"no {AXE}: npm ci --prefix tests/browser, which make test-web does")
     if not page.evaluate("'axe' in window"):
         page.evaluate(AXE.read_text("utf-8") + "; undefined")
     options: dict[str, Any] = {"preload": False, "resultTypes": ["violations"]}
-    if rule is not None:
-        only = {"runOnly": {"type": "rule", "values": [rule]}}
-        options |= {"rules": {rule[1:]: {"enabled": False}}} if rule.startswith("-") else only
     found: list[dict[str, Any]] = page.evaluate(
         "options => axe.run(document, options).then((told) => told.violations)", options
     )

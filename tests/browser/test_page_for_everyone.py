@@ -36,9 +36,9 @@ def test_axe_finds_nothing_in_light_in_dark_and_on_a_phone(browser_page: Page, g
             summary.click()
         told = violations(page)
         page.emulate_media(color_scheme="dark")
-        told += violations(page, "color-contrast")
         page.set_viewport_size(PHONE)
-        told += violations(page, "-color-contrast")  # a phone has the same colours
+        if params:  # the others have no colour and no layout of their own
+            told += violations(page)
         if overflow(page) > 0:
             told.append(f"{overflow(page)} pixels too wide for a phone")
         page.set_viewport_size(DESKTOP)

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from pathlib import Path
+import socket
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
-import pytest
-
-import saeserve
 from tests.browser.pages import address, answered, overflow, rows
-from tests.conftest import DEVICE, START_TIMEOUT
 from tests.web.running import Running, gateway_before
 
 if TYPE_CHECKING:
@@ -84,76 +80,73 @@ def test_what_a_server_says_is_text_too(browser_page: Page, gateway: Running) ->
     assert "\u202e" not in page.locator("body").inner_text() + page.title()
 
 
-def test_a_token_is_asked_for_once_and_a_dead_server_is_told_in_words(
-    browser_page: Page, context: BrowserContext, guarded: saeserve.Client
+def test_a_token_is_asked_for_once_and_kept_for_the_tab(
+    browser_page: Page, context: BrowserContext, gateway: Running
 ) -> None:
-    page = browser_page
-    with gateway_before(guarded.target) as gateway:
-        page.goto(address(gateway.url, text="red"))
-        page.get_by_label("Token, kept for this tab").fill("wrong")
-        page.get_by_role("button", name="Use it").click()
-        page.get_by_text("It did not accept the one before").wait_for()
-        page.get_by_label("Token, kept for this tab").fill(TOKEN)
+    page, kept = browser_page, "sessionStorage.getItem('saeserve-token')"
+    context.route("**/api/v1/*", guarded)
+    page.goto(address(gateway.url, text="red"))
+    token = page.get_by_label("Token, kept for this tab")
+    for unsendable in ("пароль", "naïve", "two words"):
+        token.fill(unsendable)
         page.keyboard.press("Enter")
-        answered(page)
-        assert len(rows(page)) > 0
-        page.reload()
-        answered(page)
-        assert len(rows(page)) > 0  # it was not asked for again
-        assert page.locator("dialog").count() == 0
+        assert token.evaluate("one => one.validationMessage").startswith("A token is one word")
+    token.fill("wrong")
+    page.get_by_role("button", name="Use it").click()
+    page.get_by_text("It did not accept the one before").wait_for()
+    assert page.evaluate(kept) is None
+    token.fill(f" {TOKEN} ")
+    page.keyboard.press("Enter")
+    answered(page)
+    assert len(rows(page)) > 0
+    page.reload()
+    answered(page)
+    assert len(rows(page)) > 0  # it was not asked for again
+    assert page.locator("dialog").count() == 0
+    page.evaluate("sessionStorage.setItem('saeserve-token', 'пароль')")  # from elsewhere
+    page.reload()
+    token.wait_for()
+    assert page.evaluate(kept) is None
 
-        other = context.new_page()  # another tab has to say it
-        other.goto(address(gateway.url, text="red"))
-        other.get_by_role("button", name="Leave").click()
-        other.get_by_text("A token is needed.").wait_for()
-        other.close()
-
-        guarded.close()  # and its server ends
-        page.get_by_role("radio", name="neurons").check()
-        page.get_by_text("No answer.").wait_for()
-    page.get_by_role("button", name="Try again").click()  # now without a gateway
-    page.get_by_text("The gateway cannot be reached").wait_for()
+    other = context.new_page()  # another tab has to say it
+    other.goto(address(gateway.url, text="red"))
+    other.get_by_role("button", name="Leave").click()
+    other.get_by_text("A token is needed.").wait_for()
 
 
-def test_a_token_that_cannot_be_sent_is_refused_and_none_needs_storage(
+def test_where_the_browser_keeps_nothing_the_page_does(
     browser_page: Page, context: BrowserContext, gateway: Running
 ) -> None:
     page = browser_page
-    asked = {"status": "UNAUTHENTICATED", "message": "no token"}
-
-    def guarded(route: Route) -> None:
-        if route.request.headers.get("authorization") == f"Bearer {TOKEN}":
-            route.continue_()
-        else:
-            route.fulfill(status=401, body=json.dumps({"error": asked}))
-
     context.route("**/api/v1/*", guarded)
     page.add_init_script(
         "Object.defineProperty(window, 'sessionStorage', { get() { throw new DOMException('', 'SecurityError') } })"
     )
     page.goto(address(gateway.url, text="red"))
-    token = page.get_by_label("Token, kept for this tab")
-    for unsendable in ("пароль", "two words", "naïve"):
-        token.fill(unsendable)
-        page.keyboard.press("Enter")
-        assert token.evaluate("one => one.validationMessage").startswith("A token is one word")
-    token.fill(f" {TOKEN} ")
+    page.get_by_label("Token, kept for this tab").fill(TOKEN)
     page.keyboard.press("Enter")
     answered(page)
     page.get_by_role("radio", name="neurons").check()
-    answered(page, kind="neuron")  # it is kept
+    answered(page, kind="neuron")
     assert len(rows(page)) > 0
-
-    other = context.new_page()
-    other.goto(f"{gateway.url}/favicon.svg")
-    other.evaluate("sessionStorage.setItem('saeserve-token', 'пароль')")  # from elsewhere
-    other.goto(address(gateway.url, text="red"))
-    other.get_by_text("This server asks for a token").wait_for()
-    assert other.evaluate("sessionStorage.getItem('saeserve-token')") is None
+    assert page.locator("dialog").count() == 0
 
 
-@pytest.fixture
-def guarded(cache_folder: Path) -> Iterator[saeserve.Client]:
-    """A client of a server that asks for a token; closed, its server ends."""
-    with saeserve.local(model="demo", device=DEVICE, index="none", token=TOKEN, timeout=START_TIMEOUT) as client:
-        yield client
+def test_a_dead_server_and_a_dead_gateway_are_told_in_words(browser_page: Page) -> None:
+    page = browser_page
+    with closing(socket.socket()) as nobody:
+        nobody.bind(("127.0.0.1", 0))  # and does not listen
+        with gateway_before(f"127.0.0.1:{nobody.getsockname()[1]}") as gateway:
+            page.goto(address(gateway.url, text="red"))
+            page.get_by_text("No answer.").wait_for()
+    page.get_by_role("button", name="Try again").click()
+    page.locator("main").get_by_text("The gateway cannot be reached").wait_for()
+
+
+def guarded(route: Route) -> None:
+    """Hands on what has the token, and answers all else as a server that asks for one."""
+    if route.request.headers.get("authorization") == f"Bearer {TOKEN}":
+        route.continue_()
+    else:
+        error = {"status": "UNAUTHENTICATED", "message": "no token"}
+        route.fulfill(status=401, body=json.dumps({"error": error}))
