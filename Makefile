@@ -17,9 +17,6 @@ export CHROMIUM
 # More arguments for `make test`, `serve`, `loadtest`, `loadsweep` and `bench`, for example ARGS="-k search -x".
 ARGS ?=
 
-# The files of tests/slow.py's LONG.
-LONG = engine/test_distributed.py faults/test_attacks.py faults/test_leaving.py faults/test_load.py loadtests service/test_concurrency.py \
-	service/test_lifecycle.py
 TEST = SAESERVE_TEST_DEVICE=$(DEVICE) $(BIN)/python -m pytest -n $(WORKERS) --no-loadscope-reorder
 
 BIN := .venv/bin
@@ -27,7 +24,7 @@ READY := .venv/.ready
 WEB := build/.web-tools
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve web test test-web test-long web-tools test-quick lint format proto hazards loadtest loadsweep bench constraints clean
+.PHONY: help setup demo serve web test test-web test-long web-tools test-quick lint check format proto hazards loadtest loadsweep bench constraints clean
 # A recipe that fails leaves no half-made file behind.
 .DELETE_ON_ERROR:
 
@@ -58,7 +55,7 @@ test: $(READY) ## run the tests, ten to fourteen minutes on two cores; DEVICE=cu
 	$(TEST) $(ARGS)
 
 test-long: $(READY) ## what `make test` skips since it takes long: crowds of callers, Ray, the tools of loadtests/
-	SAESERVE_TEST_LONG=1 $(TEST) $(foreach where,$(LONG),tests/$(where)) $(ARGS)
+	SAESERVE_TEST_LONG=1 $(TEST) -m long $(ARGS)
 
 test-quick: $(READY) ## the tests to run between edits, under two minutes: each room, but no broken servers
 	$(TEST) -m 'not slow' $(ARGS)
@@ -78,11 +75,13 @@ $(WEB): clients/node/package-lock.json tests/browser/package-lock.json
 	for folder in clients/node tests/browser; do npm ci --prefix $$folder --no-fund --no-audit --loglevel=error || exit 1; done
 	@touch $@
 
-lint: $(READY) ## ruff, strict types, buf lint, stub drift
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
+lint: check ## what `make check` says, and strict types
 	$(BIN)/mypy -n 2
 	$(BIN)/mypy -n 2 clients/python/examples loadtests server/experiments server/tools server/training
+
+check: $(READY) ## ruff, buf lint, stub drift: seconds
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/python server/tools/buf_lint.py
 	$(BIN)/python server/tools/check_stubs.py
 

@@ -33,8 +33,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         where = item.path.relative_to(Path(__file__).parent).as_posix() + "::" + item.nodeid.partition("::")[2]
         if slow.is_slow(where):
             item.add_marker("slow")
-        if slow.is_long(where) and not LONG:
-            item.add_marker(pytest.mark.skip(reason="takes long: make test-long"))
+        if slow.is_long(where):
+            item.add_marker("long")
+            if not LONG:
+                item.add_marker(pytest.mark.skip(reason="takes long: make test-long"))
     items.sort(key=lambda item: slow.turn(item.path.relative_to(Path(__file__).parent).as_posix()))
 
 

@@ -43,6 +43,9 @@ LONG = (
     "faults/test_attacks.py",
     "faults/test_leaving.py::test_a_storm",
     "faults/test_load.py::test_a_thousand",
+    "faults/test_replicas.py::test_what_one_replica_answered",
+    "faults/test_replicas.py::test_whatever_becomes_of_the_valkey",
+    "faults/test_worker.py::test_a_worker_that_hangs",
     "loadtests/test_bench.py::test_all_sides",
     "loadtests/test_connect.py",
     "loadtests/test_locust.py",
@@ -52,11 +55,12 @@ LONG = (
 """What `make test` skips by name and `make test-long` runs: three minutes for crowds of callers, Ray and the tools of
 `loadtests/`, of which the rest of the suite tries the parts."""
 
-FIRST = ("client", "sources", "web", "commands", "engine", "records")
+FIRST = ("client", "records", "web", "commands", "engine")
 """Long folders; small ones after them even out. The second needs no index of the demo, which the first server builds
 meanwhile: once, for both processes."""
-LAST = ("models", "service", "faults")
-"""The longest, whose callers are many and whose waits are bounded: in CI lint and the tests in a browser are over."""
+LAST = ("sources", "models", "service", "faults")
+"""Those that say how long something takes at most, and the longest, whose waits are bounded: in CI the tests in a browser
+are over by then."""
 BESIDE = {"hazards": "service", "parity": "service"}
 """Folders whose tests run in the process of another, whose servers they ask."""
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import io
 import json
 import logging
 import multiprocessing.spawn  # which remembers what runs it, before a test puts a stand-in there
@@ -337,3 +338,17 @@ def test_whatever_kills_the_caller_server_worker_and_files_are_gone_within_three
                 os.killpg(caller.pid, signal.SIGKILL)  # the child that lives on
             caller.wait(10)
             caller.stdout.close()
+
+
+def test_a_log_handler_that_fails_ends_no_reading():
+    """A pipe that nobody reads would block the server."""
+    heard = []
+
+    def hear(line):
+        heard.append(line)
+        raise ValueError("I/O operation on closed file")
+
+    process = server_process.ServerProcess([], 1.0)
+    process._listen(io.BytesIO(b"one\ntwo\n"), hear)
+    process._listeners[0].join(10)
+    assert heard == ["one", "two"]

@@ -159,10 +159,10 @@ def refusal(victim: Victim) -> str:
 def refused(call: Callable[[], object]) -> str:
     """The one line of a ConfigError, which took neither time nor memory."""
     begin = _begin_peak()
-    started = time.perf_counter()
+    started = time.thread_time()  # of a core: the machine may be busy with other things
     with pytest.raises(ConfigError) as caught:
         call()
-    assert time.perf_counter() - started < MOST_SECONDS
+    assert time.thread_time() - started < MOST_SECONDS
     grown = _peak() - begin
     assert grown < MOST_BYTES, f"{grown >> 20} MiB"
     line = str(caught.value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import re
 import signal
@@ -16,6 +17,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from saeserve.cli import web
 from saeserve.cli.main import main
 from saeserve.transport.connection import Connection
 from saeserve.web import serving
@@ -284,3 +286,11 @@ def test_over_tls(target, tmp_path):
             httpx.get(f"{url}healthz", verify=ssl.create_default_context(cafile=str(made.cert)), trust_env=False).text
             == "ok\n"
         )
+
+
+def test_loggers_are_the_callers_again_once_the_command_has_ended() -> None:
+    logger = logging.getLogger("saeserve.web")
+    before = (logger.level, logger.propagate, list(logger.handlers))
+    with web._logged():
+        assert logger.propagate is False
+    assert (logger.level, logger.propagate, list(logger.handlers)) == before

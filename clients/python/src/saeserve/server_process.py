@@ -160,7 +160,8 @@ class ServerProcess:
         def listen() -> None:
             with contextlib.suppress(ValueError, OSError):  # closed meanwhile
                 for line in stream or ():
-                    hear(line.decode(errors="replace").rstrip("\r\n"))
+                    with contextlib.suppress(Exception):  # a handler of the caller's that fails ends no reading
+                        hear(line.decode(errors="replace").rstrip("\r\n"))
 
         thread = threading.Thread(target=listen, name="saeserve-local", daemon=True)
         thread.start()

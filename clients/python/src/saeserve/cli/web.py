@@ -123,12 +123,12 @@ def run(arguments: argparse.Namespace, connection: dict[str, Any]) -> int:
         _check_local(arguments)
     connection["client_name"] = ""  # each caller has a name of his own
     _check_held(arguments, _held(arguments, connection), settings)
-    _log()
-    try:
-        sock = serving.listen(settings)
-    except OSError as error:
-        return _fail(_not_bound(arguments.bind, error))
     with contextlib.ExitStack() as stack:
+        stack.enter_context(_logged())
+        try:
+            sock = serving.listen(settings)
+        except OSError as error:
+            return _fail(_not_bound(arguments.bind, error))
         stack.callback(sock.close)
         if arguments.local:
             try:
@@ -289,17 +289,27 @@ def _wait(connection: dict[str, Any], patience: float) -> None:
         client.wait_ready(patience)
 
 
-def _log() -> None:
-    """What a server of our own says while it loads, and faults of the gateway, on standard error."""
+@contextlib.contextmanager
+def _logged() -> Iterator[None]:
+    """What a server of our own says while it loads, and faults of the gateway, on standard error. Until the command has
+    ended: whoever calls it from a program has loggers of his own."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_OneLine("saeserve %(name)s: %(message)s"))
-    for name in ("saeserve.local", "saeserve.web"):
-        logger = logging.getLogger(name)
-        logger.setLevel(logging.INFO)
-        logger.propagate = False
-        logger.handlers = [handler]
+    ours = [logging.getLogger(name) for name in ("saeserve.local", "saeserve.web")]
     # It would have a line for whoever sends what is no HTTP, or leaves in the middle.
-    logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
+    quiet = logging.getLogger("uvicorn.error")
+    before = [(one, one.level, one.propagate, one.handlers) for one in (*ours, quiet)]
+    for one in ours:
+        one.setLevel(logging.INFO)
+        one.propagate = False
+        one.handlers = [handler]
+    quiet.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for one, level, propagate, handlers in before:
+            one.setLevel(level)
+            one.propagate, one.handlers = propagate, handlers
 
 
 class _OneLine(logging.Formatter):
