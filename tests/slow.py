@@ -59,8 +59,8 @@ FIRST = ("client", "records", "web", "commands", "engine")
 """Long folders; small ones after them even out. The second needs no index of the demo, which the first server builds
 meanwhile: once, for both processes."""
 LAST = ("sources", "models", "service", "faults")
-"""Those that say how long something takes at most, and the longest, whose waits are bounded: in CI the tests in a browser
-are over by then."""
+"""Those that say how long something takes at most, and the longest, whose waits are bounded: in CI the tests in a
+browser are over by then."""
 BESIDE = {"hazards": "service", "parity": "service"}
 """Folders whose tests run in the process of another, whose servers they ask."""
 
