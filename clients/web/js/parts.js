@@ -60,6 +60,19 @@ export function explained(facts) {
   return el('bdi', { class: 'explanation', title: by }, visible(best.text))
 }
 
+/**
+ * A table that scrolls in itself where the page is narrow. `heads`: words and whether numbers stand below them, a pair
+ * for each column; `rows`: `tr` elements. `label` names it to those who do not see it.
+ */
+export function wideTable(label, heads, rows) {
+  const head = heads.map(([words, number]) => el('th', { scope: 'col', class: number ? 'number' : null }, words))
+  return el(
+    'div',
+    { class: 'wide', tabindex: '0', role: 'region', 'aria-label': label },
+    el('table', {}, el('thead', {}, el('tr', {}, head)), el('tbody', {}, rows)),
+  )
+}
+
 /** An error in words, with a button that tries again where that may help. */
 export function problem(error, again = null) {
   const parts = [el('p', {}, el('strong', {}, titled(error)), ' ', el('bdi', {}, visible(error.message)))]

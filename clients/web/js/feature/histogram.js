@@ -2,6 +2,7 @@
 
 import { el, fill, svg } from '../dom.js'
 import { value, whole } from '../format.js'
+import { wideTable } from '../parts.js'
 
 const [WIDTH, HEIGHT] = [420, 150]
 const [LEFT, RIGHT, TOP, BOTTOM] = [46, 10, 22, 24]
@@ -94,33 +95,14 @@ export function histogram({ histogram: bins, meanActivation, maxActivation, fire
       'details',
       {},
       el('summary', {}, 'The histogram as a table'),
-      el(
-        'div',
-        { class: 'wide', tabindex: '0', role: 'region', 'aria-label': 'Histogram as a table' },
-        el(
-          'table',
-          {},
+      wideTable(
+        'Histogram as a table',
+        ['from', 'below', 'tokens'].map((words) => [words, true]),
+        bins.map((bin) =>
           el(
-            'thead',
+            'tr',
             {},
-            el(
-              'tr',
-              {},
-              ['from', 'below', 'tokens'].map((words) => el('th', { scope: 'col', class: 'number' }, words)),
-            ),
-          ),
-          el(
-            'tbody',
-            {},
-            bins.map((bin) =>
-              el(
-                'tr',
-                {},
-                el('td', { class: 'number' }, short(bin.lower)),
-                el('td', { class: 'number' }, short(bin.upper)),
-                el('td', { class: 'number' }, whole(bin.count)),
-              ),
-            ),
+            [short(bin.lower), short(bin.upper), whole(bin.count)].map((shown) => el('td', { class: 'number' }, shown)),
           ),
         ),
       ),

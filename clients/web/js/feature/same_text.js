@@ -1,7 +1,7 @@
 // Several features on the same texts: shaded, each with its own scale, and every value in a table.
 
 import { el } from '../dom.js'
-import { featureLink } from '../parts.js'
+import { featureLink, wideTable } from '../parts.js'
 import { shaded } from '../tokens.js'
 import { maximum, chip, fires } from './side_by_side.js'
 import { peak } from './encode.js'
@@ -56,36 +56,17 @@ function table(text, features, place) {
     'details',
     { class: 'values', open: text.tokens.length <= 16 },
     el('summary', {}, 'Token by token'),
-    el(
-      'div',
-      { class: 'wide', tabindex: '0', role: 'region', 'aria-label': `Activations token by token, text ${place + 1}` },
-      el(
-        'table',
-        {},
+    wideTable(
+      `Activations token by token, text ${place + 1}`,
+      [['row'], ['token'], ...features.map((feature) => [`${feature.letter} ${feature.name}`, true])],
+      text.tokens.map((token, row) =>
         el(
-          'thead',
+          'tr',
           {},
-          el(
-            'tr',
-            {},
-            el('th', { scope: 'col' }, 'row'),
-            el('th', { scope: 'col' }, 'token'),
-            features.map((feature) => el('th', { scope: 'col', class: 'number' }, `${feature.letter} ${feature.name}`)),
-          ),
-        ),
-        el(
-          'tbody',
-          {},
-          text.tokens.map((token, row) =>
-            el(
-              'tr',
-              {},
-              el('th', { scope: 'row' }, row),
-              el('td', {}, chip(token)),
-              text.columns.map((values, column) =>
-                el('td', { class: `number${peaks[column] === row ? ' most' : ''}` }, fires(values[row])),
-              ),
-            ),
+          el('th', { scope: 'row' }, row),
+          el('td', {}, chip(token)),
+          text.columns.map((values, column) =>
+            el('td', { class: `number${peaks[column] === row ? ' most' : ''}` }, fires(values[row])),
           ),
         ),
       ),

@@ -4,7 +4,7 @@ import { address } from '../address.js'
 import { call, callOnce } from '../api.js'
 import { el, follow } from '../dom.js'
 import { featureName, millis, share, visible, whole } from '../format.js'
-import { density, featureLink, usual } from '../parts.js'
+import { density, featureLink, usual, wideTable } from '../parts.js'
 import { among, KINDS, labelled, layersField, select } from './controls.js'
 import { section } from './section.js'
 import { enumName, PAGE } from './state.js'
@@ -97,23 +97,10 @@ function drawn(answer, state, most, change) {
       el('td', { class: 'number' }, density(one.facts)),
     ),
   )
-  const table = el(
-    'div',
-    { class: 'wide', tabindex: '0', role: 'region', 'aria-label': 'Table of similar features' },
-    el(
-      'table',
-      {},
-      el(
-        'thead',
-        {},
-        el(
-          'tr',
-          {},
-          head.map((words, place) => el('th', { scope: 'col', class: place > 1 ? 'number' : null }, words)),
-        ),
-      ),
-      el('tbody', {}, rows),
-    ),
+  const table = wideTable(
+    'Table of similar features',
+    head.map((words, place) => [words, place > 1]),
+    rows,
   )
   return [
     rows.length ? table : el('p', {}, 'No feature has anything in common with it.'),

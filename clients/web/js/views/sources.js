@@ -4,6 +4,7 @@ import { address } from '../address.js'
 import { callOnce } from '../api.js'
 import { el, fill } from '../dom.js'
 import { visible, whole } from '../format.js'
+import { wideTable } from '../parts.js'
 import { sourceDensity } from '../feature/facts.js'
 
 export function title() {
@@ -128,38 +129,15 @@ function listed(lines) {
 }
 
 function table(label, head, rows) {
-  return el(
-    'div',
-    { class: 'wide', tabindex: '0', role: 'region', 'aria-label': label },
-    el(
-      'table',
-      {},
+  return wideTable(
+    label,
+    head.map((words, place) => [words, rows.every((row) => /^[\d,–]+$/.test(row[place]))]),
+    rows.map(([first, ...others]) =>
       el(
-        'thead',
+        'tr',
         {},
-        el(
-          'tr',
-          {},
-          head.map((words, place) =>
-            el(
-              'th',
-              { scope: 'col', class: rows.every((row) => /^[\d,–]+$/.test(row[place])) ? 'number' : null },
-              words,
-            ),
-          ),
-        ),
-      ),
-      el(
-        'tbody',
-        {},
-        rows.map(([first, ...others]) =>
-          el(
-            'tr',
-            {},
-            el('th', { scope: 'row' }, first),
-            others.map((shown) => el('td', { class: /^[\d,]+$/.test(shown) ? 'number' : null }, shown)),
-          ),
-        ),
+        el('th', { scope: 'row' }, first),
+        others.map((shown) => el('td', { class: /^[\d,]+$/.test(shown) ? 'number' : null }, shown)),
       ),
     ),
   )

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 
 from starlette.requests import ClientDisconnect
-from starlette.types import Receive, Scope
+from starlette.types import Message, Receive, Scope
 
 from saeserve.web.problems import Refused
 from saeserve.web.settings import Settings
@@ -40,13 +40,7 @@ async def parts_of(receive: Receive, settings: Settings) -> AsyncIterator[bytes]
     loop = asyncio.get_running_loop()
     begun, size = loop.time(), 0
     while True:
-        try:
-            async with asyncio.timeout(settings.patience):
-                event = await receive()
-        except TimeoutError:
-            raise too_slow(settings) from None
-        if event["type"] == "http.disconnect":
-            raise ClientDisconnect
+        event = await _next(receive, settings)
         part = event.get("body", b"")
         yield part
         if not event.get("more_body", False):
@@ -58,17 +52,23 @@ async def parts_of(receive: Receive, settings: Settings) -> AsyncIterator[bytes]
             begun, size = loop.time(), 0
 
 
+async def _next(receive: Receive, settings: Settings) -> Message:
+    """What arrives next of a body, within the patience. Raises Refused (408) and ClientDisconnect."""
+    try:
+        async with asyncio.timeout(settings.patience):
+            event = await receive()
+    except TimeoutError:
+        raise too_slow(settings) from None
+    if event["type"] == "http.disconnect":
+        raise ClientDisconnect
+    return event
+
+
 async def lines(receive: Receive, settings: Settings) -> AsyncIterator[bytes]:
     """The lines of a body that are not blank, as they arrive. Raises Refused for one that is too long."""
     rest = bytearray()
     while True:
-        try:
-            async with asyncio.timeout(settings.patience):
-                event = await receive()
-        except TimeoutError:
-            raise too_slow(settings) from None
-        if event["type"] == "http.disconnect":
-            raise ClientDisconnect
+        event = await _next(receive, settings)
         searched = len(rest)
         rest += event.get("body", b"")
         end = rest.find(b"\n", searched)
